@@ -1,0 +1,1 @@
+"""WHAT the data means: columns, tables, views, services, the feature store."""

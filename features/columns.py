@@ -1,0 +1,33 @@
+"""Column names that more than one table or module speaks of; a renamed column is one edit here."""
+
+USER_ID = "user_id"
+VISITOR_ID = "visitor_id"
+SESSION_ID = "session_id"
+ITEM_ID = "item_id"
+EVENT_ID = "event_id"
+EVENT_TYPE = "event_type"
+CATEGORY = "category"
+QUANTITY = "quantity"
+PRICE = "price"
+UNIT_PRICE = "unit_price"
+
+EVENT_TIMESTAMP = "event_timestamp"
+"""When it became true, microseconds UTC."""
+CREATED_TIMESTAMP = "created_timestamp"
+"""When the shop could first know it, microseconds UTC."""
+
+UNIQUE_ID = "unique_id"
+DS = "ds"
+Y = "y"
+CUTOFF = "cutoff"
+
+REVIEW_ID = "review_id"
+REVIEW_TEXT = "review_text"
+RATING = "rating"
+LABEL = "label"
+
+EVENT_TYPES = (
+    "impression", "click", "view", "search", "favourite", "cart", "uncart", "checkout", "purchase", "return", "page", "login",
+)  # fmt: skip
+ITEM_EVENT_TYPES = ("impression", "click", "view", "favourite", "cart", "uncart", "purchase", "return")
+"""Event types that speak of an item: `item_id` is required."""

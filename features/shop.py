@@ -1,0 +1,68 @@
+"""A shop: the namespace that owns tables, features, experiments, models and graphs, declared in its `shop.yaml`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from infra.errors import SettingsError
+from infra.home import Home
+
+
+class Shop(BaseModel):
+    """What `shop.yaml` says. Frozen; unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,40}$", description="The namespace.")
+    currency: str = Field(pattern=r"^[A-Z]{3}$", description="The one ISO 4217 currency all money is kept in.")
+    time_zone: str = Field(description="IANA time zone: a day is the local day here.")
+    calendars: tuple[str, ...] = Field((), description="ISO 3166 codes of the public holidays that matter, e.g. CN, GB, DE.")
+    languages: tuple[str, ...] = Field((), description="BCP 47 tags of the languages customers write, e.g. zh, en.")
+    now: str = Field("wall", description="The clock: `wall`, `data` or an ISO 8601 time.")
+
+    @field_validator("time_zone")
+    @classmethod
+    def _known_zone(cls, value: str) -> str:
+        try:
+            ZoneInfo(value)
+        except (KeyError, ValueError, OSError):
+            raise ValueError(f"{value!r} is no IANA time zone such as Europe/Berlin") from None
+        return value
+
+    @property
+    def zone(self) -> ZoneInfo:
+        return ZoneInfo(self.time_zone)
+
+    @classmethod
+    def load(cls, home: Home, name: str | None = None) -> Shop:
+        """Read a shop's `shop.yaml` from the home.
+
+        Raises:
+            SettingsError: there is no such shop, or the file does not say what a shop needs.
+        """
+        return cls.read(home.shop(name) / "shop.yaml")
+
+    @classmethod
+    def read(cls, path: Path) -> Shop:
+        """Read one `shop.yaml`."""
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise SettingsError(
+                f"no shop at {path}; make one with `shopgraph init <name> --from <files>` or `shopgraph sample`."
+            ) from None
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise SettingsError(f"{path} is not YAML in UTF-8: {error}") from None
+        try:
+            return cls(**(content or {}))
+        except (ValidationError, TypeError) as error:
+            told = (
+                "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+                if isinstance(error, ValidationError)
+                else error
+            )
+            raise SettingsError(f"{path}: {told}") from None

@@ -1,0 +1,426 @@
+"""The data dictionary: every raw and feature table, declared once.
+
+Spark's write schema, Feast's views, the training frames and the dictionary page are derived from here. Imports only the
+standard library and pyarrow, so Spark executors carry neither Feast nor torch.
+
+Column names say the computation: `order_value_sum_30d`, `item_views_count_7d`. Money is DECIMAL(18,4) in the shop's currency
+until the training frame. Times are microseconds UTC.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import pyarrow as pa
+
+from features.columns import CREATED_TIMESTAMP, EVENT_TIMESTAMP
+
+Type = Literal["string", "strings", "int", "float", "bool", "timestamp", "date", "money"]
+Mark = Literal["none", "pseudonym", "personal"]
+
+ARROW_TYPES: dict[Type, pa.DataType] = {
+    "string": pa.string(),
+    "strings": pa.list_(pa.string()),
+    "int": pa.int64(),
+    "float": pa.float64(),
+    "bool": pa.bool_(),
+    "timestamp": pa.timestamp("us", tz="UTC"),
+    "date": pa.date32(),
+    "money": pa.decimal128(18, 4),
+}
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: its type, unit, meaning, and whether it speaks of a person."""
+
+    name: str
+    type: Type
+    meaning: str
+    unit: str = ""
+    required: bool = False
+    mark: Mark = "none"
+
+
+@dataclass(frozen=True)
+class Table:
+    """One declared table.
+
+    `keys` identify the thing a row speaks of; a raw row's identity is `identity` (empty: the source gives none, identical rows
+    are kept). `ttl_days` bounds how old a feature row may be when it is read; None: no bound.
+    """
+
+    name: str
+    kind: Literal["raw", "features"]
+    meaning: str
+    columns: tuple[Column, ...]
+    keys: tuple[str, ...] = ()
+    identity: tuple[str, ...] = ()
+    ttl_days: int | None = None
+
+    @property
+    def path(self) -> str:
+        """Path of the table under the shop's part of the lake: `raw/events`, `features/user_activity`."""
+        return f"{self.kind}/{self.name}"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(column.name for column in self.columns)
+
+    @property
+    def required(self) -> tuple[str, ...]:
+        return tuple(column.name for column in self.columns if column.required)
+
+    @property
+    def features(self) -> tuple[Column, ...]:
+        """Columns that are neither key nor time: what a view serves."""
+        return tuple(c for c in self.columns if c.name not in (*self.keys, EVENT_TIMESTAMP, CREATED_TIMESTAMP))
+
+    def column(self, name: str) -> Column:
+        """The declared column `name`; KeyError names the table if there is none."""
+        for column in self.columns:
+            if column.name == name:
+                return column
+        raise KeyError(f"table {self.name} declares no column {name!r}; it has {', '.join(self.names)}")
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The Arrow schema every file of the table has, in this order."""
+        return pa.schema([pa.field(c.name, ARROW_TYPES[c.type], nullable=not c.required) for c in self.columns])
+
+
+EVENT_TIME = Column(EVENT_TIMESTAMP, "timestamp", "when it became true", "UTC", required=True)
+CREATED_TIME = Column(CREATED_TIMESTAMP, "timestamp", "when the shop could first know it", "UTC", required=True)
+
+
+def _user(required: bool = False) -> Column:
+    return Column("user_id", "string", "the shop's id of the user", required=required, mark="pseudonym")
+
+
+def _item(required: bool = True) -> Column:
+    return Column("item_id", "string", "the shop's id of the item", required=required)
+
+
+def _raw(name: str, meaning: str, *columns: Column, keys: tuple[str, ...] = (), identity: tuple[str, ...] = ()) -> Table:
+    return Table(name, "raw", meaning, (*columns, CREATED_TIME), keys, identity)
+
+
+EVENTS = _raw(
+    "events",
+    "what people did in the shop",
+    Column("event_id", "string", "id of the event; rows with a seen id are duplicates or corrections"),
+    _user(),
+    Column("visitor_id", "string", "browser or device before login", mark="pseudonym"),
+    Column("session_id", "string", "visit, if the source knows it", mark="pseudonym"),
+    _item(required=False),
+    Column("event_type", "string", "one of features.columns.EVENT_TYPES", required=True),
+    EVENT_TIME,
+    Column("price", "money", "unit price shown", "shop currency"),
+    Column("quantity", "int", "units", "units"),
+    Column("channel", "string", "web, app, store ..."),
+    Column("query", "string", "search text", mark="personal"),
+    Column("list_id", "string", "answer of ours that showed the item"),
+    Column("position", "int", "place in that list, from 0"),
+    identity=("event_id",),
+)
+ITEMS = _raw(
+    "items",
+    "what the shop sells; one row per item and change",
+    _item(),
+    Column("parent_item_id", "string", "the item this is a variant of"),
+    Column("title", "string", "name shown to shoppers"),
+    Column("category", "string", "category of the shop"),
+    Column("brand", "string", "brand"),
+    Column("price", "money", "list price", "shop currency"),
+    Column("cost", "money", "cost of goods", "shop currency"),
+    Column("created_at", "timestamp", "first on sale", "UTC"),
+    Column("withdrawn_at", "timestamp", "last on sale", "UTC"),
+    Column("image", "string", "path or address of the picture"),
+    EVENT_TIME,
+    keys=("item_id",),
+    identity=("item_id", EVENT_TIMESTAMP),
+)
+USERS = _raw(
+    "users",
+    "who buys; one row per user and change",
+    _user(required=True),
+    Column("country", "string", "ISO 3166 code or the shop's word"),
+    Column("language", "string", "BCP 47 tag"),
+    Column("registered_at", "timestamp", "first known", "UTC"),
+    EVENT_TIME,
+    keys=("user_id",),
+    identity=("user_id", EVENT_TIMESTAMP),
+)
+ORDERS = _raw(
+    "orders",
+    "order lines; negative quantities are returns",
+    Column("order_id", "string", "the order", required=True),
+    Column("order_line_id", "string", "the line; without it identical lines are kept and counted"),
+    _user(),
+    _item(),
+    Column("location_id", "string", "warehouse or store"),
+    Column("quantity", "int", "units, negative when returned", "units", required=True),
+    Column("unit_price", "money", "price paid per unit before discount", "shop currency", required=True),
+    Column("discount", "money", "taken off the line", "shop currency"),
+    Column("coupon_id", "string", "coupon used"),
+    Column("channel", "string", "web, app, store ..."),
+    Column("status", "string", "paid, shipped, cancelled, returned"),
+    EVENT_TIME,
+    Column("returned_order_id", "string", "for a return: the purchase it takes back, where one matches"),
+    identity=("order_id", "order_line_id"),
+)
+REVIEWS = _raw(
+    "reviews",
+    "what customers wrote",
+    Column("review_id", "string", "id of the review", required=True),
+    _user(),
+    _item(required=False),
+    Column("rating", "int", "stars 1-5, or 1 for good and 0 for bad where the source has no more"),
+    Column("review_text", "string", "the text", required=True, mark="personal"),
+    Column("language", "string", "BCP 47 tag"),
+    Column("category", "string", "category the review belongs to, if the source has it without an item"),
+    Column("label", "int", "1 good, 0 bad, where the source says so"),
+    EVENT_TIME,
+    identity=("review_id",),
+)
+PROMOTIONS = _raw(
+    "promotions",
+    "price reductions and other offers",
+    Column("promotion_id", "string", "id", required=True),
+    _item(required=False),
+    Column("category", "string", "category it covers where it names no item"),
+    Column("starts_at", "timestamp", "first instant", "UTC", required=True),
+    Column("ends_at", "timestamp", "first instant after it", "UTC", required=True),
+    Column("kind", "string", "price, coupon, gift ..."),
+    Column("depth", "float", "share taken off the price", "0-1"),
+    identity=("promotion_id", "item_id"),
+)
+INVENTORY = _raw(
+    "inventory",
+    "stock on hand; one row per item, place and change",
+    _item(),
+    Column("location_id", "string", "warehouse or store"),
+    Column("on_hand", "int", "units that can be sold", "units", required=True),
+    Column("on_order", "int", "units ordered from the supplier", "units"),
+    EVENT_TIME,
+    keys=("item_id",),
+    identity=("item_id", "location_id", EVENT_TIMESTAMP),
+)
+SUPPLIERS = _raw(
+    "suppliers",
+    "terms of supply",
+    _item(),
+    Column("location_id", "string", "warehouse or store"),
+    Column("lead_time_days", "float", "days from order to stock", "days", required=True),
+    Column("minimum_order", "int", "least units per order", "units"),
+    Column("pack_size", "int", "units per pack", "units"),
+    identity=("item_id", "location_id"),
+)
+COMPETITOR_PRICES = _raw(
+    "competitor_prices",
+    "prices seen elsewhere",
+    _item(),
+    Column("competitor", "string", "who", required=True),
+    Column("price", "money", "their price", "shop currency", required=True),
+    EVENT_TIME,
+    identity=("item_id", "competitor", EVENT_TIMESTAMP),
+)
+CAMPAIGNS = _raw(
+    "campaigns",
+    "marketing campaigns",
+    Column("campaign_id", "string", "id", required=True),
+    Column("channel", "string", "mail, push, banner ..."),
+    Column("cost", "money", "spent in all", "shop currency"),
+    Column("starts_at", "timestamp", "first instant", "UTC", required=True),
+    Column("ends_at", "timestamp", "first instant after it", "UTC", required=True),
+    identity=("campaign_id",),
+)
+EXPOSURES = _raw(
+    "exposures",
+    "who was in which arm of a campaign",
+    Column("campaign_id", "string", "campaign", required=True),
+    _user(required=True),
+    Column("variant", "string", "arm, e.g. coupon or control", required=True),
+    Column("propensity", "float", "probability of this arm", "0-1"),
+    EVENT_TIME,
+    identity=("campaign_id", "user_id"),
+)
+PAYMENTS = _raw(
+    "payments",
+    "payments and refunds",
+    Column("payment_id", "string", "id", required=True),
+    Column("order_id", "string", "the order", required=True),
+    Column("amount", "money", "negative when refunded", "shop currency", required=True),
+    Column("method", "string", "card, wallet ..."),
+    Column("status", "string", "authorised, paid, refunded"),
+    EVENT_TIME,
+    identity=("payment_id",),
+)
+TICKETS = _raw(
+    "tickets",
+    "customer service cases",
+    Column("ticket_id", "string", "id", required=True),
+    _user(),
+    Column("order_id", "string", "the order it speaks of"),
+    _item(required=False),
+    Column("channel", "string", "mail, chat, phone ..."),
+    Column("ticket_text", "string", "the text", required=True, mark="personal"),
+    EVENT_TIME,
+    identity=("ticket_id",),
+)
+CALENDAR = _raw(
+    "calendar",
+    "days the shop itself calls special",
+    Column("date", "date", "local day", required=True),
+    Column("name", "string", "name of the day", required=True),
+    Column("kind", "string", "holiday, shopping_day, closed"),
+    identity=("date", "name"),
+)
+RATES = _raw(
+    "rates",
+    "exchange rates into the shop's currency",
+    Column("currency", "string", "ISO 4217 code", required=True),
+    Column("date", "date", "local day it holds from", required=True),
+    Column("rate", "float", "shop currency per unit", required=True),
+    identity=("currency", "date"),
+)
+
+WINDOWS_DAYS = (1, 7, 30, 90)
+"""Trailing windows, in whole local days, of every windowed feature."""
+
+
+def _windowed(what: str, aggregate: str, type: Type, meaning: str, unit: str) -> tuple[Column, ...]:
+    return tuple(Column(f"{what}_{aggregate}_{days}d", type, f"{meaning}, last {days} local day(s)", unit) for days in WINDOWS_DAYS)
+
+
+def _features(name: str, meaning: str, *columns: Column, keys: tuple[str, ...], ttl_days: int | None = None) -> Table:
+    return Table(name, "features", meaning, (*columns, EVENT_TIME, CREATED_TIME), keys, keys, ttl_days)
+
+
+INTERACTIONS = _features(
+    "interactions",
+    "cleaned, de-duplicated acts of a user on an item; orders give the purchases",
+    Column("interaction_id", "string", "event id, or a digest of order line and row number", required=True),
+    _user(required=True),
+    Column("session_id", "string", "session, see sessions", required=True, mark="pseudonym"),
+    _item(),
+    Column("event_type", "string", "click, view, favourite, cart, purchase or return", required=True),
+    Column("quantity", "int", "units", "units"),
+    Column("value", "money", "quantity x unit price less discount", "shop currency"),
+    keys=("interaction_id",),
+)
+SESSIONS = _features(
+    "sessions",
+    "visits: acts of one user with no gap over 30 minutes; stamped with their last act",
+    Column("session_id", "string", "session", required=True, mark="pseudonym"),
+    _user(required=True),
+    Column("started_at", "timestamp", "first act", "UTC", required=True),
+    Column("duration_s", "float", "last act less first act", "seconds", required=True),
+    Column("num_interactions", "int", "acts", required=True),
+    Column("num_items", "int", "different items", required=True),
+    Column("num_purchases", "int", "purchase lines", required=True),
+    Column("value_sum", "money", "value of the purchases", "shop currency", required=True),
+    keys=("session_id",),
+)
+USER_ACTIVITY = _features(
+    "user_activity",
+    "what a user did lately; a row only for days on which a value changes",
+    _user(required=True),
+    *_windowed("item_views", "count", "int", "views and clicks", "views"),
+    *_windowed("item_carts", "count", "int", "adds to cart and favourites", "adds"),
+    *_windowed("purchases", "count", "int", "purchase lines", "lines"),
+    *_windowed("returns", "count", "int", "return lines", "lines"),
+    *_windowed("order_value", "sum", "money", "value bought", "shop currency"),
+    Column("days_since_last_purchase", "int", "local days since the last purchase, null before the first", "days"),
+    keys=("user_id",),
+    ttl_days=120,
+)
+ITEM_ACTIVITY = _features(
+    "item_activity",
+    "what happened to an item lately; a row only for days on which a value changes",
+    _item(),
+    *_windowed("item_views", "count", "int", "views and clicks", "views"),
+    *_windowed("item_carts", "count", "int", "adds to cart and favourites", "adds"),
+    *_windowed("units_sold", "sum", "int", "units bought", "units"),
+    *_windowed("returns", "count", "int", "return lines", "lines"),
+    *_windowed("order_value", "sum", "money", "value sold", "shop currency"),
+    *_windowed("buyers", "count", "int", "different users who bought", "users"),
+    Column("price_last", "money", "last price paid or listed", "shop currency"),
+    keys=("item_id",),
+    ttl_days=120,
+)
+USER_CATEGORY_AFFINITY = _features(
+    "user_category_affinity",
+    "how much of a user's recent attention a category has; a row only for days on which a value changes",
+    _user(required=True),
+    Column("category", "string", "category", required=True),
+    *_windowed("interactions", "count", "int", "acts, purchases counted three times", "acts"),
+    Column("affinity_share_30d", "float", "share of the user's acts in 30 days", "0-1"),
+    keys=("user_id", "category"),
+    ttl_days=120,
+)
+DAILY_DEMAND = _features(
+    "daily_demand",
+    "units per item and local day, zero-filled between the first and the last day on sale",
+    _item(),
+    Column("ds", "date", "local day", required=True),
+    Column("units_sum", "int", "units bought, returns not taken off", "units", required=True),
+    Column("returned_units_sum", "int", "units returned", "units", required=True),
+    Column("price_mean", "float", "mean price paid, else the last known price", "shop currency"),
+    Column("promotion_depth", "float", "deepest promotion of the day", "0-1", required=True),
+    Column("is_promotion", "bool", "a promotion covers the day", required=True),
+    Column("holiday", "string", "name of the holiday or shopping day, null on others"),
+    Column("is_open", "bool", "the shop sold anything that day or is declared open", required=True),
+    Column("is_stock_out", "bool", "stock was at or below zero for part of the day", required=True),
+    keys=("item_id", "ds"),
+)
+ITEM_CATALOG = _features(
+    "item_catalog",
+    "what is known of an item, one row per change; items without a row in `items` are derived from the ids seen",
+    _item(),
+    Column("title", "string", "name shown to shoppers"),
+    Column("category", "string", "category"),
+    Column("brand", "string", "brand"),
+    Column("price", "money", "list price, else the last price paid", "shop currency"),
+    Column("created_at", "timestamp", "first on sale or first seen", "UTC"),
+    Column("withdrawn_at", "timestamp", "last on sale, null while on sale", "UTC"),
+    keys=("item_id",),
+)
+USER_HISTORY = _features(
+    "user_history",
+    "the last 50 interactions of a user, oldest first; a row only for days on which the user did something",
+    _user(required=True),
+    Column("item_ids", "strings", "items, oldest first"),
+    Column("event_types", "strings", "what was done to each, same order"),
+    keys=("user_id",),
+)
+CLEAN_REVIEWS = _features(
+    "clean_reviews",
+    "reviews fit to learn from: normalised text, one row per text, a label where one is given",
+    Column("review_id", "string", "id of the review", required=True),
+    _item(required=False),
+    Column("category", "string", "category of the item or of the source"),
+    Column("language", "string", "BCP 47 tag"),
+    Column("rating", "int", "stars"),
+    Column("label", "int", "1 good, 0 bad; from the source, else rating >= 4 and <= 2; null between"),
+    Column("review_text", "string", "normalised text", required=True, mark="personal"),
+    keys=("review_id",),
+)
+
+RAW_TABLES: dict[str, Table] = {
+    t.name: t
+    for t in (
+        EVENTS, ITEMS, USERS, ORDERS, PAYMENTS, REVIEWS, PROMOTIONS, INVENTORY, SUPPLIERS, COMPETITOR_PRICES, CAMPAIGNS, EXPOSURES,
+        TICKETS, CALENDAR, RATES,
+    )
+}  # fmt: skip
+FEATURE_TABLES: dict[str, Table] = {
+    t.name: t
+    for t in (
+        ITEM_CATALOG, INTERACTIONS, SESSIONS, USER_HISTORY, USER_ACTIVITY, ITEM_ACTIVITY, USER_CATEGORY_AFFINITY, DAILY_DEMAND,
+        CLEAN_REVIEWS,
+    )
+}  # fmt: skip
+"""In dependency order: each is built from raw tables and from those before it."""
+TABLES: dict[str, Table] = {table.path: table for table in (*RAW_TABLES.values(), *FEATURE_TABLES.values())}

@@ -1,0 +1,1 @@
+"""WHERE things run: settings, clock, home folder, the lake, logs."""

@@ -1,0 +1,144 @@
+"""The home folder: where each thing lies, its format version, and locks between our own processes.
+
+<home>/format            format version of this folder
+<home>/shops/<shop>/     the shop's project folder: shop.yaml, features/, recipes/, rules/, readers/
+<home>/lake/<shop>/      Delta tables, raw/ and features/
+<home>/sql/              SQLite files: mlflow.db, registry.db (Feast), releases.db
+<home>/online/           embedded online store
+<home>/artifacts/        MLflow artifacts
+<home>/run/              pids, sockets, tokens, locks
+<home>/logs/             what our servers print
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import hmac
+import os
+import re
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from infra.errors import HomeError, SettingsError
+from infra.settings import Settings
+
+FORMAT = 1
+
+
+class Home:
+    """Paths under one home folder. Making the object touches nothing; `create()` does."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.path = settings.home_path
+
+    @property
+    def shops(self) -> Path:
+        return self.path / "shops"
+
+    def shop(self, name: str | None = None) -> Path:
+        """Project folder of a shop; default: the one the settings name."""
+        return self.shops / (name or self.settings.shop)
+
+    @property
+    def sql(self) -> Path:
+        return self.path / "sql"
+
+    @property
+    def online(self) -> Path:
+        return self.path / "online"
+
+    @property
+    def run(self) -> Path:
+        return self.path / "run"
+
+    @property
+    def logs(self) -> Path:
+        return self.path / "logs"
+
+    @property
+    def lake_root(self) -> str:
+        return self.settings.lake_root or str(self.path / "lake")
+
+    @property
+    def artifact_root(self) -> str:
+        return self.settings.artifact_root or str(self.path / "artifacts")
+
+    def create(self) -> Home:
+        """Make the folder if it is missing and check its format version.
+
+        Raises:
+            HomeError: it cannot be written, or was made by another format version.
+        """
+        marker = self.path / "format"
+        try:
+            for folder in (self.shops, self.sql, self.online, self.run, self.logs):
+                folder.mkdir(parents=True, exist_ok=True)
+            self.run.chmod(0o700)
+            if not marker.exists():
+                temporary = marker.with_suffix(f".{os.getpid()}")
+                temporary.write_text(f"{FORMAT}\n")
+                temporary.replace(marker)
+        except OSError as error:
+            raise HomeError(
+                f"home folder {self.path} cannot be written ({error.strerror}); choose another with SHOPGRAPH_HOME."
+            ) from None
+        found = marker.read_text().strip()
+        if found != str(FORMAT):
+            raise HomeError(f"home folder {self.path} has format {found}, this version reads {FORMAT}; run `shopgraph upgrade`.")
+        return self
+
+    def secret(self, name: str) -> str:
+        """A random secret kept under the home for embedded use, made on first use, readable by the owner only."""
+        path = self.run / name
+        if not path.exists():
+            self.run.mkdir(parents=True, exist_ok=True)
+            draft = path.with_suffix(f".{os.getpid()}")
+            draft.touch(mode=0o600)
+            draft.write_text(secrets.token_hex(32))
+            with suppress(FileExistsError):  # another process was first: its secret stands
+                os.link(draft, path)
+            draft.unlink()
+        return path.read_text()
+
+    def pseudonym(self, user_id: str) -> str:
+        """The keyed hash that stands for a user outside the lake (HMAC-SHA256, 16 hex digits)."""
+        key = self.settings.pseudonym_key
+        raw = key.get_secret_value() if key else self.secret("pseudonym.key")
+        return hmac.new(raw.encode(), user_id.encode(), hashlib.sha256).hexdigest()[:16]
+
+    @contextmanager
+    def lock(self, name: str) -> Iterator[None]:
+        """Hold a named lock between processes of this home; it dies with its holder.
+
+        Raises:
+            HomeError: another process holds it.
+        """
+        self.run.mkdir(parents=True, exist_ok=True)
+        with (self.run / f"{name}.lock").open("a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                file.seek(0)
+                holder = file.read().strip() or "unknown"
+                raise HomeError(
+                    f"`{name}` is already running in this home (process {holder}); wait for it, then run again."
+                ) from None
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+            yield
+
+
+def check_shop_name(name: str) -> str:
+    """`name`, if it can be a namespace of tables, experiments and keys.
+
+    Raises:
+        SettingsError: it is something else than lower-case letters, digits and underscores.
+    """
+    if not re.fullmatch(r"[a-z][a-z0-9_]{0,40}", name):
+        raise SettingsError(f"shop name {name!r}: expected lower-case letters, digits and underscores, beginning with a letter.")
+    return name

@@ -1,0 +1,428 @@
+"""The lake: the one door to Delta tables, local or on S3, without any extra jar.
+
+Writers put Parquet files into a fresh attempt folder inside the table and `commit` makes them visible in one atomic Delta
+transaction; a crashed attempt leaves nothing that a reader could see. delta-rs checks almost nothing on this path, so `commit`
+does: every file has the declared schema and a row count, required columns hold no null, an overwrite lands only on the version
+that was read, and a rerun with the same input digest commits nothing.
+
+The Delta version number is the lineage key of everything derived from a table.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+import uuid
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+from deltalake import CommitProperties, DeltaTable, Schema
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+from deltalake.transaction import AddAction, create_table_with_add_actions
+
+from infra.errors import TableConflictError, TableContractError
+from infra.home import Home
+from infra.settings import Settings
+
+Mode = Literal["append", "overwrite"]
+
+_FOREIGN_FEATURES = {"deletionVectors": "deletion vectors", "columnMapping": "column mapping"}
+_DIGEST = "shopgraph.digest"
+_STATS_TYPES = (pa.types.is_timestamp, pa.types.is_date)
+
+
+@dataclass(frozen=True)
+class Commit:
+    """What one commit did. `skipped`: the same input digest was committed before, nothing was written."""
+
+    path: str
+    version: int
+    num_rows: int
+    skipped: bool = False
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A fresh folder inside a table where one writer puts its Parquet files before the commit."""
+
+    path: str
+    uri: str
+    folder: str
+
+
+@dataclass(frozen=True)
+class Lake:
+    """All tables of one shop. `path` below is a table's path such as `raw/orders` or `features/daily_demand`."""
+
+    root: str
+    shop: str
+    storage_options: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def open(cls, settings: Settings, shop: str | None = None) -> Lake:
+        """The lake that the settings name, for one shop (default: the settings' own)."""
+        return cls(Home(settings).lake_root.rstrip("/"), shop or settings.shop, storage_options(settings))
+
+    # -- where things lie ---------------------------------------------------------------------------------------------------
+
+    @property
+    def is_remote(self) -> bool:
+        return self.root.startswith("s3://")
+
+    @cached_property
+    def filesystem(self) -> pafs.FileSystem:
+        """The Arrow file system the lake lies on; paths on it come from `on_filesystem`."""
+        return filesystem(self.storage_options) if self.is_remote else pafs.LocalFileSystem()
+
+    def on_filesystem(self, uri: str) -> str:
+        """`uri` as the path that `filesystem` takes."""
+        return uri.removeprefix("s3://").removeprefix("file://")
+
+    def uri(self, path: str) -> str:
+        return f"{self.root}/{self.shop}/{path}"
+
+    def tables(self) -> list[str]:
+        """Paths of all tables of the shop that have at least one version."""
+        base = self.on_filesystem(f"{self.root}/{self.shop}")
+        selector = pafs.FileSelector(base, recursive=True, allow_not_found=True)
+        logs = (
+            info.path
+            for info in self.filesystem.get_file_info(selector)
+            if info.path.endswith("/_delta_log/00000000000000000000.json")
+        )
+        return sorted(log.removeprefix(base.rstrip("/") + "/").rsplit("/_delta_log/", 1)[0] for log in logs)
+
+    # -- reading ------------------------------------------------------------------------------------------------------------
+
+    def version(self, path: str) -> int | None:
+        """Newest version of the table, None if it does not exist."""
+        table = self._find(path)
+        return table.version() if table else None
+
+    def table(self, path: str, version: int | None = None) -> DeltaTable:
+        """The delta-rs table itself.
+
+        Raises:
+            TableContractError: the table or that version does not exist.
+        """
+        try:
+            return DeltaTable(self.uri(path), version=version, storage_options=dict(self.storage_options))
+        except TableNotFoundError:
+            raise TableContractError(f"table {path} of shop {self.shop} does not exist; build or ingest it first.") from None
+        except DeltaError as error:
+            raise TableContractError(f"table {path} of shop {self.shop} has no version {version}: {error}") from None
+
+    def dataset(self, path: str, version: int | None = None) -> ds.Dataset:
+        """The rows of one version as an Arrow dataset; nothing is read yet."""
+        table = self.table(path, version)
+        return ds.dataset(
+            [self.on_filesystem(uri) for uri in self.file_uris(path, version)],
+            schema=pa.schema(table.schema().to_arrow()),
+            format="parquet",
+            filesystem=self.filesystem,
+        )
+
+    def read(
+        self, path: str, version: int | None = None, columns: list[str] | None = None, filter: ds.Expression | None = None
+    ) -> pa.Table:
+        """The rows of one version (default: the newest) as an Arrow table."""
+        return self.dataset(path, version).to_table(columns=columns, filter=filter)
+
+    def file_uris(self, path: str, version: int | None = None) -> list[str]:
+        """Addresses of the Parquet files of one version.
+
+        Raises:
+            TableContractError: a foreign table whose files alone do not say its rows (deletion vectors, column mapping,
+                partition values kept in the log).
+        """
+        table = self.table(path, version)
+        refuse_foreign(table)
+        return list(table.file_uris())
+
+    def num_rows(self, path: str, version: int | None = None) -> int:
+        return int(self.table(path, version).count())
+
+    def history(self, path: str) -> list[dict[str, Any]]:
+        """Commits of the table, newest first: version, time, operation, our metadata."""
+        return list(self.table(path).history())
+
+    def newest(self, paths: Iterable[str], column: str = "event_timestamp") -> datetime | None:
+        """The greatest value of a time column over several tables, from file statistics; None if they hold no row."""
+        found: list[datetime] = []
+        for path in paths:
+            table = self._find(path)
+            if table is None:
+                continue
+            actions = pa.table(table.get_add_actions(flatten=True))
+            if f"max.{column}" in actions.column_names:
+                found += [value for value in actions[f"max.{column}"].to_pylist() if value is not None]
+        return max(value if value.tzinfo else value.replace(tzinfo=UTC) for value in found) if found else None
+
+    # -- writing ------------------------------------------------------------------------------------------------------------
+
+    def attempt(self, path: str) -> Attempt:
+        """A fresh folder for one writer; its files are invisible until `commit`."""
+        folder = f"data/{int(time.time() * 1000):013d}-{uuid.uuid4().hex[:8]}"
+        uri = f"{self.uri(path)}/{folder}"
+        if not self.is_remote:
+            Path(uri).mkdir(parents=True)
+        return Attempt(path, uri, folder)
+
+    def committed(self, path: str, digest: str) -> Commit | None:
+        """The commit that already holds the result of `digest`, if a rerun would only repeat it.
+
+        An append counts wherever it is in the history; an overwrite only while it is the newest version.
+        """
+        table = self._find(path)
+        if table is None:
+            return None
+        for index, entry in enumerate(table.history()):
+            if entry.get(_DIGEST) == digest and (index == 0 or entry.get("shopgraph.mode") == "append"):
+                return Commit(path, int(entry["version"]), int(entry["shopgraph.num_rows"]), skipped=True)
+        return None
+
+    def commit(
+        self,
+        attempt: Attempt,
+        schema: pa.Schema,
+        mode: Mode,
+        *,
+        digest: str,
+        read_version: int | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> Commit:
+        """Make the files of `attempt` a new version of their table, or change nothing.
+
+        Args:
+            schema: the declared schema; every file must have exactly these names and types.
+            mode: `append` adds rows, `overwrite` replaces all rows.
+            digest: what the rows were computed from (table versions, parameters, code); the same digest commits once.
+            read_version: for `overwrite`, the version that was read; None: the table did not exist.
+            metadata: more to keep with the commit, such as the input table versions.
+
+        Raises:
+            TableContractError: a file disagrees with the schema, or the table has another schema (evolve it first).
+            TableConflictError: somebody committed since `read_version`.
+        """
+        path = attempt.path
+        done = self.committed(path, digest)
+        if done:
+            return done
+        actions, num_rows = self._check_files(attempt, schema)
+        properties = CommitProperties(
+            custom_metadata={
+                **{
+                    key: value if isinstance(value, str) else json.dumps(value, default=str)
+                    for key, value in (metadata or {}).items()
+                },
+                _DIGEST: digest,
+                "shopgraph.mode": mode,
+                "shopgraph.num_rows": str(num_rows),
+            },
+            max_commit_retries=0 if mode == "overwrite" else 20,
+        )
+        delta_schema = Schema.from_arrow(schema)
+        existing = self._find(path)
+        found_version = existing.version() if existing else None
+        if mode == "overwrite" and found_version != read_version:
+            raise TableConflictError(
+                f"table {path}: expected version {read_version}, found {found_version}; somebody committed meanwhile. Run again."
+            )
+        try:
+            if existing is None:
+                create_table_with_add_actions(
+                    self.uri(path),
+                    delta_schema,
+                    actions,
+                    mode="error",
+                    storage_options=dict(self.storage_options),
+                    commit_properties=properties,
+                )
+                return Commit(path, 0, num_rows)
+            self._check_schema(path, existing, schema)
+            existing.create_write_transaction(actions, mode, delta_schema, commit_properties=properties)
+        except (CommitFailedError, DeltaError) as error:
+            if isinstance(error, CommitFailedError) or "already exists" in str(error).lower():
+                raise TableConflictError(f"table {path}: another writer committed first ({error}); run again.") from None
+            raise
+        existing.update_incremental()
+        written = next(int(entry["version"]) for entry in existing.history() if entry.get(_DIGEST) == digest)
+        return Commit(path, written, num_rows)
+
+    def write(
+        self,
+        path: str,
+        rows: pa.Table,
+        mode: Mode,
+        *,
+        digest: str,
+        read_version: int | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> Commit:
+        """Commit an Arrow table that fits in memory; for large ones Spark fills an `attempt` itself."""
+        attempt = self.attempt(path)
+        if rows.num_rows:
+            pq.write_table(
+                rows, f"{self.on_filesystem(attempt.uri)}/part-0.parquet", filesystem=self.filesystem, compression="zstd"
+            )
+        return self.commit(attempt, rows.schema, mode, digest=digest, read_version=read_version, metadata=metadata)
+
+    def add_columns(self, path: str, schema: pa.Schema) -> list[str]:
+        """The explicit evolution step: add to the table the columns of `schema` it lacks; old rows hold null there.
+
+        Returns:
+            Names of the added columns.
+        """
+        table = self.table(path)
+        known = {f.name for f in table.schema().fields}
+        added = [f for f in schema if f.name not in known]
+        if added:
+            table.alter.add_columns(list(Schema.from_arrow(pa.schema([f.with_nullable(True) for f in added])).fields))
+        return [f.name for f in added]
+
+    # -- inside -------------------------------------------------------------------------------------------------------------
+
+    def _find(self, path: str) -> DeltaTable | None:
+        try:
+            return DeltaTable(self.uri(path), storage_options=dict(self.storage_options))
+        except TableNotFoundError:
+            return None
+
+    def _check_schema(self, path: str, existing: DeltaTable, schema: pa.Schema) -> None:
+        declared = {f.name: f.type for f in schema}
+        found = {f.name: f.type for f in pa.schema(existing.schema().to_arrow())}
+        if declared != found:
+            differing = sorted(n for n in declared.keys() | found.keys() if declared.get(n) != found.get(n))
+            told = "; ".join(
+                f"{n}: table has {found.get(n, 'no such column')}, writer has {declared.get(n, 'no such column')}"
+                for n in differing
+            )
+            raise TableContractError(f"table {path}: {told}. Evolve the table explicitly or restore its old declaration.")
+
+    def _check_files(self, attempt: Attempt, schema: pa.Schema) -> tuple[list[AddAction], int]:
+        """One AddAction per Parquet file of the attempt, after holding each footer against the declared schema."""
+        base = self.on_filesystem(attempt.uri)
+        selector = pafs.FileSelector(base, recursive=True, allow_not_found=True)
+        infos = [i for i in self.filesystem.get_file_info(selector) if i.is_file and i.base_name.endswith(".parquet")]
+        expected = {f.name: f.type for f in schema}
+        actions, total = [], 0
+        for info in sorted(infos, key=lambda i: i.path):
+            with self.filesystem.open_input_file(info.path) as file:
+                footer = pq.ParquetFile(file)
+                found = {f.name: f.type for f in footer.schema_arrow}
+                statistics = _statistics(footer.metadata, schema)
+            if found != expected:
+                differing = sorted(n for n in expected.keys() | found.keys() if expected.get(n) != found.get(n))
+                told = "; ".join(
+                    f"{n}: expected {expected.get(n, 'no such column')}, got {found.get(n, 'no such column')}" for n in differing
+                )
+                raise TableContractError(f"table {attempt.path}: {told}. Nothing was committed.")
+            holes = [f.name for f in schema if not f.nullable and statistics["nullCount"].get(f.name)]
+            if holes:
+                raise TableContractError(
+                    f"table {attempt.path}: required column(s) {', '.join(holes)} hold null. Nothing was committed."
+                )
+            if not statistics["numRecords"]:
+                continue
+            total += statistics["numRecords"]
+            actions.append(
+                AddAction(
+                    path=f"{attempt.folder}/{info.path.removeprefix(base).lstrip('/')}",
+                    size=info.size,
+                    partition_values={},
+                    modification_time=int(time.time() * 1000),
+                    data_change=True,
+                    stats=json.dumps(statistics),
+                )
+            )
+        return actions, total
+
+
+def digest_of(*parts: Any) -> str:
+    """A digest of what a result was computed from: anything JSON can hold, order of dict keys irrelevant."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def refuse_foreign(table: DeltaTable) -> None:
+    """Refuse, by name, a table of somebody else whose rows cannot be told from its files alone.
+
+    Raises:
+        TableContractError: deletion vectors, column mapping, or partition values that only the log holds.
+    """
+    features = set(table.protocol().reader_features or [])
+    named = [words for feature, words in _FOREIGN_FEATURES.items() if feature in features]
+    if table.metadata().configuration.get("delta.columnMapping.mode", "none") != "none" and "column mapping" not in named:
+        named.append("column mapping")
+    if table.metadata().partition_columns:
+        named.append("partition columns")
+    if named:
+        raise TableContractError(
+            f"Delta table {table.table_uri} uses {' and '.join(named)}, which cannot be read file by file; "
+            "rewrite it without (for example with `INSERT INTO` a plain copy), then read that."
+        )
+
+
+def storage_options(settings: Settings) -> dict[str, str]:
+    """What delta-rs needs to reach S3, from the settings; empty for a local lake."""
+    if not Home(settings).lake_root.startswith("s3://"):
+        return {}
+    options = {"AWS_REGION": settings.s3_region}
+    if settings.s3_endpoint:
+        options["AWS_ENDPOINT_URL"] = settings.s3_endpoint
+        options["AWS_ALLOW_HTTP"] = str(settings.s3_endpoint.startswith("http://")).lower()
+    if settings.s3_access_key_id and settings.s3_secret_access_key:
+        options["AWS_ACCESS_KEY_ID"] = settings.s3_access_key_id.get_secret_value()
+        options["AWS_SECRET_ACCESS_KEY"] = settings.s3_secret_access_key.get_secret_value()
+    return options
+
+
+def filesystem(options: Mapping[str, str]) -> pafs.FileSystem:
+    """The Arrow S3 file system for the same options; used by Spark tasks too."""
+    return pafs.S3FileSystem(
+        region=options.get("AWS_REGION"),
+        endpoint_override=options.get("AWS_ENDPOINT_URL"),
+        access_key=options.get("AWS_ACCESS_KEY_ID"),
+        secret_key=options.get("AWS_SECRET_ACCESS_KEY"),
+        allow_bucket_creation=False,
+    )
+
+
+def _statistics(metadata: pq.FileMetaData, schema: pa.Schema) -> dict[str, Any]:
+    """Delta statistics of one file: row count, nulls per column, and the range of times (what `newest` and pruning need)."""
+    nulls: dict[str, int] = {}
+    low: dict[str, Any] = {}
+    high: dict[str, Any] = {}
+    names = {f.name: f.type for f in schema}
+    for group in range(metadata.num_row_groups):
+        for index in range(metadata.num_columns):
+            column = metadata.row_group(group).column(index)
+            name, statistics = column.path_in_schema, column.statistics
+            if name not in names or statistics is None:
+                continue
+            if statistics.has_null_count:
+                nulls[name] = nulls.get(name, 0) + statistics.null_count
+            if statistics.has_min_max and any(is_type(names[name]) for is_type in _STATS_TYPES):
+                low[name] = min(low.get(name, statistics.min), statistics.min)
+                high[name] = max(high.get(name, statistics.max), statistics.max)
+    return {
+        "numRecords": metadata.num_rows,
+        "minValues": {name: _delta_time(value) for name, value in low.items()},
+        "maxValues": {name: _delta_time(value) for name, value in high.items()},
+        "nullCount": nulls,
+    }
+
+
+def _delta_time(value: datetime | date) -> str:
+    """A time as Delta statistics hold it: microseconds, UTC."""
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return value.isoformat()

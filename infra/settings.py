@@ -1,0 +1,139 @@
+"""Every setting of shopgraph, and the only reader of the environment.
+
+A setting is an environment variable `SHOPGRAPH_<NAME>`; the defaults run everything embedded on one machine under one
+home folder. `docs/settings.md` is generated from this file (`make docs`).
+"""
+
+from __future__ import annotations
+
+import os
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from infra.errors import SettingsError
+
+
+class Settings(BaseSettings):
+    """Where things run. Frozen: read once, by `Settings.load()`, and handed on."""
+
+    model_config = SettingsConfigDict(env_prefix="SHOPGRAPH_", frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    home: Path = Field(Path(".shopgraph"), description="Folder that holds all state: lake, SQL files, artifacts, logs, pids.")
+    shop: str = Field("sample", pattern=r"^[a-z][a-z0-9_]{0,40}$", description="The shop a command works on.")
+    now: str | None = Field(
+        None, description="The clock: `wall`, `data` (just after the newest fact) or an ISO 8601 time. Default: the shop's own."
+    )
+    data: Path | None = Field(None, description="Folder with the public data sets that `make demo-real` reads.")
+
+    spark_master: str = Field("local[*]", description="Spark master: `local[*]` inside the job, or `spark://host:7077`.")
+    spark_driver_memory: str = Field("2g", pattern=r"^\d+[mg]$", description="Memory of the Spark driver (and of `local[*]`).")
+    java_home: Path | None = Field(None, description="Java 17 or newer; default: JAVA_HOME, then the PATH.")
+
+    lake_root: str | None = Field(None, description="Where tables lie: a folder or `s3://bucket/prefix`. Default: `<home>/lake`.")
+    artifact_root: str | None = Field(
+        None, description="Where MLflow keeps artifacts: a folder or `s3://bucket/prefix`. Default: `<home>/artifacts`."
+    )
+    s3_endpoint: str | None = Field(None, description="Endpoint of an S3-compatible store; default: AWS.")
+    s3_region: str = Field("us-east-1", description="S3 region.")
+    s3_access_key_id: SecretStr | None = Field(None, description="S3 key id; default: the AWS chain of the process.")
+    s3_secret_access_key: SecretStr | None = Field(None, description="S3 secret key.")
+
+    mlflow_uri: str | None = Field(None, description="MLflow server to use; default: one of our own, started on demand.")
+    mlflow_backend: SecretStr | None = Field(
+        None, description="SQL of our own MLflow server, e.g. `postgresql+psycopg://...`; default: SQLite under the home."
+    )
+    mlflow_port: int = Field(5000, ge=1024, le=65535, description="Port of our own MLflow server.")
+
+    feast_registry: SecretStr | None = Field(
+        None, description="SQL of the Feast registry, e.g. `postgresql+psycopg://...`; default: SQLite under the home."
+    )
+    online_store: SecretStr | None = Field(
+        None, description="Online store: `redis://host:port/db`; default: an embedded file under the home."
+    )
+    releases_db: SecretStr | None = Field(None, description="SQL of the release pointers; default: SQLite under the home.")
+
+    ray_address: str | None = Field(None, description="Ray cluster to join, `host:port`; default: one of our own on loopback.")
+    ray_port: int = Field(6399, ge=1024, le=65535, description="Port of our own Ray head (Redis owns 6379).")
+    ray_dashboard_port: int = Field(8265, ge=1024, le=65535, description="Port of our own Ray dashboard and Jobs API.")
+    ray_memory_mb: int = Field(300, ge=80, description="Object store of our own Ray, in MB.")
+    ray_auth_token: SecretStr | None = Field(None, description="Token of the Ray cluster; default: one made under the home.")
+
+    http_host: str = Field("127.0.0.1", description="Address that the HTTP API binds.")
+    http_port: int = Field(8000, ge=1024, le=65535, description="Port of the HTTP API.")
+    http_replicas: int = Field(1, ge=1, description="Gateway replicas.")
+    http_max_body_bytes: int = Field(1_000_000, ge=1_000, description="Largest request body accepted, in bytes.")
+
+    pseudonym_key: SecretStr | None = Field(
+        None, description="Key of the hash that stands for a user outside the lake; default: one made under the home."
+    )
+    log_level: str = Field("INFO", pattern=r"^(DEBUG|INFO|WARNING|ERROR)$", description="Least level that is logged.")
+    log_json: bool = Field(False, description="Log JSON lines instead of readable text.")
+    seed: int = Field(7, ge=0, description="Seed of everything random, unless a recipe names its own.")
+
+    @classmethod
+    def load(cls, **overrides: Any) -> Settings:
+        """Read the environment; `overrides` win (the command line's own options).
+
+        Raises:
+            SettingsError: an unknown `SHOPGRAPH_` variable or a value that does not fit, named.
+        """
+        known = {f"SHOPGRAPH_{name.upper()}" for name in cls.model_fields}
+        unknown = sorted(k for k in os.environ if k.startswith("SHOPGRAPH_") and k not in known)
+        if unknown:
+            raise SettingsError(f"unknown setting {unknown[0]}; `docs/settings.md` lists the known ones. Unset it or fix its name.")
+        try:
+            return cls(**{k: v for k, v in overrides.items() if v is not None})
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = "SHOPGRAPH_" + "_".join(str(part) for part in first["loc"]).upper()
+            raise SettingsError(f"{name}: {first['msg']}; see docs/settings.md.") from None
+
+    @cached_property
+    def home_path(self) -> Path:
+        """The home folder as an absolute path (it may not exist yet)."""
+        return self.home.expanduser().resolve()
+
+    def environment(self) -> dict[str, str]:
+        """These settings as `SHOPGRAPH_` variables, for a child process of ours on this machine."""
+        values = {name: getattr(self, name) for name in type(self).model_fields}
+        values["home"] = self.home_path
+        return {
+            f"SHOPGRAPH_{name.upper()}": value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+            for name, value in values.items()
+            if value is not None
+        }
+
+
+def quiet_environment() -> dict[str, str]:
+    """Variables that keep the engines silent and safe; set by `shopgraph.py` before anything heavy is imported.
+
+    Telemetry off, pickles refused, no look-ups on the network while a model is logged.
+    """
+    return {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_TRAIN_V2_ENABLED": "1",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "DO_NOT_TRACK": "true",
+        "MLFLOW_MODEL_CATALOG_URI": "",
+        "MLFLOW_SKIP_PIP_REQUIREMENTS_CHECK": "true",
+        "MLFLOW_UV_AUTO_DETECT": "false",
+        "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+        "GIT_PYTHON_REFRESH": "quiet",
+        "PYTHONUTF8": "1",
+    }
+
+
+def set_quiet_environment() -> None:
+    """Put `quiet_environment()` under the process; what the user set already wins."""
+    for name, value in quiet_environment().items():
+        os.environ.setdefault(name, value)
+
+
+def find_executable_home(name: str) -> str | None:
+    """The value of a foreign variable such as JAVA_HOME, the one way for other modules to see it."""
+    return os.environ.get(name)

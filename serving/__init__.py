@@ -1,0 +1,1 @@
+"""HOW answers are given: graphs, gateway, HTTP."""

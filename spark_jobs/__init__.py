@@ -1,0 +1,1 @@
+"""HOW tables are built: readers, ingest and one Spark job per table."""

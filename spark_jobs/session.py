@@ -1,0 +1,221 @@
+"""The door to Spark: one session per command, tables of the lake as frames, frames as tables.
+
+On a local lake Spark reads and writes Parquet itself. On S3 pip's Spark lacks Hadoop's s3a jars, so each task reads and writes
+with Arrow (a Python data source and `mapInArrow`); infra/decisions.md says why.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql.pandas.types import from_arrow_schema, to_arrow_schema
+from pyspark.sql.types import StructType
+
+from features.tables import Table
+from infra.errors import EngineError, TableContractError
+from infra.home import Home
+from infra.lake import Commit, Lake, Mode, digest_of
+from infra.settings import Settings, find_executable_home
+
+
+def find_java(settings: Settings) -> Path:
+    """The `java` of version 17 or newer that Spark will use.
+
+    Raises:
+        EngineError: there is none, or it is too old.
+    """
+    homes = [settings.java_home, find_executable_home("JAVA_HOME")]
+    candidates = [Path(home) / "bin" / "java" for home in homes if home]
+    found = shutil.which("java")
+    candidates += [Path(found)] if found else []
+    told = "none was found"
+    for java in candidates:
+        try:
+            banner = subprocess.run([java, "-version"], capture_output=True, text=True, check=True, timeout=30).stderr
+        except (OSError, subprocess.SubprocessError) as error:
+            told = f"{java} does not run ({error})"
+            continue
+        version = re.search(r'version "(\d+)', banner)
+        if version and int(version[1]) >= 17:
+            return java.resolve()
+        told = f"{java} is version {version[1] if version else 'unknown'}"
+    raise EngineError(
+        f"Spark needs Java 17 or newer; {told}. Install it (Debian: `apt-get install openjdk-17-jre-headless`) or set JAVA_HOME."
+    )
+
+
+@contextmanager
+def session(settings: Settings, name: str) -> Iterator[SparkSession]:
+    """A Spark session for one command; stopped at its end.
+
+    Raises:
+        EngineError: no Java, or the cluster does not answer.
+    """
+    java = find_java(settings)
+    scratch = Home(settings).path / "run" / "spark"
+    builder = (
+        SparkSession.builder.appName(f"shopgraph {name}")
+        .master(settings.spark_master)
+        .config("spark.driver.memory", settings.spark_driver_memory)
+        .config("spark.driver.extraJavaOptions", f"-Dderby.system.home={scratch} -XX:+UseParallelGC")
+        .config("spark.sql.warehouse.dir", str(scratch / "warehouse"))
+        .config("spark.local.dir", str(scratch))
+        .config("spark.ui.enabled", "false")
+        .config("spark.ui.showConsoleProgress", "false")
+        .config("spark.driver.bindAddress", "127.0.0.1" if settings.spark_master.startswith("local") else "0.0.0.0")  # noqa: S104
+        .config("spark.sql.session.timeZone", "UTC")
+        .config("spark.sql.parquet.outputTimestampType", "TIMESTAMP_MICROS")
+        .config("spark.sql.parquet.compression.codec", "zstd")
+        .config("spark.sql.execution.arrow.pyspark.enabled", "true")
+        .config("spark.sql.adaptive.enabled", "true")
+        .config("spark.sql.adaptive.coalescePartitions.parallelismFirst", "false")
+        .config("spark.log.level", "ERROR")
+    )
+    if settings.spark_master.startswith("local"):
+        builder = builder.config("spark.driver.host", "127.0.0.1").config("spark.sql.shuffle.partitions", "8")
+    with _java(java):
+        try:
+            spark = builder.getOrCreate()
+        except Exception as error:  # py4j and Spark raise no common class here
+            raise EngineError(f"Spark at {settings.spark_master} does not start: {str(error).splitlines()[0]}") from error
+        try:
+            yield spark
+        finally:
+            spark.stop()
+
+
+def read_table(spark: SparkSession, lake: Lake, table: Table, version: int | None = None) -> DataFrame:
+    """The rows of one table version; an empty frame of the declared schema if the table does not exist.
+
+    Columns that the stored table has beyond the declaration (kept source columns) come after the declared ones.
+    """
+    if lake.version(table.path) is None:
+        return spark.createDataFrame([], from_arrow_schema(table.schema))
+    dataset = lake.dataset(table.path, version)
+    missing = [name for name in table.names if name not in dataset.schema.names]
+    if missing:
+        raise TableContractError(f"table {table.path} lacks declared column(s) {', '.join(missing)}; rebuild it.")
+    schema = from_arrow_schema(dataset.schema)
+    files = lake.file_uris(table.path, version)
+    if not files:
+        return spark.createDataFrame([], schema)
+    if lake.is_remote:
+        return _read_with_arrow(spark, lake, files, schema)
+    return spark.read.schema(schema).parquet(*files)
+
+
+def write_table(
+    frame: DataFrame,
+    lake: Lake,
+    table: Table,
+    mode: Mode,
+    *,
+    digest: str,
+    read_version: int | None = None,
+    metadata: Mapping[str, Any] | None = None,
+) -> Commit:
+    """Write a frame as a new version of its table, atomically; see `Lake.commit` for what is checked.
+
+    Raises:
+        TableContractError: the frame lacks a declared column.
+    """
+    done = lake.committed(table.path, digest)
+    if done:
+        return done
+    missing = [name for name in table.names if name not in frame.columns]
+    if missing:
+        raise TableContractError(f"table {table.path}: the frame lacks {', '.join(missing)}; it has {', '.join(frame.columns)}.")
+    declared = from_arrow_schema(table.schema)
+    frame = frame.select([frame[field.name].cast(field.dataType) for field in declared.fields])
+    attempt = lake.attempt(table.path)
+    if lake.is_remote:
+        _write_with_arrow(frame, lake, attempt.uri, table.schema)
+    else:
+        frame.write.mode("append").parquet(attempt.uri)
+    return lake.commit(attempt, table.schema, mode, digest=digest, read_version=read_version, metadata=metadata)
+
+
+def code_digest(*functions: Any) -> str:
+    """A digest of the source code of functions or modules, one part of a job's input digest."""
+    import inspect
+
+    return digest_of([inspect.getsource(function) for function in functions])
+
+
+@contextmanager
+def _java(java: Path) -> Iterator[None]:
+    """Point Spark's launcher at one Java (it reads JAVA_HOME only)."""
+    import os
+
+    before = os.environ.get("JAVA_HOME")
+    os.environ["JAVA_HOME"] = str(java.parent.parent)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["JAVA_HOME"]
+        else:
+            os.environ["JAVA_HOME"] = before
+
+
+def _read_with_arrow(spark: SparkSession, lake: Lake, files: list[str], schema: StructType) -> DataFrame:
+    """One task per file reads it with Arrow and hands the batches to Spark."""
+    options = dict(lake.storage_options)
+    arrow_schema = to_arrow_schema(schema, timestamp_utc=True)
+
+    def read(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        import pyarrow.parquet as pq
+
+        from infra.lake import filesystem
+
+        for batch in batches:
+            for uri in batch.column("uri").to_pylist():
+                with filesystem(options).open_input_file(uri.removeprefix("s3://")) as file:
+                    for rows in pq.ParquetFile(file).iter_batches():
+                        yield _conform(rows, arrow_schema)
+
+    paths = spark.createDataFrame([(uri,) for uri in files], "uri string").repartition(len(files))
+    return paths.mapInArrow(read, schema)
+
+
+def _conform(rows: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    """`rows` with exactly the columns and types of `schema`; a column an older file lacks is null."""
+    columns = [
+        rows.column(field.name).cast(field.type) if field.name in rows.schema.names else pa.nulls(rows.num_rows, field.type)
+        for field in schema
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def _write_with_arrow(frame: DataFrame, lake: Lake, uri: str, schema: pa.Schema) -> None:
+    """Each task writes its rows as one Parquet object with Arrow."""
+    options = dict(lake.storage_options)
+    base = uri.removeprefix("s3://")
+
+    def write(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        import uuid
+
+        import pyarrow.parquet as pq
+
+        from infra.lake import filesystem
+
+        writer = None
+        for batch in batches:
+            if batch.num_rows:
+                writer = writer or pq.ParquetWriter(
+                    f"{base}/part-{uuid.uuid4().hex}.parquet", schema, filesystem=filesystem(options), compression="zstd"
+                )
+                writer.write_batch(_conform(batch, schema))
+        if writer:
+            writer.close()
+        yield pa.RecordBatch.from_pydict({"done": pa.array([1], pa.int64())})
+
+    frame.mapInArrow(write, "done long").collect()

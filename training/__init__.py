@@ -1,0 +1,1 @@
+"""HOW models are made: trainer, metrics, baselines, tracking, one folder per model."""

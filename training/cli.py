@@ -1,0 +1,7 @@
+"""Verbs of `training` on the command line; heavy imports happen inside them."""
+
+from __future__ import annotations
+
+import typer
+
+app = typer.Typer()
