@@ -1,0 +1,112 @@
+"""The loop learns, keeps the best epoch, stops early, resumes exactly, and gives the same result through Ray Train."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import pytest
+import torch
+from torch import nn
+
+from infra.settings import Settings
+from training.trainer import FitConfig, fit, train
+
+
+class LineTask:
+    """y = 3x + 1 with a little dropout, so that random state matters."""
+
+    monitor = "val_log_loss"
+    mode: Literal["max", "min"] = "min"
+
+    def __init__(self, batch_size: int = 16) -> None:
+        self.batch_size = batch_size
+        self.x = torch.linspace(-1, 1, 64)[:, None]
+
+    def build(self) -> nn.Module:
+        return nn.Sequential(nn.Linear(1, 16), nn.ReLU(), nn.Dropout(0.1), nn.Linear(16, 1))
+
+    def num_steps(self, epoch: int) -> int:
+        return len(self.x) // self.batch_size
+
+    def batches(self, epoch: int, rank: int, world_size: int) -> Iterator[dict[str, torch.Tensor]]:
+        order = torch.randperm(len(self.x), generator=torch.Generator().manual_seed(epoch))
+        for rows in order.split(self.batch_size):
+            yield {"x": self.x[rows[rank::world_size]]}
+
+    def loss(self, module: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        return ((module(batch["x"]) - (3 * batch["x"] + 1)) ** 2).mean()
+
+    def validate(self, module: nn.Module) -> dict[str, float]:
+        return {"val_log_loss": float(self.loss(module, {"x": self.x}))}
+
+
+class BrokenTask(LineTask):
+    def loss(self, module: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        return super().loss(module, batch) * float("nan")
+
+
+class WorseningTask(LineTask):
+    """Validation gets worse from the third epoch on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = 0
+
+    def validate(self, module: nn.Module) -> dict[str, float]:
+        self.seen += 1
+        return {"val_log_loss": [3.0, 2.0, 1.0, 4.0, 5.0, 6.0, 7.0, 8.0][self.seen - 1]}
+
+
+CONFIG = FitConfig(epochs=6, learning_rate=0.02, schedule="cosine", warmup_steps=2)
+
+
+def test_fit_learns_the_line() -> None:
+    result = fit(LineTask(), FitConfig(epochs=60, learning_rate=0.02))
+    assert min(epoch["val_log_loss"] for epoch in result.history) < 0.1 * result.history[0]["val_log_loss"]
+
+
+def test_same_seed_same_weights_other_seed_other_weights() -> None:
+    first, again = fit(LineTask(), CONFIG), fit(LineTask(), CONFIG)
+    other = fit(LineTask(), FitConfig(**{**CONFIG.model_dump(), "seed": 8}))
+    assert first.history == again.history
+    assert first.history != other.history
+
+
+def test_early_stop_keeps_the_best_epoch() -> None:
+    result = fit(WorseningTask(), FitConfig(epochs=8, patience=2))
+    assert result.best_epoch == 2
+    assert len(result.history) == 5
+
+
+def test_killed_fit_continues_bit_for_bit(tmp_path: Path) -> None:
+    whole = fit(LineTask(), CONFIG, checkpoint=tmp_path / "whole")
+
+    def kill_after_third(epoch: int, metrics: dict[str, float]) -> None:
+        if epoch == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(LineTask(), CONFIG, kill_after_third, checkpoint=tmp_path / "killed")
+    resumed = fit(LineTask(), CONFIG, checkpoint=tmp_path / "killed")
+    assert resumed.history == whole.history
+    assert all(torch.equal(resumed.state[name], whole.state[name]) for name in whole.state)
+
+
+def test_nan_loss_is_named() -> None:
+    with pytest.raises(FloatingPointError, match="epoch 0"):
+        fit(BrokenTask(), CONFIG)
+
+
+@pytest.mark.e2e
+def test_ray_train_gives_the_same_result(settings: Settings, tmp_path: Path) -> None:
+    seen: list[int] = []
+    through_ray = train(
+        LineTask(), CONFIG, settings, name="line", storage=tmp_path, on_epoch=lambda epoch, metrics: seen.append(epoch)
+    )
+    here = fit(LineTask(), CONFIG)
+    assert seen == list(range(6))
+    assert [epoch["val_log_loss"] for epoch in through_ray.history] == pytest.approx(
+        [epoch["val_log_loss"] for epoch in here.history]
+    )

@@ -1,0 +1,326 @@
+"""One training loop for every model: `fit` in this process, `train` through Ray Train on 1..n workers.
+
+An epoch is a function of (seed, epoch) alone, so a run that was killed continues from its last checkpoint as if it had never
+stopped: rerun the same command.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from infra.settings import Settings
+
+Batch = dict[str, Tensor]
+OnEpoch = Callable[[int, dict[str, float]], None]
+
+
+class FitConfig(BaseModel):
+    """How a network is fitted; part of every recipe."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    epochs: PositiveInt = Field(10, description="Passes over the training targets, at most.")
+    batch_size: PositiveInt = Field(128, description="Global batch: examples per step over all workers.")
+    learning_rate: PositiveFloat = Field(1e-3, description="Peak learning rate of AdamW.")
+    weight_decay: float = Field(0.0, ge=0, description="Decoupled weight decay.")
+    warmup_steps: NonNegativeInt = Field(0, description="Steps of linear warm-up.")
+    schedule: Literal["constant", "cosine"] = Field("constant", description="Learning rate after the warm-up.")
+    clip_norm: PositiveFloat | None = Field(None, description="Largest gradient norm.")
+    patience: PositiveInt | None = Field(None, description="Stop after this many epochs without a better monitored metric.")
+    seed: NonNegativeInt = Field(7, description="Seed of weights, batches and dropout.")
+    num_workers: PositiveInt = Field(1, description="Ray Train workers.")
+
+
+class Task(Protocol):
+    """What a model folder hands to the trainer; picklable."""
+
+    monitor: str
+    """The validation metric that decides which epoch is kept."""
+    mode: Literal["max", "min"]
+
+    def build(self) -> nn.Module:
+        """The network, freshly initialised; the caller has seeded torch."""
+        ...
+
+    def num_steps(self, epoch: int) -> int:
+        """Batches of one epoch."""
+        ...
+
+    def batches(self, epoch: int, rank: int, world_size: int) -> Iterator[Batch]:
+        """This rank's share of each global batch; a function of (seed, epoch) only."""
+        ...
+
+    def loss(self, module: nn.Module, batch: Batch) -> Tensor:
+        """Scalar mean loss of a batch."""
+        ...
+
+    def validate(self, module: nn.Module) -> dict[str, float]:
+        """Validation metrics, names with prefix `val_`."""
+        ...
+
+
+@dataclass
+class FitResult:
+    """The best epoch's weights and what was seen on the way."""
+
+    state: dict[str, Tensor]
+    history: list[dict[str, float]] = field(default_factory=list)
+    best_epoch: int = 0
+
+
+def fit(
+    task: Task,
+    config: FitConfig,
+    on_epoch: OnEpoch | None = None,
+    *,
+    checkpoint: Path | None = None,
+    rank: int = 0,
+    world_size: int = 1,
+    device: str = "cpu",
+) -> FitResult:
+    """Fit in this process.
+
+    Args:
+        on_epoch: called by rank 0 with (epoch, metrics) after each epoch.
+        checkpoint: folder for resuming; an unfinished fit found there is continued.
+
+    Raises:
+        FloatingPointError: the loss became NaN or infinite.
+    """
+    torch.manual_seed(config.seed)
+    module = task.build().to(device)
+    network: nn.Module = nn.parallel.DistributedDataParallel(module) if world_size > 1 else module
+    optimizer = torch.optim.AdamW(_parameter_groups(module, config.weight_decay), lr=config.learning_rate)
+    total_steps = sum(task.num_steps(epoch) for epoch in range(config.epochs))
+    result = FitResult(state={})
+    start = _resume(checkpoint, module, optimizer, result) if checkpoint else 0
+    step = sum(task.num_steps(epoch) for epoch in range(start))
+    sign = 1.0 if task.mode == "max" else -1.0
+
+    for epoch in range(start, config.epochs):
+        if _is_out_of_patience(result, config):
+            break
+        torch.manual_seed(config.seed * 1_000_003 + epoch * 1_009 + rank)
+        network.train()
+        losses = torch.zeros(2, dtype=torch.float64)
+        for batch in task.batches(epoch, rank, world_size):
+            for group in optimizer.param_groups:
+                group["lr"] = config.learning_rate * _schedule(step, total_steps, config)
+            loss = task.loss(network, {name: tensor.to(device) for name, tensor in batch.items()})
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            if config.clip_norm is not None:
+                nn.utils.clip_grad_norm_(module.parameters(), config.clip_norm)
+            optimizer.step()
+            losses += torch.tensor([float(loss.detach()), 1.0], dtype=torch.float64)
+            step += 1
+        if world_size > 1:
+            torch.distributed.all_reduce(losses)
+        mean_loss = float(losses[0] / losses[1].clamp(min=1))
+        if not math.isfinite(mean_loss):
+            raise FloatingPointError(f"training loss is {mean_loss} in epoch {epoch}; lower learning_rate or set clip_norm.")
+        module.eval()
+        with torch.inference_mode():
+            metrics = {"train_loss": mean_loss, **(task.validate(module) if rank == 0 else {})}
+        if rank == 0:
+            score = sign * metrics[task.monitor]
+            best = max((sign * past[task.monitor] for past in result.history), default=-math.inf)
+            result.history.append(metrics)
+            if score > best:
+                result.best_epoch = epoch
+                result.state = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in module.state_dict().items()}
+            if checkpoint:
+                _save(checkpoint, module, optimizer, result)
+            if on_epoch:
+                on_epoch(epoch, metrics)
+        if world_size > 1:
+            _share_history(result)
+    return result
+
+
+def train(
+    task: Task, config: FitConfig, settings: Settings, *, name: str, storage: Path, on_epoch: OnEpoch | None = None
+) -> FitResult:
+    """The same fit through Ray Train's TorchTrainer, on our own Ray or the cluster that the settings name.
+
+    Args:
+        name: names the run for resuming: the same name continues an unfinished fit.
+        storage: folder that all workers see.
+        on_epoch: called in this process with (epoch, metrics) after each epoch.
+    """
+    import ray
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+    from ray.util.queue import Queue
+
+    storage = storage.resolve()
+    with _ray(settings):
+        epochs = Queue(actor_options={"num_cpus": 0})
+        cores = max(1, int(ray.cluster_resources().get("CPU", 1)) // config.num_workers)
+        use_gpu = ray.cluster_resources().get("GPU", 0) >= config.num_workers
+        trainer = TorchTrainer(
+            _worker,
+            train_loop_config={
+                "task": ray.put(task),
+                "config": config.model_dump(),
+                "checkpoint": str(storage / name),
+                "epochs": epochs,
+            },
+            scaling_config=ScalingConfig(num_workers=config.num_workers, use_gpu=use_gpu, resources_per_worker={"CPU": cores}),
+            run_config=RunConfig(name=f"{name}-ray", storage_path=str(storage), failure_config=FailureConfig(max_failures=0)),
+        )
+        outcome: list[BaseException] = []
+
+        def run() -> None:
+            try:
+                trainer.fit()
+            except BaseException as error:  # handed to the caller's thread below
+                outcome.append(error)
+
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        while thread.is_alive() or not epochs.empty():
+            if epochs.empty():
+                thread.join(0.2)
+                continue
+            epoch, metrics = epochs.get()
+            if on_epoch:
+                on_epoch(epoch, metrics)
+        epochs.shutdown()
+        if outcome:
+            raise outcome[0]
+    return load_result(storage / name)
+
+
+def load_result(checkpoint: Path) -> FitResult:
+    """The result that a finished fit left in its checkpoint folder."""
+    content = json.loads((checkpoint / "progress.json").read_text())
+    state = load_file(checkpoint / content["best"])
+    return FitResult(state, content["history"], content["best_epoch"])
+
+
+def _worker(arguments: dict[str, Any]) -> None:
+    """Runs in each Ray Train worker."""
+    import ray
+    from ray import train as ray_train
+
+    context = ray_train.get_context()
+    cuda = torch.cuda.is_available()
+    epochs = arguments["epochs"]
+    fit(
+        ray.get(arguments["task"]),
+        FitConfig(**arguments["config"]),
+        lambda epoch, metrics: epochs.put((epoch, metrics)),
+        checkpoint=Path(arguments["checkpoint"]),
+        rank=context.get_world_rank(),
+        world_size=context.get_world_size(),
+        device=f"cuda:{context.get_local_rank()}" if cuda else "cpu",
+    )
+
+
+@contextmanager
+def _ray(settings: Settings) -> Iterator[None]:
+    """Join the cluster the settings name, or run a Ray of our own for this command."""
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    common: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    if settings.ray_address:
+        ray.init(address=settings.ray_address, **common)
+    else:
+        ray.init(
+            address="local",
+            include_dashboard=False,
+            object_store_memory=settings.ray_memory_mb * 1_000_000,
+            _node_ip_address="127.0.0.1",
+            **common,
+        )
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Decay matrices, not biases and norms."""
+    decayed = [p for p in module.parameters() if p.requires_grad and p.ndim > 1]
+    plain = [p for p in module.parameters() if p.requires_grad and p.ndim <= 1]
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
+
+
+def _schedule(step: int, total_steps: int, config: FitConfig) -> float:
+    """Share of the peak learning rate at a step: linear warm-up, then constant or cosine to a tenth."""
+    if step < config.warmup_steps:
+        return (step + 1) / config.warmup_steps
+    if config.schedule == "constant":
+        return 1.0
+    done = (step - config.warmup_steps) / max(1, total_steps - config.warmup_steps)
+    return 0.1 + 0.45 * (1 + math.cos(math.pi * min(1.0, done)))
+
+
+def _is_out_of_patience(result: FitResult, config: FitConfig) -> bool:
+    return config.patience is not None and len(result.history) - 1 - result.best_epoch >= config.patience
+
+
+def _share_history(result: FitResult) -> None:
+    """Give every rank rank 0's history, so that all stop at the same epoch."""
+    shared: list[Any] = [(result.history, result.best_epoch)]
+    torch.distributed.broadcast_object_list(shared, src=0)
+    result.history, result.best_epoch = shared[0]
+
+
+def _save(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer, result: FitResult) -> None:
+    """Write weights, optimizer and history; `progress.json` is replaced last, so a crash leaves the previous epoch."""
+    folder.mkdir(parents=True, exist_ok=True)
+    epoch = len(result.history) - 1
+    save_file(
+        {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()},
+        folder / f"last-{epoch}.safetensors",
+    )
+    moments = optimizer.state_dict()["state"]
+    save_file(
+        {f"{index}.{name}": value.detach().cpu() for index, state in moments.items() for name, value in state.items()},
+        folder / f"optimizer-{epoch}.safetensors",
+    )
+    best = folder / f"best-{result.best_epoch}.safetensors"
+    if not best.exists():
+        save_file(result.state, best)
+    progress = {"history": result.history, "best_epoch": result.best_epoch, "best": best.name, "epoch": epoch}
+    draft = folder / "progress.json.draft"
+    draft.write_text(json.dumps(progress))
+    draft.replace(folder / "progress.json")
+    keep = {f"last-{epoch}.safetensors", f"optimizer-{epoch}.safetensors", best.name}
+    for old in folder.glob("*.safetensors"):
+        if old.name not in keep:
+            old.unlink()
+
+
+def _resume(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer, result: FitResult) -> int:
+    """Load an unfinished fit into module, optimizer and result; returns the next epoch."""
+    if not (folder / "progress.json").exists():
+        return 0
+    progress = json.loads((folder / "progress.json").read_text())
+    epoch = progress["epoch"]
+    module.load_state_dict(load_file(folder / f"last-{epoch}.safetensors"))
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in load_file(folder / f"optimizer-{epoch}.safetensors").items():
+        index, name = key.split(".", 1)
+        state.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    result.history, result.best_epoch = progress["history"], progress["best_epoch"]
+    result.state = load_file(folder / progress["best"])
+    return int(epoch) + 1
