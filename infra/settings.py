@@ -134,6 +134,11 @@ def set_quiet_environment() -> None:
         os.environ.setdefault(name, value)
 
 
+def child_environment(settings: Settings) -> dict[str, str]:
+    """The environment of a server or worker we start: this process's own, our quiet defaults beneath, these settings on top."""
+    return {**quiet_environment(), **os.environ, **settings.environment()}
+
+
 def find_executable_home(name: str) -> str | None:
     """The value of a foreign variable such as JAVA_HOME, the one way for other modules to see it."""
     return os.environ.get(name)
