@@ -120,6 +120,8 @@ def quiet_environment() -> dict[str, str]:
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "DO_NOT_TRACK": "true",
         "MLFLOW_MODEL_CATALOG_URI": "",
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
         "MLFLOW_SKIP_PIP_REQUIREMENTS_CHECK": "true",
         "MLFLOW_UV_AUTO_DETECT": "false",
         "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",

@@ -1,0 +1,113 @@
+"""Against a real MLflow server: runs carry what a reviewer needs, registered models come back byte for byte, silence loses nothing."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pyarrow as pa
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from infra.errors import EngineError, ModelNotFoundError
+from infra.home import Home
+from infra.processes import stop
+from infra.settings import Settings
+from training.tracking import Tracking
+from training.tracking.server import NAME, ensure_server
+
+
+@pytest.fixture(scope="module")
+def tracking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tracking]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    settings = Settings.load(home=tmp_path_factory.mktemp("tracking") / "home", mlflow_port=port)
+    Home(settings).create()
+    yield Tracking(settings, "shop_a")
+    stop(Home(settings), NAME)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    made = tmp_path / "folder"
+    made.mkdir()
+    save_file({"weight": torch.arange(6.0).reshape(2, 3)}, made / "weights.safetensors")
+    (made / "config.json").write_text('{"width": 3}')
+    return made
+
+
+SPEC = {"item_rows": ((-1, 50), "int64")}
+INPUTS = {"features/interactions": 3}
+
+
+def test_a_run_carries_parameters_inputs_plots_and_commit(tracking: Tracking) -> None:
+    with tracking.run("recommender", name="demo", role="model", recipe={"fit": {"epochs": 3}}, inputs=INPUTS) as run:
+        run.metrics({"val_ndcg_at_10": 0.1}, step=0)
+        run.metrics({"val_ndcg_at_10": 0.2}, step=1)
+        run.table(pa.table({"user": ["a"], "ndcg_at_10": [1.0]}), "per_user.parquet")
+        figure, _ = plt.subplots()
+        run.figure(figure, "curve.png")
+        plt.close(figure)
+        run.note("# Card\nwords")
+    kept = tracking.client.get_run(run.id)
+    assert kept.info.status == "FINISHED"
+    assert kept.data.params["fit.epochs"] == "3"
+    assert kept.data.tags["role"] == "model"
+    assert len(kept.data.tags["git_commit"]) >= 40
+    assert [dataset.dataset.digest for dataset in kept.inputs.dataset_inputs] == ["v3"]
+    assert [metric.value for metric in tracking.client.get_metric_history(run.id, "val_ndcg_at_10")] == [0.1, 0.2]
+    assert {item.path for item in tracking.client.list_artifacts(run.id)} >= {"plots", "tables", "card.md"}
+
+
+def test_a_failing_run_is_marked_failed(tracking: Tracking) -> None:
+    with (
+        pytest.raises(ValueError, match="boom"),
+        tracking.run("demand", name="demo", role="model", recipe={}, inputs=INPUTS) as run,
+    ):
+        raise ValueError("boom")
+    assert tracking.client.get_run(run.id).info.status == "FAILED"
+
+
+def test_a_registered_model_comes_back_byte_for_byte(tracking: Tracking, folder: Path) -> None:
+    with tracking.run("sentiment", name="demo", role="model", recipe={}, inputs=INPUTS) as run:
+        version = tracking.register(run, "sentiment", folder, SPEC, "card")
+    saved = tracking.fetch("sentiment")
+    assert (saved.version, saved.run_id, saved.inputs) == (version, run.id, INPUTS)
+    assert torch.equal(load_file(saved.folder / "weights.safetensors")["weight"], torch.arange(6.0).reshape(2, 3))
+    assert tracking.fetch("sentiment", str(version)).folder == saved.folder
+
+
+def test_the_next_version_is_the_newest_and_aliases_resolve(tracking: Tracking, folder: Path) -> None:
+    with tracking.run("ranker", name="demo", role="model", recipe={}, inputs=INPUTS) as run:
+        first = tracking.register(run, "ranker", folder, SPEC, "card")
+        (folder / "config.json").write_text('{"width": 4}')
+        second = tracking.register(run, "ranker", folder, SPEC, "card")
+    assert tracking.fetch("ranker").version == second == first + 1
+    tracking.client.set_registered_model_alias("shop_a.ranker", "champion", str(first))
+    assert tracking.fetch("ranker", "champion").version == first
+
+
+def test_a_model_that_is_not_there_is_named(tracking: Tracking) -> None:
+    with pytest.raises(ModelNotFoundError, match="shop_a.nothing"):
+        tracking.fetch("nothing")
+    with pytest.raises(ModelNotFoundError, match="'99'"):
+        tracking.fetch("sentiment", "99")
+
+
+def test_metrics_wait_for_a_server_that_is_gone(tracking: Tracking) -> None:
+    with tracking.run("demand", name="gone", role="model", recipe={}, inputs=INPUTS) as run:
+        run.metrics({"val_wql": 0.5}, step=0)
+        stop(tracking.home, NAME)
+        run.metrics({"val_wql": 0.4}, step=1)
+        ensure_server(tracking.home)
+    assert [metric.value for metric in tracking.client.get_metric_history(run.id, "val_wql")] == [0.5, 0.4]
+
+
+def test_a_foreign_server_that_does_not_answer_is_named(tmp_path: Path) -> None:
+    silent = Tracking(Settings.load(home=tmp_path, mlflow_uri="http://127.0.0.1:9"))
+    with pytest.raises(EngineError, match="127.0.0.1:9"):
+        silent.fetch("recommender")

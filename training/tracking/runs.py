@@ -1,0 +1,126 @@
+"""One tracked run: parameters, metrics, plots, tables and the tables it read.
+
+Metrics that a silent server did not take are kept and sent again at the end, so a server that is gone in mid-training costs
+nothing but a wait.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from mlflow import MlflowClient
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+
+from infra import log
+from infra.errors import EngineError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_PARAM_CHARS, _TAG_CHARS, _BATCH = 6000, 5000, 100
+
+
+class Run:
+    """A run that is being written; made by `Tracking.run`."""
+
+    def __init__(self, client: MlflowClient, run_id: str, experiment: str) -> None:
+        self.client = client
+        self.id = run_id
+        self.experiment = experiment
+        self._waiting: list[Metric] = []
+        self._warned = False
+
+    def params(self, values: Mapping[str, Any]) -> None:
+        """Log parameters; nested mappings become dotted names, so that runs compare field by field."""
+        flat = [Param(name, str(value)[:_PARAM_CHARS]) for name, value in _flatten(values)]
+        for begin in range(0, len(flat), _BATCH):
+            self.client.log_batch(self.id, params=flat[begin : begin + _BATCH])
+
+    def tags(self, values: Mapping[str, str]) -> None:
+        self.client.log_batch(self.id, tags=[RunTag(name, str(value)[:_TAG_CHARS]) for name, value in values.items()])
+
+    def metric(self, name: str, value: float, step: int | None = None) -> None:
+        self.metrics({name: value}, step)
+
+    def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
+        """Log metrics at a step (an epoch, a horizon); a server that does not answer gets them later."""
+        now = int(time.time() * 1000)
+        self._waiting += [Metric(name, float(value), now, step or 0) for name, value in values.items()]
+        try:
+            self._send()
+        except MlflowException as error:
+            if not self._warned:
+                log.get(__name__).warning("MLflow does not answer; metrics wait for it", error=str(error)[:200])
+                self._warned = True
+
+    def figure(self, figure: Figure, name: str) -> None:
+        """Keep a plot as `plots/<name>`."""
+        self.client.log_figure(self.id, figure, f"plots/{name}")
+
+    def table(self, rows: pa.Table, name: str) -> None:
+        """Keep a table as `tables/<name>` (Parquet), such as per-user metrics for later pairing."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / name
+            pq.write_table(rows, path, compression="zstd")
+            self.client.log_artifact(self.id, str(path), "tables")
+
+    def text(self, content: str, name: str) -> None:
+        self.client.log_text(self.id, content, name)
+
+    def note(self, markdown: str) -> None:
+        """The description a reviewer reads on the run's page, also kept whole as `card.md`."""
+        self.client.set_tag(self.id, "mlflow.note.content", markdown[:_TAG_CHARS])
+        self.text(markdown, "card.md")
+
+    def inputs(self, tables: Mapping[str, int], uris: Mapping[str, str]) -> None:
+        """Name the table versions the run read."""
+        self.client.log_inputs(
+            self.id,
+            datasets=[
+                DatasetInput(
+                    Dataset(path, f"v{version}", "delta_table", json.dumps({"path": uris.get(path, path), "version": version})),
+                    [InputTag("mlflow.data.context", "training")],
+                )
+                for path, version in tables.items()
+            ],
+        )
+
+    def finish(self, status: str) -> None:
+        """Send what still waits and close the run.
+
+        Raises:
+            EngineError: the server stayed silent for a minute.
+        """
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                self._send()
+                self.client.set_terminated(self.id, status)
+                return
+            except MlflowException as error:
+                if time.monotonic() > deadline:
+                    raise EngineError(
+                        f"MLflow does not answer ({str(error)[:200]}); the fitted epochs are kept: start it with `shopgraph up`, "
+                        "then run the same `shopgraph train` again."
+                    ) from None
+                time.sleep(2)
+
+    def _send(self) -> None:
+        while self._waiting:
+            self.client.log_batch(self.id, metrics=self._waiting[:1000])
+            del self._waiting[:1000]
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    flat: list[tuple[str, Any]] = []
+    for name, value in values.items():
+        flat += _flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else [(f"{prefix}{name}", value)]
+    return flat

@@ -1,0 +1,130 @@
+"""One shop's view of an MLflow server: experiments `<shop>/<task>`, registered models `<shop>.<task>`."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import mlflow
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+
+from infra.errors import EngineError
+from infra.home import Home
+from infra.lake import Lake, digest_of
+from infra.settings import Settings
+from training.tracking import registry
+from training.tracking.registry import Saved
+from training.tracking.runs import Run
+from training.tracking.server import ensure_server, server_uri
+
+Role = Literal["model", "baseline"]
+
+
+class Tracking:
+    """Runs and registered models of one shop. Making the object touches nothing; the first use starts our server if needed."""
+
+    def __init__(self, settings: Settings, shop: str | None = None) -> None:
+        self.settings = settings
+        self.shop = shop or settings.shop
+        self.home = Home(settings)
+
+    @cached_property
+    def client(self) -> MlflowClient:
+        """A client of a server that answers.
+
+        Raises:
+            EngineError: it does not.
+        """
+        uri = ensure_server(self.home)
+        mlflow.set_tracking_uri(uri)
+        mlflow.set_registry_uri(uri)
+        client = MlflowClient(uri, uri)
+        try:
+            client.search_experiments(max_results=1)
+        except MlflowException as error:
+            raise EngineError(f"MLflow at {uri} does not answer: {str(error)[:200]}") from None
+        return client
+
+    @contextmanager
+    def run(
+        self,
+        task: str,
+        *,
+        name: str,
+        role: Role,
+        recipe: Mapping[str, Any],
+        inputs: Mapping[str, int],
+        tags: Mapping[str, str] | None = None,
+    ) -> Iterator[Run]:
+        """Track one run of a task in the experiment `<shop>/<task>`.
+
+        Args:
+            name: the recipe's or the baseline's name.
+            role: a model, or a baseline it must beat.
+            recipe: the whole configuration.
+            inputs: table versions it reads: path -> version; their digest joins runs over the same data.
+        """
+        lake = Lake.open(self.settings, self.shop)
+        experiment = f"{self.shop}/{task}"
+        made = self.client.create_run(
+            self._experiment(experiment),
+            run_name=name,
+            tags={
+                "role": role,
+                "task": task,
+                "shop": self.shop,
+                "data_digest": digest_of(dict(inputs))[:16],
+                "git_commit": git_commit(),
+                **{key: str(value) for key, value in (tags or {}).items()},
+            },
+        )
+        run = Run(self.client, made.info.run_id, experiment)
+        try:
+            run.params(recipe)
+            run.inputs(inputs, {path: lake.uri(path) for path in inputs})
+            yield run
+        except BaseException:
+            run.finish("FAILED")
+            raise
+        run.finish("FINISHED")
+
+    def register(self, run: Run, task: str, folder: Path, input_spec: dict[str, tuple[tuple[int, ...], str]], card: str) -> int:
+        """Register the model in `folder` as the next version of `<shop>.<task>`; the version number."""
+        return registry.register(self.client, run, f"{self.shop}.{task}", folder, input_spec, card)
+
+    def fetch(self, task: str, version: str | None = None) -> Saved:
+        """A registered version of `<shop>.<task>` (a number, an alias, None: the newest) as a folder on this machine."""
+        return registry.fetch(self.client, f"{self.shop}.{task}", version, self.home.path / "cache" / "models")
+
+    def experiment_url(self, task: str) -> str:
+        """Where a reviewer compares the runs of a task."""
+        return f"{server_uri(self.home)}/#/experiments/{self._experiment(f'{self.shop}/{task}')}"
+
+    def _experiment(self, name: str) -> str:
+        found = self.client.get_experiment_by_name(name)
+        if found is None:
+            try:
+                return str(self.client.create_experiment(name))
+            except MlflowException as error:  # another process was first
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+                found = self.client.get_experiment_by_name(name)
+        return str(found.experiment_id)
+
+
+def git_commit() -> str:
+    """The commit this code is at, `+` appended where files differ from it; `unknown` outside a checkout."""
+    folder = Path(__file__).parent
+    try:
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
+        status = subprocess.run(
+            ["git", "status", "--porcelain", "-uno"], cwd=folder, capture_output=True, text=True, check=True
+        ).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return f"{commit}{'+' if status.strip() else ''}"
