@@ -15,6 +15,7 @@ from typing import Literal
 import pyarrow as pa
 
 from features.columns import CREATED_TIMESTAMP, EVENT_TIMESTAMP
+from features.windows import AFFINITY_WINDOWS, ITEM_WINDOWS, USER_WINDOWS, WindowedFeature
 
 Type = Literal["string", "strings", "int", "float", "bool", "timestamp", "date", "money"]
 Mark = Literal["none", "pseudonym", "personal"]
@@ -286,12 +287,13 @@ RATES = _raw(
     identity=("currency", "date"),
 )
 
-WINDOWS_DAYS = (1, 7, 30, 90)
-"""Trailing windows, in whole local days, of every windowed feature."""
 
-
-def _windowed(what: str, aggregate: str, type: Type, meaning: str, unit: str) -> tuple[Column, ...]:
-    return tuple(Column(f"{what}_{aggregate}_{days}d", type, f"{meaning}, last {days} local day(s)", unit) for days in WINDOWS_DAYS)
+def _windowed(*features: WindowedFeature) -> tuple[Column, ...]:
+    return tuple(
+        Column(name, "money" if f.money else "int", f"{f.meaning}, last {days} local day(s)", f.unit)
+        for f in features
+        for days, name in zip(f.windows, f.columns, strict=True)
+    )
 
 
 def _features(name: str, meaning: str, *columns: Column, keys: tuple[str, ...], ttl_days: int | None = None) -> Table:
@@ -327,12 +329,13 @@ USER_ACTIVITY = _features(
     "user_activity",
     "what a user did lately; a row only for days on which a value changes",
     _user(required=True),
-    *_windowed("item_views", "count", "int", "views and clicks", "views"),
-    *_windowed("item_carts", "count", "int", "adds to cart and favourites", "adds"),
-    *_windowed("purchases", "count", "int", "purchase lines", "lines"),
-    *_windowed("returns", "count", "int", "return lines", "lines"),
-    *_windowed("order_value", "sum", "money", "value bought", "shop currency"),
-    Column("days_since_last_purchase", "int", "local days since the last purchase, null before the first", "days"),
+    *_windowed(*USER_WINDOWS),
+    Column(
+        "days_since_last_purchase",
+        "int",
+        "local days from the last purchase to the day the row covers, null before the first",
+        "days",
+    ),
     keys=("user_id",),
     ttl_days=120,
 )
@@ -340,12 +343,7 @@ ITEM_ACTIVITY = _features(
     "item_activity",
     "what happened to an item lately; a row only for days on which a value changes",
     _item(),
-    *_windowed("item_views", "count", "int", "views and clicks", "views"),
-    *_windowed("item_carts", "count", "int", "adds to cart and favourites", "adds"),
-    *_windowed("units_sold", "sum", "int", "units bought", "units"),
-    *_windowed("returns", "count", "int", "return lines", "lines"),
-    *_windowed("order_value", "sum", "money", "value sold", "shop currency"),
-    *_windowed("buyers", "count", "int", "different users who bought", "users"),
+    *_windowed(*ITEM_WINDOWS),
     Column("price_last", "money", "last price paid or listed", "shop currency"),
     keys=("item_id",),
     ttl_days=120,
@@ -355,7 +353,7 @@ USER_CATEGORY_AFFINITY = _features(
     "how much of a user's recent attention a category has; a row only for days on which a value changes",
     _user(required=True),
     Column("category", "string", "category", required=True),
-    *_windowed("interactions", "count", "int", "acts, purchases counted three times", "acts"),
+    *_windowed(*AFFINITY_WINDOWS),
     Column("affinity_share_30d", "float", "share of the user's acts in 30 days", "0-1"),
     keys=("user_id", "category"),
     ttl_days=120,
