@@ -35,6 +35,10 @@ class IngestError(ShopgraphError):
     """A source cannot be read or mapped, or too large a share of it would be quarantined; nothing was committed."""
 
 
+class FeatureError(ShopgraphError):
+    """A feature service, view or key does not exist or does not fit, or is not kept where it was asked for."""
+
+
 class ModelNotFoundError(ShopgraphError):
     """A model, version or alias does not exist in the registry."""
 

@@ -7,6 +7,8 @@ home folder. `docs/settings.md` is generated from this file (`make docs`).
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -97,14 +99,14 @@ class Settings(BaseSettings):
         """The home folder as an absolute path (it may not exist yet)."""
         return self.home.expanduser().resolve()
 
-    def environment(self) -> dict[str, str]:
-        """These settings as `SHOPGRAPH_` variables, for a child process of ours on this machine."""
+    def environment(self, with_secrets: bool = True) -> dict[str, str]:
+        """These settings as `SHOPGRAPH_` variables, for a child process of ours; secrets only where nobody else can read them."""
         values = {name: getattr(self, name) for name in type(self).model_fields}
         values["home"] = self.home_path
         return {
             f"SHOPGRAPH_{name.upper()}": value.get_secret_value() if isinstance(value, SecretStr) else str(value)
             for name, value in values.items()
-            if value is not None
+            if value is not None and (with_secrets or not isinstance(value, SecretStr))
         }
 
 
@@ -141,6 +143,21 @@ def child_environment(settings: Settings) -> dict[str, str]:
     return {**quiet_environment(), **os.environ, **settings.environment()}
 
 
-def find_executable_home(name: str) -> str | None:
-    """The value of a foreign variable such as JAVA_HOME, the one way for other modules to see it."""
+def foreign_variable(name: str) -> str | None:
+    """The value of a variable that is not ours, such as JAVA_HOME; the one way for other modules to see it."""
     return os.environ.get(name)
+
+
+@contextmanager
+def variables(values: Mapping[str, str]) -> Iterator[None]:
+    """Set variables that a library reads only from the environment, and put the old ones back."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, old in before.items():
+            if old is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = old

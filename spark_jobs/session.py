@@ -23,7 +23,7 @@ from features.tables import Table
 from infra.errors import EngineError, TableContractError
 from infra.home import Home
 from infra.lake import Commit, Lake, Mode, digest_of
-from infra.settings import Settings, find_executable_home
+from infra.settings import Settings, foreign_variable, variables
 
 
 def find_java(settings: Settings) -> Path:
@@ -32,7 +32,7 @@ def find_java(settings: Settings) -> Path:
     Raises:
         EngineError: there is none, or it is too old.
     """
-    homes = [settings.java_home, find_executable_home("JAVA_HOME")]
+    homes = [settings.java_home, foreign_variable("JAVA_HOME")]
     candidates = [Path(home) / "bin" / "java" for home in homes if home]
     found = shutil.which("java")
     candidates += [Path(found)] if found else []
@@ -81,7 +81,7 @@ def session(settings: Settings, name: str) -> Iterator[SparkSession]:
     )
     if settings.spark_master.startswith("local"):
         builder = builder.config("spark.driver.host", "127.0.0.1").config("spark.sql.shuffle.partitions", "8")
-    with _java(java):
+    with variables({"JAVA_HOME": str(java.parent.parent)}):  # Spark's launcher reads JAVA_HOME only
         try:
             spark = builder.getOrCreate()
         except Exception as error:  # py4j and Spark raise no common class here
@@ -148,22 +148,6 @@ def code_digest(*functions: Any) -> str:
     import inspect
 
     return digest_of([inspect.getsource(function) for function in functions])
-
-
-@contextmanager
-def _java(java: Path) -> Iterator[None]:
-    """Point Spark's launcher at one Java (it reads JAVA_HOME only)."""
-    import os
-
-    before = os.environ.get("JAVA_HOME")
-    os.environ["JAVA_HOME"] = str(java.parent.parent)
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["JAVA_HOME"]
-        else:
-            os.environ["JAVA_HOME"] = before
 
 
 def _read_with_arrow(spark: SparkSession, lake: Lake, files: list[str], schema: StructType) -> DataFrame:

@@ -2,6 +2,74 @@
 
 from __future__ import annotations
 
+import json
+from typing import Annotated
+
 import typer
 
+from infra.errors import SettingsError
+from infra.settings import Settings
+
 app = typer.Typer()
+
+
+@app.command()
+def train(
+    context: typer.Context,
+    models: Annotated[list[str] | None, typer.Argument(help="recommender, demand, sentiment; none: all three.")] = None,
+    recipe: Annotated[str, typer.Option(help="Named configuration; `--list` shows them.")] = "demo",
+    set_: Annotated[list[str] | None, typer.Option("--set", help="Change one field, e.g. fit.epochs=3; may repeat.")] = None,
+    address: Annotated[str | None, typer.Option(help="Ray dashboard to submit to, e.g. http://127.0.0.1:8265.")] = None,
+    list_: Annotated[bool, typer.Option("--list", help="List the recipes and stop.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Report as JSON.")] = False,
+) -> None:
+    """Train models on the shop's feature tables, compare them with their baselines, register them in MLflow.
+
+    A run that was killed continues where it stopped: give the same command again.
+
+    Examples: `shopgraph train recommender --recipe demo --set fit.epochs=3`, `shopgraph train --address http://127.0.0.1:8265`.
+    """
+    from training import recipe as recipes
+
+    settings: Settings = context.obj
+    chosen = models or list(recipes.MODELS)
+    unknown = [model for model in chosen if model not in recipes.MODELS]
+    if unknown:
+        raise SettingsError(f"there is no model {unknown[0]!r}; there are {', '.join(recipes.MODELS)}.")
+    if list_:
+        for model in chosen:
+            for name, about in recipes.names(model).items():
+                typer.echo(f"{model:12} {name:10} {about}")
+        return
+    loaded = {model: recipes.load(model, recipe, tuple(set_ or ())) for model in chosen}
+    if address:
+        from training.submit import submit
+
+        changes = [part for change in set_ or () for part in ("--set", change)]
+        submit(settings, address, ["train", *chosen, "--recipe", recipe, *changes, *(["--json"] if as_json else [])])
+        return
+
+    from importlib import import_module
+
+    from training.context import Context
+    from training.trainer import ray_session
+
+    opened = Context.open(settings)
+    reports = {}
+    with ray_session(settings):
+        for model, content in loaded.items():
+            reports[model] = import_module(f"training.{model}.train").train(content, opened)
+    if as_json:
+        typer.echo(json.dumps(reports, default=str))
+    else:
+        _show(reports)
+
+
+def _show(reports: dict[str, dict[str, object]]) -> None:
+    """Model and baselines side by side, as each model's report gives them."""
+    from rich.console import Console
+
+    console = Console()
+    for model, report in reports.items():
+        console.print(f"[bold]{model}[/bold]")
+        console.print(report.get("summary", report))

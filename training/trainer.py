@@ -166,7 +166,7 @@ def train(
     from ray.util.queue import Queue
 
     storage = storage.resolve()
-    with _ray(settings):
+    with ray_session(settings):
         epochs = Queue(actor_options={"num_cpus": 0})
         cores = max(1, int(ray.cluster_resources().get("CPU", 1)) // config.num_workers)
         use_gpu = ray.cluster_resources().get("GPU", 0) >= config.num_workers
@@ -231,7 +231,7 @@ def _worker(arguments: dict[str, Any]) -> None:
 
 
 @contextmanager
-def _ray(settings: Settings) -> Iterator[None]:
+def ray_session(settings: Settings) -> Iterator[None]:
     """Join the cluster the settings name, or run a Ray of our own for this command."""
     import ray
 

@@ -1,0 +1,73 @@
+"""Submitting a training run to a Ray cluster through its Jobs API, with this code as the job's working folder.
+
+Secrets are not sent: the Jobs API shows a job's environment to everyone who may see the cluster. The cluster's own environment
+carries them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from infra.errors import EngineError
+from infra.home import Home
+from infra.settings import Settings, quiet_environment, variables
+from training.tracking.server import ensure_server
+
+ROOT = Path(__file__).parent.parent
+_LEFT_OUT = [
+    "/.git",
+    "/.venv*",
+    "/.shopgraph",
+    "/.demo",
+    "/build",
+    "/tests",
+    "/docs",
+    "**/__pycache__",
+    "/.*_cache",
+    "/.hypothesis",
+]
+
+
+def submit(settings: Settings, address: str, arguments: Sequence[str]) -> None:
+    """Run `shopgraph <arguments>` as a job on the cluster and follow its log until it ends.
+
+    Args:
+        address: the dashboard of the cluster, e.g. `http://127.0.0.1:8265`.
+
+    Raises:
+        EngineError: the cluster does not answer or refuses, or the job fails.
+    """
+    from ray.job_submission import JobStatus, JobSubmissionClient
+
+    sent = settings.environment(with_secrets=False)
+    sent |= {"SHOPGRAPH_MLFLOW_URI": ensure_server(Home(settings)), "SHOPGRAPH_RAY_ADDRESS": "auto"}
+    with _token(settings):
+        try:
+            client = JobSubmissionClient(address)
+            job = client.submit_job(
+                entrypoint=f"python -m shopgraph {shlex.join(arguments)}",
+                runtime_env={"working_dir": str(ROOT), "excludes": _LEFT_OUT, "env_vars": {**quiet_environment(), **sent}},
+            )
+        except (ConnectionError, RuntimeError) as error:
+            raise EngineError(f"Ray at {address} does not take the job: {str(error).splitlines()[0]}") from None
+
+        async def follow() -> None:
+            async for lines in client.tail_job_logs(job):
+                print(lines, end="", flush=True)
+
+        asyncio.run(follow())
+        status = client.get_job_status(job)
+    if status != JobStatus.SUCCEEDED:
+        raise EngineError(f"job {job} on {address} ended as {status}; its log is above and in the Ray dashboard.")
+
+
+@contextmanager
+def _token(settings: Settings) -> Iterator[None]:
+    """Ray's clients read the cluster's token from the environment only."""
+    token = settings.ray_auth_token
+    with variables({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token.get_secret_value()} if token else {}):
+        yield
