@@ -44,6 +44,24 @@ def _settings(
     context.obj = settings
 
 
+@app.command(hidden=True)
+def docs() -> None:
+    """Regenerate the pages that are made from code: settings, data dictionary, OpenAPI."""
+    root = Path(__file__).parent
+    for path, content in generated().items():
+        (root / path).write_text(content, encoding="utf-8")
+        typer.echo(path)
+
+
+def generated() -> dict[str, str]:
+    """Every generated page: path -> content."""
+    from features.dictionary import dictionary_page
+    from infra.reference import settings_page
+    from serving.schemas import openapi_text
+
+    return {"docs/settings.md": settings_page(), "docs/dictionary.md": dictionary_page(), "serving/openapi.json": openapi_text()}
+
+
 def main() -> None:
     """Run the command line; an error meant for the user is one line on stderr and an exit code."""
     set_quiet_environment()

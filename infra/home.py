@@ -91,6 +91,25 @@ class Home:
             raise HomeError(f"home folder {self.path} has format {found}, this version reads {FORMAT}; run `shopgraph upgrade`.")
         return self
 
+    def upgrade(self) -> str:
+        """Bring the folder to this version's format; what was done, in words.
+
+        Raises:
+            HomeError: it was made by a newer version, or by no version that we know.
+        """
+        marker = self.path / "format"
+        if not marker.exists():
+            self.create()
+            return "made new"
+        found = marker.read_text().strip()
+        if found == str(FORMAT):
+            return "nothing to do"
+        if found.isdigit() and int(found) > FORMAT:
+            raise HomeError(
+                f"home folder {self.path} has format {found}, newer than this version's {FORMAT}; install a newer shopgraph."
+            )
+        raise HomeError(f"home folder {self.path} has format {found!r}, which no version of shopgraph wrote; restore a backup.")
+
     def secret(self, name: str) -> str:
         """A random secret kept under the home for embedded use, made on first use, readable by the owner only."""
         path = self.run / name

@@ -14,12 +14,13 @@ import hashlib
 import json
 import time
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.dataset as ds
@@ -146,7 +147,9 @@ class Lake:
         """
         table = self.table(path, version)
         refuse_foreign(table)
-        return list(table.file_uris())
+        # not table.file_uris(): it percent-encodes folders such as `中文 home`
+        names = pa.table(table.get_add_actions(flatten=True))["path"].to_pylist()
+        return [f"{self.uri(path)}/{unquote(name)}" for name in names]
 
     def num_rows(self, path: str, version: int | None = None) -> int:
         return int(self.table(path, version).count())
@@ -369,6 +372,45 @@ def refuse_foreign(table: DeltaTable) -> None:
             f"Delta table {table.table_uri} uses {' and '.join(named)}, which cannot be read file by file; "
             "rewrite it without (for example with `INSERT INTO` a plain copy), then read that."
         )
+
+
+@dataclass(frozen=True)
+class ForeignTable:
+    """One version of a Delta table that somebody else writes.
+
+    `fragments` are its files by name, where the rows are the files' rows (partition values are filled in). It is None where
+    they are not (deletion vectors, column mapping); then only delta-rs's own `scan` knows the rows.
+    """
+
+    version: int
+    schema: pa.Schema
+    fragments: dict[str, ds.Fragment] | None
+    scan: Callable[[], pa.RecordBatchReader]
+
+
+def foreign_table(uri: str, options: Mapping[str, str] | None = None) -> ForeignTable:
+    """The newest version of the Delta table at `uri`; nothing is read yet.
+
+    Raises:
+        TableContractError: there is no Delta table, or one that delta-rs cannot read.
+    """
+    try:
+        table = DeltaTable(uri, storage_options=dict(options or {}))
+        features = set(table.protocol().reader_features or [])
+        mapped = table.metadata().configuration.get("delta.columnMapping.mode", "none") != "none"
+        fragments = None
+        if not mapped and not features & _FOREIGN_FEATURES.keys():
+            fragments = {fragment.path: fragment for fragment in table.to_pyarrow_dataset().get_fragments()}
+        return ForeignTable(
+            table.version(),
+            pa.schema(table.schema().to_arrow()),
+            fragments,
+            lambda: pa.RecordBatchReader.from_stream(table.scan()),
+        )
+    except TableNotFoundError:
+        raise TableContractError(f"no Delta table at {uri}: there is no _delta_log folder; check the path.") from None
+    except DeltaError as error:
+        raise TableContractError(f"Delta table {uri} cannot be read: {error}") from None
 
 
 def storage_options(settings: Settings) -> dict[str, str]:

@@ -1,0 +1,52 @@
+# The verbs of shopgraph. Each does its own set-up: the virtual environment from the lock, and Java.
+SHELL := /bin/bash
+VENV ?= .venv
+PY := $(VENV)/bin/python
+DATA ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo demo-real test test-engines lint format docs bench soak clean
+
+help: ## what each verb does
+	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z%-]+):.*## /\1\t/' | column -t -s "$$(printf '\t')"
+
+setup: $(VENV)/ready ## virtual environment from requirements.lock, and Java 17+
+	@infra/java.sh
+
+$(VENV)/ready: requirements.lock pyproject.toml infra/venv.sh
+	@infra/venv.sh $(VENV)
+
+demo: setup ## the main job on embedded defaults: sample shop to answered requests
+	@$(PY) -m infra.demo
+
+demo-real: setup ## the same on real data: make demo-real DATA=<folder of the public sets>
+	@$(PY) -m infra.demo --real $(DATA)
+
+test: setup ## everything that needs no real engine
+	@$(PY) -m pytest -m "not engines"
+
+test-engines: setup ## Spark and Ray clusters, Postgres, Redis, S3 on this machine
+	@infra/engines.sh
+	@$(PY) -m pytest -m engines
+
+lint: setup ## ruff, mypy, import contracts
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/mypy
+	@$(VENV)/bin/lint-imports --no-logo
+
+format: setup ## let ruff put every file into shape
+	@$(VENV)/bin/ruff check --fix .
+	@$(VENV)/bin/ruff format .
+
+docs: setup ## regenerate docs/settings.md, docs/dictionary.md and serving/openapi.json
+	@$(PY) -m shopgraph docs
+
+bench: setup ## every benchmark area; each alone: make bench-<area>
+	@for file in tests/bench/bench_*.py; do $(PY) $$file || exit 1; done
+
+bench-%: setup ## one benchmark area: features, recommender, demand, sentiment, serving
+	@$(PY) tests/bench/bench_$*.py
+
+clean: ## remove caches and build output; never a home
+	@rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache *.egg-info

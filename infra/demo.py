@@ -1,0 +1,204 @@
+"""The whole story on one machine: raw tables -> feature tables -> models -> answered requests. Run by `make demo`.
+
+Each stage is one command of the command line, so this file is also the tutorial; it only adds the clock, the peak memory and
+the page at the end. `--real [folder]` tells the same story on public data.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+from infra.errors import ShopgraphError
+from infra.processes import memory_bytes
+from infra.home import Home
+from infra.settings import Settings
+
+ROOT = Path(__file__).parent.parent
+REAL_SETS = ("online_retail", "online_shopping_10_cats")
+console = Console(stderr=True)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One command of the story."""
+
+    title: str
+    arguments: tuple[str, ...]
+
+
+@dataclass
+class Cost:
+    """What a stage took: wall seconds, and peak resident bytes of the command and all it started."""
+
+    title: str
+    seconds: float
+    peak_bytes: int
+
+
+SAMPLE = (Stage("the sample shop: raw tables from a simulation", ("sample", "--size", "small")),)
+MODELS_AND_SERVING = (
+    Stage("Spark: raw tables -> feature tables", ("build",)),
+    Stage("Feast: register the feature tables", ("features", "apply")),
+    Stage("Feast: feature tables -> online store", ("features", "materialize")),
+    Stage("Ray Train: three models and their baselines, tracked in MLflow", ("train", "--recipe", "{recipe}")),
+    Stage("Ray Serve: three graphs behind HTTP", ("up", "--latest")),
+)
+
+
+def real_stages(folder: Path) -> tuple[Stage, ...]:
+    """Stages that bring the public data sets in.
+
+    Raises:
+        ShopgraphError: a set is not there.
+    """
+    missing = [name for name in REAL_SETS if not (folder / name).is_dir()]
+    if missing:
+        raise ShopgraphError(
+            f"{folder} lacks {', '.join(missing)}; get online_retail from archive.ics.uci.edu (dataset 352) and online_shopping_10_cats "
+            "from the ChineseNlpCorpus project, one folder each, and run `make demo-real DATA=<folder>`."
+        )
+    sources = tuple(str(folder / name) for name in REAL_SETS)
+    return (
+        Stage("a shop.yaml guessed from headers and samples", ("init", "real", "--overwrite", "--from", *sources)),
+        Stage("Spark: sources -> raw tables, with quarantine", ("ingest",)),
+    )
+
+
+def run(stage: Stage, settings: Settings) -> Cost:
+    """Run one stage as its own process, passing its output through.
+
+    Raises:
+        ShopgraphError: it failed; its own words are above.
+    """
+    began = time.monotonic()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "shopgraph", "--shop", settings.shop, "--home", str(settings.home_path), *stage.arguments], cwd=ROOT
+    )
+    peak = 0
+    done = threading.Event()
+
+    def watch() -> None:
+        nonlocal peak
+        while not done.wait(0.5):
+            peak = max(peak, tree_bytes(process.pid))
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    code = process.wait()
+    done.set()
+    watcher.join()
+    if code:
+        raise ShopgraphError(f"`shopgraph {' '.join(stage.arguments)}` failed with exit code {code}; its message is above.")
+    return Cost(stage.title, time.monotonic() - began, peak)
+
+
+def tree_bytes(pid: int) -> int:
+    """Proportional resident bytes of a process and its descendants (shared pages counted once); plain ones where PSS is not told."""
+    total = 0
+    try:
+        parent = psutil.Process(pid)
+        family = [parent, *parent.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return 0
+    for process in family:
+        try:
+            memory = process.memory_full_info()
+            total += getattr(memory, "pss", memory.rss)
+        except psutil.Error:
+            continue
+    return total
+
+
+def ask(settings: Settings, path: str, body: dict[str, object]) -> tuple[str, str]:
+    """Send one request; the `curl` line that does the same, and the answer."""
+    url = f"http://127.0.0.1:{settings.http_port}{path}"
+    text = json.dumps(body, ensure_ascii=False)
+    request = urllib.request.Request(url, text.encode(), {"content-type": "application/json"})  # noqa: S310  # our own loopback address
+    with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
+        content = json.dumps(json.load(answer), ensure_ascii=False)
+    return f"curl -s {url} -H 'content-type: application/json' -d '{text}'", content
+
+
+def show(costs: list[Cost], answers: list[tuple[str, str]], settings: Settings) -> None:
+    """The short page at the end."""
+    table = Table("stage", "seconds", "peak memory (GB)", title="What it took")
+    for cost in costs:
+        table.add_row(cost.title, f"{cost.seconds:.0f}", f"{cost.peak_bytes / 1e9:.2f}")
+    servers = sum(memory_bytes(Home(settings), name) for name in ("mlflow", "ray"))
+    table.add_row("all", f"{sum(cost.seconds for cost in costs):.0f}", f"servers now: {servers / 1e9:.2f}", style="bold")
+    page = Console()
+    page.print(table)
+    page.print("[bold]Three requests and their answers[/bold]")
+    for line, answer in answers:
+        page.print(f"\n[cyan]$ {line}[/cyan]", highlight=False, soft_wrap=True)
+        page.print(answer[:700] + (" ..." if len(answer) > 700 else ""), highlight=False, soft_wrap=True, markup=False)
+    page.print(
+        f"\n[bold]Look around[/bold]\n  MLflow UI   http://127.0.0.1:{settings.mlflow_port}  (experiments {settings.shop}/recommender, demand, sentiment)"
+        f"\n  API docs    http://127.0.0.1:{settings.http_port}/docs\n  state       {settings.home_path}"
+        "\n  stop        .venv/bin/shopgraph down        (down --purge also deletes the state)"
+    )
+
+
+def main() -> None:
+    """Tell the story; exit code 1 with one line where a stage fails."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--real", nargs="?", const="", metavar="FOLDER", help="use public data; default: SHOPGRAPH_DATA, then ../shared/data"
+    )
+    real: str | None = parser.parse_args().real
+    try:
+        story(real)
+    except ShopgraphError as error:
+        console.print(f"[red]error: {error}[/red]", highlight=False, soft_wrap=True)
+        sys.exit(error.exit_code)
+
+
+def story(real: str | None) -> None:
+    """Run every stage, ask three questions, show the page."""
+    settings = Settings.load(shop="sample" if real is None else "real")
+    Home(settings).create()
+    first = SAMPLE
+    if real is not None:
+        first = real_stages(Path(real) if real else settings.data or ROOT.parent / "shared" / "data")
+    stages = [
+        Stage(stage.title, tuple(part.format(recipe="demo" if real is None else "full") for part in stage.arguments))
+        for stage in (*first, *MODELS_AND_SERVING)
+    ]
+    costs = []
+    for number, stage in enumerate(stages, 1):
+        console.rule(f"[bold]{number}/{len(stages)} {stage.title}[/bold]  $ shopgraph {' '.join(stage.arguments)}", align="left")
+        costs.append(run(stage, settings))
+    show(costs, questions(settings), settings)
+
+
+def questions(settings: Settings) -> list[tuple[str, str]]:
+    """One request per graph, about a user and an item the shop really has."""
+    from infra.lake import Lake
+
+    lake = Lake.open(settings)
+    interactions = lake.read("features/interactions", columns=["user_id", "item_id"])
+    demand = lake.read("features/daily_demand", columns=["item_id", "units_sum"])
+    user = interactions["user_id"].value_counts().to_pylist()
+    sold = demand.group_by("item_id").aggregate([("units_sum", "sum")]).sort_by([("units_sum_sum", "descending")])
+    reviews = lake.read("features/clean_reviews", columns=["review_text"])["review_text"]
+    return [
+        ask(settings, "/v1/recommend", {"user_id": max(user, key=lambda row: row["counts"])["values"], "k": 5}),
+        ask(settings, "/v1/forecast", {"series": [{"item_id": sold["item_id"][0].as_py()}], "horizon": 7}),
+        ask(settings, "/v1/sentiment", {"texts": [reviews[0].as_py()[:80], reviews[len(reviews) // 2].as_py()[:80]]}),
+    ]
+
+
+if __name__ == "__main__":
+    main()

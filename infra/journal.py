@@ -1,0 +1,96 @@
+"""Several tables committed as one: a redo journal beside the lake's tables.
+
+Each Delta commit is atomic, a set of them is not. So the files of all tables are written first, then the list of commits is put
+into one journal file, then they are committed one by one, then the journal goes. Killed before the journal: nothing is visible.
+Killed after it: `recover`, called before the next write, does the commits that are missing; those already done are recognised
+by their digest.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+
+from infra.lake import Attempt, Commit, Lake
+
+
+@dataclass(frozen=True)
+class Append:
+    """One commit to come: the files of `attempt` appended to their table; columns the table lacks are added first."""
+
+    attempt: Attempt
+    schema: pa.Schema
+    digest: str
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Journal:
+    """The journal of one name in one lake. Its callers hold a lock: one writer at a time."""
+
+    def __init__(self, lake: Lake, name: str) -> None:
+        self.lake = lake
+        self._path = lake.on_filesystem(lake.uri(f"{name}.journal.json"))
+
+    def commit(self, appends: Sequence[Append]) -> list[Commit]:
+        """Make all of them visible, in order; after a crash in between, `recover` finishes."""
+        entries = [
+            {
+                "path": a.attempt.path,
+                "uri": a.attempt.uri,
+                "folder": a.attempt.folder,
+                "schema": base64.b64encode(a.schema.serialize().to_pybytes()).decode(),
+                "digest": a.digest,
+                "metadata": dict(a.metadata),
+            }
+            for a in appends
+        ]
+        self._write(json.dumps(entries, default=str))
+        commits = [self._append(append) for append in appends]
+        self._remove()
+        return commits
+
+    def recover(self) -> list[Commit]:
+        """Finish what a killed process began; returns the commits it took, none where nothing was open."""
+        if self.lake.filesystem.get_file_info(self._path).type is not pafs.FileType.File:
+            return []
+        with self.lake.filesystem.open_input_file(self._path) as file:
+            entries = json.loads(file.read())
+        commits = [
+            self._append(
+                Append(
+                    Attempt(entry["path"], entry["uri"], entry["folder"]),
+                    pa.ipc.read_schema(pa.py_buffer(base64.b64decode(entry["schema"]))),
+                    entry["digest"],
+                    entry["metadata"],
+                )
+            )
+            for entry in entries
+        ]
+        self._remove()
+        return [commit for commit in commits if not commit.skipped]
+
+    def _append(self, append: Append) -> Commit:
+        path = append.attempt.path
+        if self.lake.version(path) is not None:
+            self.lake.add_columns(path, append.schema)
+        return self.lake.commit(append.attempt, append.schema, "append", digest=append.digest, metadata=append.metadata)
+
+    def _write(self, text: str) -> None:
+        """All of the file or none of it: a rename locally, one put on S3."""
+        filesystem = self.lake.filesystem
+        draft = self._path if self.lake.is_remote else f"{self._path}.draft"
+        if not self.lake.is_remote:
+            filesystem.create_dir(self._path.rsplit("/", 1)[0], recursive=True)
+        with filesystem.open_output_stream(draft) as file:
+            file.write(text.encode())
+        if draft != self._path:
+            filesystem.move(draft, self._path)
+
+    def _remove(self) -> None:
+        self.lake.filesystem.delete_file(self._path)

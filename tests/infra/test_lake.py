@@ -1,0 +1,126 @@
+"""What delta-rs does not check on this path, the lake does."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from deltalake import DeltaTable, write_deltalake
+
+from infra import clock
+from infra.errors import SettingsError, TableConflictError, TableContractError
+from infra.lake import Lake
+
+PATH = "raw/orders"
+SCHEMA = pa.schema([pa.field("item_id", pa.string(), nullable=False), pa.field("event_timestamp", pa.timestamp("us", "UTC"))])
+
+
+def rows(*items: str, day: int = 1) -> pa.Table:
+    return pa.table({"item_id": list(items), "event_timestamp": [datetime(2025, 1, day, tzinfo=UTC)] * len(items)}, schema=SCHEMA)
+
+
+def test_append_overwrite_and_time_travel(lake: Lake) -> None:
+    assert lake.version(PATH) is None
+    assert lake.write(PATH, rows("a"), "append", digest="1").version == 0
+    assert lake.write(PATH, rows("b"), "append", digest="2").version == 1
+    assert lake.write(PATH, rows("c"), "overwrite", digest="3", read_version=1).version == 2
+    assert lake.read(PATH)["item_id"].to_pylist() == ["c"]
+    assert sorted(lake.read(PATH, version=1)["item_id"].to_pylist()) == ["a", "b"]
+    assert lake.tables() == [PATH]
+
+
+def test_the_same_digest_commits_once(lake: Lake) -> None:
+    first = lake.write(PATH, rows("a"), "append", digest="1")
+    again = lake.write(PATH, rows("a"), "append", digest="1")
+    assert (again.version, again.skipped) == (first.version, True)
+    assert lake.num_rows(PATH) == 1
+
+
+def test_an_overwritten_result_is_written_again(lake: Lake) -> None:
+    lake.write(PATH, rows("a"), "overwrite", digest="1")
+    lake.write(PATH, rows("b"), "overwrite", digest="2", read_version=0)
+    assert not lake.write(PATH, rows("a"), "overwrite", digest="1", read_version=1).skipped
+
+
+def test_an_overwrite_lands_only_on_the_version_that_was_read(lake: Lake) -> None:
+    lake.write(PATH, rows("a"), "append", digest="1")
+    lake.write(PATH, rows("b"), "append", digest="2")
+    with pytest.raises(TableConflictError, match="expected version 0, found 1"):
+        lake.write(PATH, rows("c"), "overwrite", digest="3", read_version=0)
+    assert lake.version(PATH) == 1
+
+
+def test_an_attempt_without_commit_is_invisible(lake: Lake) -> None:
+    lake.write(PATH, rows("a"), "append", digest="1")
+    attempt = lake.attempt(PATH)
+    pq.write_table(rows("b"), Path(attempt.uri) / "part-0.parquet")
+    assert lake.read(PATH)["item_id"].to_pylist() == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        (pa.table({"item_id": ["a"]}), "event_timestamp"),
+        (
+            pa.table({"item_id": [1], "event_timestamp": pa.array([None], SCHEMA.field(1).type)}),
+            "item_id: expected string, got int64",
+        ),
+        (
+            pa.table({"item_id": pa.array([None], pa.string()), "event_timestamp": pa.array([None], SCHEMA.field(1).type)}),
+            "hold null",
+        ),
+    ],
+)
+def test_files_that_break_the_contract_are_refused(lake: Lake, wrong: pa.Table, told: str) -> None:
+    attempt = lake.attempt(PATH)
+    pq.write_table(wrong, Path(attempt.uri) / "part-0.parquet")
+    with pytest.raises(TableContractError, match=told):
+        lake.commit(attempt, SCHEMA, "append", digest="1")
+    assert lake.version(PATH) is None
+
+
+def test_another_schema_needs_an_explicit_step(lake: Lake) -> None:
+    lake.write(PATH, rows("a"), "append", digest="1")
+    wider = rows("b").append_column("colour", pa.array(["red"]))
+    with pytest.raises(TableContractError, match="colour"):
+        lake.write(PATH, wider, "append", digest="2")
+    assert lake.add_columns(PATH, wider.schema) == ["colour"]
+    lake.write(PATH, wider, "append", digest="2")
+    assert sorted(lake.read(PATH)["colour"].to_pylist(), key=str) == [None, "red"]
+
+
+def test_empty_rows_make_an_empty_version(lake: Lake) -> None:
+    assert lake.write(PATH, rows(), "append", digest="1").num_rows == 0
+    assert lake.read(PATH).num_rows == 0
+
+
+def test_a_missing_table_or_version_is_named(lake: Lake) -> None:
+    with pytest.raises(TableContractError, match=PATH):
+        lake.read(PATH)
+    lake.write(PATH, rows("a"), "append", digest="1")
+    with pytest.raises(TableContractError, match="version 9"):
+        lake.read(PATH, version=9)
+
+
+def test_a_foreign_table_with_deletion_vectors_or_partitions_is_refused_by_name(lake: Lake) -> None:
+    uri = lake.uri("raw/foreign")
+    write_deltalake(uri, rows("a", "b"), configuration={"delta.enableDeletionVectors": "true"})
+    assert "deletionVectors" in set(DeltaTable(uri).protocol().reader_features or [])
+    with pytest.raises(TableContractError, match="deletion vectors"):
+        lake.read("raw/foreign")
+    write_deltalake(lake.uri("raw/parted"), rows("a"), partition_by=["item_id"])
+    with pytest.raises(TableContractError, match="partition columns"):
+        lake.read("raw/parted")
+
+
+def test_the_data_clock_is_just_after_the_newest_fact(lake: Lake) -> None:
+    lake.write(PATH, rows("a", day=3), "append", digest="1")
+    lake.write(PATH, rows("b", day=2), "append", digest="2")
+    assert clock.now("data", lake) == datetime(2025, 1, 3, 0, 0, 0, 1, tzinfo=UTC)
+    assert clock.now("2020-02-02T00:00:00+01:00", lake) == datetime(2020, 2, 1, 23, tzinfo=UTC)
+    assert abs((clock.now("wall", lake) - datetime.now(UTC)).total_seconds()) < 5
+    with pytest.raises(SettingsError, match="yesterday"):
+        clock.now("yesterday", lake)
