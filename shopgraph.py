@@ -24,7 +24,8 @@ app = typer.Typer(
     name="shopgraph",
     help="From raw shop tables to served models: ingest, build, train, serve.\n\n"
     "A first walk: `shopgraph sample --size tiny`, `shopgraph build`, `shopgraph features apply`, "
-    "`shopgraph features materialize`, `shopgraph train recommender`, `shopgraph up`. Settings are SHOPGRAPH_ variables, see docs/settings.md.",
+    "`shopgraph features materialize`, `shopgraph train`, `shopgraph up`. "
+    "Settings are SHOPGRAPH_ variables, see docs/settings.md.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,

@@ -21,8 +21,8 @@ from rich.console import Console
 from rich.table import Table
 
 from infra.errors import ShopgraphError
-from infra.processes import memory_bytes
 from infra.home import Home
+from infra.processes import memory_bytes
 from infra.settings import Settings
 
 ROOT = Path(__file__).parent.parent
@@ -47,7 +47,7 @@ class Cost:
     peak_bytes: int
 
 
-SAMPLE = (Stage("the sample shop: raw tables from a simulation", ("sample", "--size", "small")),)
+SAMPLE: tuple[Stage, ...] = (Stage("the sample shop: raw tables from a simulation", ("sample", "--size", "small")),)
 MODELS_AND_SERVING = (
     Stage("Spark: raw tables -> feature tables", ("build",)),
     Stage("Feast: register the feature tables", ("features", "apply")),
@@ -105,7 +105,7 @@ def run(stage: Stage, settings: Settings) -> Cost:
 
 
 def tree_bytes(pid: int) -> int:
-    """Proportional resident bytes of a process and its descendants (shared pages counted once); plain ones where PSS is not told."""
+    """Proportional resident bytes of a process and its descendants, shared pages counted once; plain ones elsewhere than on Linux."""
     total = 0
     try:
         parent = psutil.Process(pid)
@@ -125,7 +125,7 @@ def ask(settings: Settings, path: str, body: dict[str, object]) -> tuple[str, st
     """Send one request; the `curl` line that does the same, and the answer."""
     url = f"http://127.0.0.1:{settings.http_port}{path}"
     text = json.dumps(body, ensure_ascii=False)
-    request = urllib.request.Request(url, text.encode(), {"content-type": "application/json"})  # noqa: S310  # our own loopback address
+    request = urllib.request.Request(url, text.encode(), {"content-type": "application/json"})  # our own loopback address
     with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
         content = json.dumps(json.load(answer), ensure_ascii=False)
     return f"curl -s {url} -H 'content-type: application/json' -d '{text}'", content
@@ -145,9 +145,13 @@ def show(costs: list[Cost], answers: list[tuple[str, str]], settings: Settings) 
         page.print(f"\n[cyan]$ {line}[/cyan]", highlight=False, soft_wrap=True)
         page.print(answer[:700] + (" ..." if len(answer) > 700 else ""), highlight=False, soft_wrap=True, markup=False)
     page.print(
-        f"\n[bold]Look around[/bold]\n  MLflow UI   http://127.0.0.1:{settings.mlflow_port}  (experiments {settings.shop}/recommender, demand, sentiment)"
-        f"\n  API docs    http://127.0.0.1:{settings.http_port}/docs\n  state       {settings.home_path}"
-        "\n  stop        .venv/bin/shopgraph down        (down --purge also deletes the state)"
+        f"\n[bold]Look around[/bold]"
+        f"\n  MLflow UI   http://127.0.0.1:{settings.mlflow_port}   experiments {settings.shop}/recommender, demand, sentiment"
+        f"\n  API docs    http://127.0.0.1:{settings.http_port}/docs"
+        f"\n  state       {settings.home_path}"
+        "\n  stop        .venv/bin/shopgraph down        (down --purge also deletes the state)",
+        highlight=False,
+        soft_wrap=True,
     )
 
 

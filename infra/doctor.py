@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import platform
 import re
 import shutil
 import socket
@@ -22,6 +23,8 @@ from infra.home import FORMAT, Home
 from infra.processes import is_open, processes, running
 from infra.settings import Settings, foreign_variable, quiet_environment
 
+_EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104  # looked for, not bound
+
 Verdict = Literal["ok", "note", "fail"]
 
 
@@ -38,17 +41,17 @@ def examine(settings: Settings) -> list[Finding]:
     """Look at everything; never raises for what it finds."""
     home = Home(settings)
     checks: tuple[Callable[[Home], Iterator[Finding]], ...] = (
-        _python, _packages, _java, _memory, _home, _secrets, _ports, _listeners, _telemetry, _engines, _untested,
+        _python, _packages, _java, _memory, _home, _secrets, _ports, _listeners, _telemetry, _engines, _platform,
     )  # fmt: skip
     return [finding for check in checks for finding in check(home)]
 
 
-def _python(_: Home) -> Iterator[Finding]:
+def _python(_home: Home) -> Iterator[Finding]:
     found = ".".join(map(str, sys.version_info[:3]))
     yield Finding("Python", "ok" if sys.version_info[:2] == (3, 11) else "fail", f"{found}; 3.11 is what everything is tested with")
 
 
-def _packages(_: Home) -> Iterator[Finding]:
+def _packages(_home: Home) -> Iterator[Finding]:
     lock = Path(__file__).parent.parent / "requirements.lock"
     if not lock.exists():
         yield Finding("packages", "note", "requirements.lock is not beside the code, versions were not compared")
@@ -153,7 +156,7 @@ def _ports(home: Home) -> Iterator[Finding]:
 
 
 def _listeners(home: Home) -> Iterator[Finding]:
-    """What our servers expose beyond loopback: Ray's own daemons and HAProxy's replica ports bind all interfaces whatever they are told."""
+    """What our servers expose: Ray's daemons and HAProxy's replica ports bind all interfaces whatever they are told."""
     wide = []
     for name in ("mlflow", "ray"):
         for process in processes(home, name):
@@ -162,9 +165,8 @@ def _listeners(home: Home) -> Iterator[Finding]:
                 label = process.name()
             except psutil.Error:
                 continue
-            wide += [
-                f"{label}:{s.laddr.port}" for s in sockets if s.status == psutil.CONN_LISTEN and s.laddr.ip in ("0.0.0.0", "::")
-            ]  # noqa: S104
+            listening = [s.laddr for s in sockets if s.status == psutil.CONN_LISTEN]
+            wide += [f"{label}:{address.port}" for address in listening if address.ip in _EVERYWHERE]
     if wide:
         yield Finding(
             "listeners",
@@ -175,7 +177,7 @@ def _listeners(home: Home) -> Iterator[Finding]:
         yield Finding("listeners", "ok", "nothing beyond loopback")
 
 
-def _telemetry(_: Home) -> Iterator[Finding]:
+def _telemetry(_home: Home) -> Iterator[Finding]:
     named = ("RAY_USAGE_STATS_ENABLED", "MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK", "MLFLOW_ALLOW_PICKLE_DESERIALIZATION")
     changed = [name for name in named if foreign_variable(name) not in (None, quiet_environment()[name])]
     yield Finding("telemetry and pickles", "note" if changed else "ok", f"you changed {', '.join(changed)}" if changed else "off")
@@ -222,8 +224,7 @@ def _answers(host: str, port: int) -> bool:
         return False
 
 
-def _untested(_: Home) -> Iterator[Finding]:
-    if sys.platform != "linux":
-        yield Finding(
-            "platform", "note", f"{sys.platform}: HAProxy comes for Linux only; elsewhere Ray Serve's own proxy answers, slower"
-        )
+def _platform(_home: Home) -> Iterator[Finding]:
+    system = platform.system()
+    other = f"{system}: HAProxy comes for Linux only; elsewhere Ray Serve's own proxy answers, slower"
+    yield Finding("platform", "ok", system) if system == "Linux" else Finding("platform", "note", other)

@@ -45,3 +45,7 @@ class ModelNotFoundError(ShopgraphError):
 
 class EngineError(ShopgraphError):
     """An engine (Java, Spark, Ray, MLflow, Redis, Postgres, S3) is missing or does not answer."""
+
+
+class ReleaseError(ShopgraphError):
+    """A graph version cannot be composed, stored, found or run as it is pinned."""
