@@ -33,6 +33,7 @@ class Settings(BaseSettings):
 
     spark_master: str = Field("local[*]", description="Spark master: `local[*]` inside the job, or `spark://host:7077`.")
     spark_driver_memory: str = Field("2g", pattern=r"^\d+[mg]$", description="Memory of the Spark driver (and of `local[*]`).")
+    spark_python: str | None = Field(None, description="Python of Spark's workers; default: this one. Needs pyarrow and pandas.")
     java_home: Path | None = Field(None, description="Java 17 or newer; default: JAVA_HOME, then the PATH.")
 
     lake_root: str | None = Field(None, description="Where tables lie: a folder or `s3://bucket/prefix`. Default: `<home>/lake`.")

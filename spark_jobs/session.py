@@ -9,10 +9,13 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping
+import sys
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
@@ -22,7 +25,7 @@ from pyspark.sql.types import StructType
 from features.tables import Table
 from infra.errors import EngineError, TableContractError
 from infra.home import Home
-from infra.lake import Commit, Lake, Mode, digest_of
+from infra.lake import Attempt, Commit, Lake, Mode, digest_of
 from infra.settings import Settings, foreign_variable, variables
 
 
@@ -65,12 +68,11 @@ def session(settings: Settings, name: str) -> Iterator[SparkSession]:
         SparkSession.builder.appName(f"shopgraph {name}")
         .master(settings.spark_master)
         .config("spark.driver.memory", settings.spark_driver_memory)
-        .config("spark.driver.extraJavaOptions", f"-Dderby.system.home={scratch} -XX:+UseParallelGC")
+        .config("spark.driver.extraJavaOptions", f'-Dderby.system.home="{scratch}" -XX:+UseParallelGC')
         .config("spark.sql.warehouse.dir", str(scratch / "warehouse"))
         .config("spark.local.dir", str(scratch))
         .config("spark.ui.enabled", "false")
         .config("spark.ui.showConsoleProgress", "false")
-        .config("spark.driver.bindAddress", "127.0.0.1" if settings.spark_master.startswith("local") else "0.0.0.0")  # noqa: S104
         .config("spark.sql.session.timeZone", "UTC")
         .config("spark.sql.parquet.outputTimestampType", "TIMESTAMP_MICROS")
         .config("spark.sql.parquet.compression.codec", "zstd")
@@ -79,17 +81,39 @@ def session(settings: Settings, name: str) -> Iterator[SparkSession]:
         .config("spark.sql.adaptive.coalescePartitions.parallelismFirst", "false")
         .config("spark.log.level", "ERROR")
     )
+    if is_loopback(settings.spark_master):
+        builder = builder.config("spark.driver.bindAddress", "127.0.0.1").config("spark.driver.host", "127.0.0.1")
     if settings.spark_master.startswith("local"):
-        builder = builder.config("spark.driver.host", "127.0.0.1").config("spark.sql.shuffle.partitions", "8")
-    with variables({"JAVA_HOME": str(java.parent.parent)}):  # Spark's launcher reads JAVA_HOME only
+        builder = builder.config("spark.sql.shuffle.partitions", "8")
+    # Spark's launcher reads both from the environment only
+    with variables({"JAVA_HOME": str(java.parent.parent), "PYSPARK_PYTHON": settings.spark_python or sys.executable}):
         try:
             spark = builder.getOrCreate()
         except Exception as error:  # py4j and Spark raise no common class here
             raise EngineError(f"Spark at {settings.spark_master} does not start: {str(error).splitlines()[0]}") from error
         try:
+            if not settings.spark_master.startswith("local"):
+                spark.sparkContext.addPyFile(str(_code_archive(scratch)))
             yield spark
         finally:
             spark.stop()
+
+
+def is_loopback(master: str) -> bool:
+    """Whether the master runs on this machine: `local[...]`, or an address on loopback."""
+    return master.startswith("local") or urlsplit(master).hostname in ("127.0.0.1", "localhost", "::1")
+
+
+def _code_archive(folder: Path) -> Path:
+    """Our packages as one zip, for the Python workers of a cluster."""
+    root = Path(__file__).parent.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    archive = folder / "shopgraph.zip"
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as target:
+        for package in ("infra", "features", "spark_jobs"):
+            for file in sorted((root / package).rglob("*.py")):
+                target.write(file, file.relative_to(root))
+    return archive
 
 
 def read_table(spark: SparkSession, lake: Lake, table: Table, version: int | None = None) -> DataFrame:
@@ -98,18 +122,22 @@ def read_table(spark: SparkSession, lake: Lake, table: Table, version: int | Non
     Columns that the stored table has beyond the declaration (kept source columns) come after the declared ones.
     """
     if lake.version(table.path) is None:
-        return spark.createDataFrame([], from_arrow_schema(table.schema))
+        return spark.createDataFrame(table.schema.empty_table())  # a local relation: plans fold away around it
     dataset = lake.dataset(table.path, version)
     missing = [name for name in table.names if name not in dataset.schema.names]
     if missing:
         raise TableContractError(f"table {table.path} lacks declared column(s) {', '.join(missing)}; rebuild it.")
-    schema = from_arrow_schema(dataset.schema)
-    files = lake.file_uris(table.path, version)
+    return read_files(spark, lake, lake.file_uris(table.path, version), dataset.schema)
+
+
+def read_files(spark: SparkSession, lake: Lake, files: Sequence[str], schema: pa.Schema) -> DataFrame:
+    """Parquet files on the lake's file system as one frame; a column that a file lacks is null. Naive times stay local times."""
+    spark_schema = from_arrow_schema(schema, prefer_timestamp_ntz=True)
     if not files:
-        return spark.createDataFrame([], schema)
+        return spark.createDataFrame(schema.empty_table(), spark_schema)
     if lake.is_remote:
-        return _read_with_arrow(spark, lake, files, schema)
-    return spark.read.schema(schema).parquet(*files)
+        return _read_with_arrow(spark, lake, list(files), spark_schema)
+    return spark.read.schema(spark_schema).parquet(*files)
 
 
 def write_table(
@@ -133,14 +161,19 @@ def write_table(
     missing = [name for name in table.names if name not in frame.columns]
     if missing:
         raise TableContractError(f"table {table.path}: the frame lacks {', '.join(missing)}; it has {', '.join(frame.columns)}.")
-    declared = from_arrow_schema(table.schema)
-    frame = frame.select([frame[field.name].cast(field.dataType) for field in declared.fields])
-    attempt = lake.attempt(table.path)
+    attempt = write_files(frame, lake, table.path, table.schema)
+    return lake.commit(attempt, table.schema, mode, digest=digest, read_version=read_version, metadata=metadata)
+
+
+def write_files(frame: DataFrame, lake: Lake, path: str, schema: pa.Schema) -> Attempt:
+    """Write a frame, cast to `schema`, as files of the table at `path` that nobody sees before they are committed."""
+    frame = frame.select([frame[field.name].cast(field.dataType) for field in from_arrow_schema(schema).fields])
+    attempt = lake.attempt(path)
     if lake.is_remote:
-        _write_with_arrow(frame, lake, attempt.uri, table.schema)
+        _write_with_arrow(frame, lake, attempt.uri, schema)
     else:
         frame.write.mode("append").parquet(attempt.uri)
-    return lake.commit(attempt, table.schema, mode, digest=digest, read_version=read_version, metadata=metadata)
+    return attempt
 
 
 def code_digest(*functions: Any) -> str:
