@@ -53,7 +53,7 @@ class Table:
     """
 
     name: str
-    kind: Literal["raw", "features"]
+    kind: Literal["raw", "features", "truth"]
     meaning: str
     columns: tuple[Column, ...]
     keys: tuple[str, ...] = ()

@@ -1,0 +1,1 @@
+"""The simulated shop: its chance, world, visits, stock, reviews and the truth that was planted."""

@@ -1,0 +1,237 @@
+"""The sample shop: a simulated shop of two years whose truth is known, generated on Spark.
+
+Users are independent of each other and so are items: users are cut into tasks for their visits, items for the warehouse, and
+between them lies one shuffle of what was wanted. Every draw is a function of (seed, user or item, counter), see
+`spark_jobs.sample.chance`: the rows are the same for any number of tasks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import yaml
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+from pyspark.sql.pandas.types import from_arrow_schema
+
+from features import tables
+from features.shop import Shop
+from features.tables import Table
+from infra.errors import SettingsError
+from infra.home import Home
+from infra.lake import Commit, Lake, digest_of
+from infra.settings import Settings
+from spark_jobs.sample import (
+    aftermath,
+    calendar_rows,
+    catalogue,
+    chance,
+    days,
+    frames,
+    goods,
+    next_item,
+    people,
+    prices,
+    reviews,
+    stock,
+    truth,
+    visitors,
+    visits,
+)
+from spark_jobs.sample.catalogue import Size
+from spark_jobs.sample.chance import Ints
+from spark_jobs.sample.days import CALENDARS, TIME_ZONE
+from spark_jobs.session import code_digest, session, write_table
+
+MARK = "# Made by `shopgraph sample`: a simulated shop. Running it again replaces its tables.\n"
+RAW = (
+    tables.EVENTS, tables.ORDERS, tables.PAYMENTS, tables.INVENTORY, tables.REVIEWS, tables.TICKETS, tables.USERS, tables.EXPOSURES,
+    tables.ITEMS, tables.PROMOTIONS, tables.SUPPLIERS, tables.COMPETITOR_PRICES, tables.CAMPAIGNS, tables.CALENDAR,
+)  # fmt: skip
+PATHS = tuple(table.path for table in (*RAW, *truth.TRUTH_TABLES.values()))
+"""Every table of a sample shop."""
+_CODE = (
+    aftermath, calendar_rows, catalogue, chance, days, frames, goods, next_item, people, prices, reviews, stock, truth, visitors, visits,
+)  # fmt: skip
+
+Rows = Callable[[Size, int, Ints], pa.Table]
+
+USERS_PER_TASK = 8192
+ITEMS_PER_TASK = 8192
+ROWS_PER_BATCH = 65_536
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The frames of one sample shop by table, in the order they are best written. `release` frees what Spark holds of them."""
+
+    frames: dict[Table, DataFrame]
+    held: tuple[DataFrame, ...]
+
+    def release(self) -> None:
+        for frame in self.held:
+            frame.unpersist()
+
+
+@dataclass(frozen=True)
+class Written:
+    """What became of one table."""
+
+    table: str
+    version: int
+    num_rows: int
+    skipped: bool
+
+
+def sample(
+    settings: Settings,
+    size: Size,
+    seed: int,
+    on_table: Callable[[str], None] | None = None,
+    on_written: Callable[[Written], None] | None = None,
+) -> list[Written]:
+    """Write the sample shop under the settings' shop name: its shop.yaml, raw tables and truth tables.
+
+    The same size and seed written before are left alone; others replace the tables.
+
+    Args:
+        on_table: told the path of each table before it is written; `on_written`: what became of it.
+
+    Raises:
+        SettingsError: a shop of that name exists and is not a sample.
+        HomeError: another `sample` of this shop runs.
+    """
+    home = Home(settings).create()
+    with home.lock(f"sample-{settings.shop}"):
+        write_shop(home, settings.shop)
+        lake = Lake.open(settings)
+        digest = digest_of(size.name, seed, code_digest(*_CODE))
+        written: list[Written] = []
+
+        def told(commit: Commit) -> None:
+            written.append(Written(commit.path, commit.version, commit.num_rows, commit.skipped))
+            if on_written:
+                on_written(written[-1])
+
+        there = {path: lake.committed(path, digest) for path in PATHS}
+        if all(there.values()):
+            for commit in there.values():
+                if commit:
+                    told(commit)
+            return written
+        with session(settings, f"sample {size.name}") as spark:
+            made = transform(spark, size, seed)
+            for table, frame in made.frames.items():
+                if on_table:
+                    on_table(table.path)
+                metadata = {"shopgraph.sample": {"size": size.name, "seed": seed}}
+                version = lake.version(table.path)
+                told(write_table(frame, lake, table, "overwrite", digest=digest, read_version=version, metadata=metadata))
+        return written
+
+
+def write_shop(home: Home, name: str) -> Path:
+    """Write the shop.yaml of a sample shop.
+
+    Raises:
+        SettingsError: a shop of that name exists and is not a sample: its data is not ours to replace.
+    """
+    path = home.shop(name) / "shop.yaml"
+    if path.exists() and not path.read_text(encoding="utf-8").startswith(MARK):
+        raise SettingsError(
+            f"shop {name} exists and was not made by `shopgraph sample` ({path}); expected a free name. "
+            "Choose another with `shopgraph --shop <name> sample`."
+        )
+    shop = Shop(name=name, currency="CNY", time_zone=TIME_ZONE, calendars=CALENDARS, languages=("zh", "en"), now="data")
+    content = shop.model_dump(mode="json", exclude_defaults=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(".draft")
+    draft.write_text(MARK + yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    draft.replace(path)
+    return path
+
+
+def transform(spark: SparkSession, size: Size, seed: int, tasks: int | None = None) -> Sample:
+    """The raw and truth tables of a sample shop; nothing is computed yet.
+
+    Args:
+        tasks: number of tasks over users and over items; by default one per some thousands. It changes no row.
+    """
+    every_user = _generate(spark, size, seed, size.num_users, USERS_PER_TASK, tasks)
+    every_item = _generate(spark, size, seed, size.num_items, ITEMS_PER_TASK, tasks)
+
+    acts = every_user(visits.acts, visits.ACTS).persist()
+    ledger = _ledger(every_item(stock.openings, stock.WANTS), acts, size, seed, tasks).persist()
+    got = ledger.where("sold > 0").select("user", "number", "sold")
+    bought = acts.where(F.col("kind") == visits.KIND["purchase"]).join(got, ["user", "number"])
+    sales = bought.withColumn("quantity", F.col("sold")).drop("sold").persist()
+    after = _map(sales, aftermath.aftermath, aftermath.AFTERMATH, size, seed).persist()
+    returns = sales.join(after.where("returned_at is not null").select("user", "number", "returned_at"), ["user", "number"])
+    lines = frames.lines(sales, returns)
+    made = {
+        tables.EVENTS: frames.events(acts.where(F.col("kind") != visits.KIND["purchase"]), sales, returns),
+        tables.ORDERS: lines,
+        tables.PAYMENTS: frames.payments(lines),
+        tables.INVENTORY: frames.inventory(ledger),
+        tables.REVIEWS: frames.reviews(sales, after),
+        tables.TICKETS: frames.tickets(sales, after),
+        tables.USERS: frames.users(every_user(visitors.users, visitors.USERS)),
+        tables.EXPOSURES: frames.exposures(every_user(visitors.exposures, visitors.EXPOSURES)),
+        tables.ITEMS: frames.items(every_item(goods.items, goods.ITEMS)),
+        tables.PROMOTIONS: frames.promotions(
+            every_item(goods.promotions, goods.PROMOTIONS), frames.small(spark, goods.category_promotions(size, seed))
+        ),
+        tables.SUPPLIERS: frames.suppliers(every_item(goods.supplier_terms, goods.SUPPLIERS)),
+        tables.COMPETITOR_PRICES: frames.competitor_prices(every_item(goods.rival_prices, goods.RIVAL_PRICES)),
+        tables.CAMPAIGNS: frames.campaigns(frames.small(spark, calendar_rows.campaigns(size))),
+        tables.CALENDAR: frames.calendar(frames.small(spark, calendar_rows.shopping_days())),
+        truth.ITEMS: every_item(goods.truth, goods.TRUTH).withColumn("item_id", frames.item_id()),
+        truth.SUCCESSORS: frames.successors(every_item(goods.successors, goods.SUCCESSORS)),
+        truth.PROCESS: frames.small(spark, next_item.parts()),
+        truth.USER_TASTES: every_user(visitors.tastes, visitors.TASTES).withColumn("user_id", frames.user_id()),
+        truth.USERS: every_user(visitors.truth, visitors.TRUTH).withColumn("user_id", frames.user_id()),
+        truth.DAYS: frames.small(spark, calendar_rows.truth(size, seed)),
+        truth.SEASONS: frames.small(spark, calendar_rows.seasons(size, seed)),
+        truth.DEMAND: frames.demand(acts, ledger),
+        truth.REVIEWS: frames.review_truth(after),
+    }
+    return Sample(made, (acts, ledger, sales, after))
+
+
+def _ledger(openings: DataFrame, acts: DataFrame, size: Size, seed: int, tasks: int | None) -> DataFrame:
+    """Each item's wants, after the row that opens its stock, run through the warehouse."""
+    wants = acts.where(F.col("kind") == visits.KIND["purchase"]).select(*stock.WANTS.names)
+    parts = tasks or max(2, -(-size.num_items // ITEMS_PER_TASK))
+    return (
+        wants.unionByName(openings)
+        .repartition(parts, "item")
+        .groupBy("item")
+        .applyInArrow(lambda rows: stock.ledger(size, seed, rows), from_arrow_schema(stock.LEDGER))
+    )
+
+
+def _generate(
+    spark: SparkSession, size: Size, seed: int, count: int, per_task: int, tasks: int | None
+) -> Callable[[Rows, pa.Schema], DataFrame]:
+    """What makes a frame of a function of ids, for the ids 0 to `count` - 1 cut into tasks."""
+    parts = tasks or max(1, -(-count // per_task))
+    return lambda rows, schema: _map(spark.range(0, count, 1, parts), rows, schema, size, seed)
+
+
+def _map(frame: DataFrame, rows: Callable[[Size, int, Any], pa.Table], schema: pa.Schema, size: Size, seed: int) -> DataFrame:
+    """`rows` applied to batches of ids (a frame with the one column `id`) or of rows."""
+    ids = frame.columns == ["id"]
+
+    def run(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            step = visits.USERS_PER_BATCH if ids else batch.num_rows
+            for start in range(0, batch.num_rows, max(step, 1)):
+                part = batch.slice(start, step)
+                told = part.column(0).to_numpy() if ids else pa.Table.from_batches([part])
+                yield from rows(size, seed, told).combine_chunks().to_batches(ROWS_PER_BATCH)
+
+    return frame.mapInArrow(run, from_arrow_schema(schema))
