@@ -1,0 +1,46 @@
+"""What an online store of packed rows can do, whichever engine holds it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Protocol
+
+from features.online.packing import Layout, Packed
+from features.views import View
+from infra.home import Home
+from infra.settings import Settings
+
+Row = tuple[int, int, bytes]
+"""Event and created time in microseconds UTC, packed columns."""
+
+
+class Rows(Protocol):
+    """Packed rows of one shop, kept per definition: two definitions of a view live side by side.
+
+    A reader gets the rows of its own definition once they are complete, and until then those of the newest complete one, whose
+    columns it matches by name and type.
+    """
+
+    def write(self, view: View, rows: Sequence[Packed], progress: Callable[[int], None] | None = None) -> None:
+        """Put rows; one that is older, by (event, created), than what is there changes nothing. Readers are not held up."""
+
+    def complete(self, view: View, as_of: datetime, oldest: datetime | None) -> None:
+        """Say that the definition now holds every key visible at `as_of`; rows with an event before `oldest` go."""
+
+    def read(self, view: View, keys: Sequence[str | None]) -> tuple[Layout, list[Row | None]]:
+        """The layout the rows were written in, and per key its row or None."""
+
+    def drop(self, view_name: str) -> None:
+        """Forget every definition of a view."""
+
+
+def open_rows(settings: Settings, shop: str) -> Rows:
+    """The online store that the settings name."""
+    if settings.online_store is None:
+        from features.online.embedded import EmbeddedRows
+
+        return EmbeddedRows(Home(settings).online / f"{shop}.db")
+    from features.online.redis import RedisRows
+
+    return RedisRows(settings.online_store.get_secret_value(), shop)

@@ -1,0 +1,237 @@
+"""The feature store of a shop: the one door to features, offline and online.
+
+Feast holds the registry and the definitions. The hot paths go past it, with Arrow and NumPy: a training frame is a point-in-time
+join in DuckDB, an online read one look-up of packed rows, and neither imports Feast, which costs seconds and sets variables of
+the process. The `feast` command and Feast's own API work on the same registry and the same rows; see `features/repo/`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, date, datetime, timedelta
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from features.columns import EVENT_TIMESTAMP
+from features.offline.frames import join, latest
+from features.online.materialize import materialize
+from features.online.packing import from_microseconds, key_texts, to_microseconds
+from features.online.read import read_columns
+from features.online.rows import Rows, open_rows
+from features.services import SERVICES, Service, find_service
+from features.shop import Shop
+from features.tables import Type
+from features.views import VIEWS, View
+from infra import clock
+from infra.errors import FeatureError
+from infra.home import Home
+from infra.lake import Lake
+from infra.settings import Settings
+
+if TYPE_CHECKING:
+    import feast
+
+_CLOCK_SECONDS = 5.0
+"""How long an online read trusts the shop's clock: with `data` it is read from the lake, which costs milliseconds."""
+
+
+class FeatureStore:
+    """Features of one shop. Making the object touches nothing.
+
+    Args:
+        views, services: what is declared; the defaults are `features.views.VIEWS` and `features.services.SERVICES`.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        shop: Shop,
+        lake: Lake,
+        views: Mapping[str, View] = VIEWS,
+        services: Mapping[str, Service] = SERVICES,
+    ) -> None:
+        self.settings = settings
+        self.shop = shop
+        self.lake = lake
+        self.views = views
+        self.services = services
+        self._clock: tuple[float, int] = (float("-inf"), 0)
+
+    # -- definitions --------------------------------------------------------------------------------------------------------
+
+    def apply(self) -> dict[str, list[str]]:
+        """Register what is declared; what the registry holds beyond it is deleted, with its online rows.
+
+        Returns:
+            `created`, `updated`, `unchanged`, `deleted` -> names such as `view user_history`, sorted.
+        """
+        from features.repo.registry import apply
+
+        Home(self.settings).create()
+        return apply(self.feast, self.views, self.services, self.settings)
+
+    def drift(self) -> list[str]:
+        """What `apply` would change, as sentences; empty if the registry says what `features/tables.py` declares."""
+        from features.repo.registry import changes
+
+        return [f"{what} would be {word}" for word, names in changes(self.feast, self.views, self.services).items()
+                if word != "unchanged" for what in names]  # fmt: skip
+
+    def definition_digest(self, service: str) -> str:
+        """Digest of a service's definition: columns, types, expiry and window code of its views (SHA-256, hex)."""
+        return self.service(service).digest
+
+    def service(self, name: str) -> Service:
+        """The declared service.
+
+        Raises:
+            FeatureError: there is none of that name.
+        """
+        return find_service(name, self.services)
+
+    @cached_property
+    def feast(self) -> feast.FeatureStore:
+        """Feast's own store on the same registry, tables and online rows."""
+        from features.repo.registry import open_feast
+
+        return open_feast(self.settings, self.shop.name)
+
+    # -- offline ------------------------------------------------------------------------------------------------------------
+
+    def training_frame(self, labels: pa.Table, service: str) -> pa.Table:
+        """`labels` with the service's feature columns appended, each as it was visible at the label's time.
+
+        Args:
+            labels: key columns, `event_timestamp` and any extra columns, in any order. Views whose keys are not all there
+                are left out.
+
+        Returns:
+            As many rows as labels, in their order; null where nothing was visible; money as float64.
+
+        Raises:
+            FeatureError: the service does not exist, no view has its keys, or a column is of the wrong type or taken.
+            TableContractError: a table was never built.
+        """
+        wanted = self.service(service)
+        return join(labels, wanted.views_for(labels.column_names), wanted.output_names, self.lake)
+
+    def latest(self, view: str, as_of: datetime) -> pa.Table:
+        """The row each key of a view shows to a reader at `as_of`: keys, columns, event and created time."""
+        return latest(self._view(view), as_of, self.lake)
+
+    # -- online -------------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def rows(self) -> Rows:
+        """The online store that the settings name."""
+        return open_rows(self.settings, self.shop.name)
+
+    def now(self) -> datetime:
+        """The shop's clock."""
+        return clock.now(self.settings.now or self.shop.now, self.lake)
+
+    def materialize(
+        self,
+        as_of: datetime | None = None,
+        views: Iterable[str] | None = None,
+        progress: Callable[[str, int, int], None] | None = None,
+    ) -> dict[str, int]:
+        """Write to the online store what a reader at `as_of` sees. Reads go on meanwhile; newer rows there stay.
+
+        Args:
+            as_of: default: the shop's clock.
+            views: default: every view that is kept online and whose table was built.
+            progress: called with view, rows done, rows in all.
+
+        Returns:
+            View -> rows written.
+
+        Raises:
+            FeatureError: a named view does not exist or is kept offline only.
+            TableContractError: a named view's table was never built.
+        """
+        as_of = as_of or self.now()
+        as_of = as_of.astimezone(UTC) if as_of.tzinfo else as_of.replace(tzinfo=UTC)
+        if views is None:
+            chosen = [v for v in self.views.values() if v.online and self.lake.version(v.path) is not None]
+        else:
+            chosen = [self._online(self._view(name)) for name in views]
+        written = {}
+        for view in chosen:
+            report = (lambda done, total, name=view.name: progress(name, done, total)) if progress else None
+            written[view.name] = materialize(view, as_of, self.lake, self.rows, progress=report)
+        if chosen:
+            from features.repo.registry import note_materialization
+
+            note_materialization(self.feast, [view.name for view in chosen], as_of)
+        return written
+
+    def online_rows(self, service: str, keys: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
+        """The values a reader at the shop's clock sees, in key order.
+
+        Args:
+            keys: key column -> values, all of one length; dates as `date` or ISO text. Views whose keys are not all given are
+                left out, so `{"user_id": [...]}` reads only what is kept by user.
+
+        Returns:
+            Column -> values, and `<view>__event_timestamp` -> when they became true; None where missing or expired.
+
+        Raises:
+            FeatureError: the service or a key column does not exist, a view is kept offline only, or a key does not fit.
+        """
+        wanted = self.service(service)
+        unknown = sorted(set(keys) - set(wanted.keys))
+        if unknown:
+            raise FeatureError(f"service {service} has no key {', '.join(unknown)}; its keys are {', '.join(wanted.keys)}.")
+        if len({len(values) for values in keys.values()}) > 1:
+            raise FeatureError("keys must be lists of one length; got " + ", ".join(f"{k}: {len(v)}" for k, v in keys.items()))
+        now = self._microseconds_now()
+        answer: dict[str, list[Any]] = {}
+        for view in wanted.views_for(keys):
+            self._online(view)
+            parts = [[_key(value, name, kind) for value in keys[name]] for name, kind in view.keys]
+            oldest = None if view.ttl is None else now - view.ttl // timedelta(microseconds=1)
+            events, values = read_columns(self.rows, view, key_texts(parts), oldest, now)
+            answer |= {wanted.output_names[view.name][name]: column for name, column in values.items()}
+            answer[view.time_column] = [None if event is None else from_microseconds(event) for event in events]
+        return answer
+
+    # -- inside -------------------------------------------------------------------------------------------------------------
+
+    def _view(self, name: str) -> View:
+        if name not in self.views:
+            raise FeatureError(f"no view {name!r}; there are {', '.join(sorted(self.views))}.")
+        return self.views[name]
+
+    def _online(self, view: View) -> View:
+        if not view.online:
+            raise FeatureError(f"view {view.name} is kept offline only; read it with a training frame or from the lake.")
+        return view
+
+    def _microseconds_now(self) -> int:
+        read, now = self._clock
+        if time.monotonic() - read > _CLOCK_SECONDS:
+            now = to_microseconds(self.now())
+            self._clock = (time.monotonic(), now)
+        return now
+
+
+def _key(value: Any, name: str, kind: Type) -> Any:
+    """One key part as it is stored: text, or a date, which is stored as ISO text."""
+    if value is None or (kind == "string" and isinstance(value, str)):
+        return value
+    if kind == "date":
+        try:
+            return (date.fromisoformat(value) if isinstance(value, str) else _plain_date(value)).isoformat()
+        except (TypeError, ValueError):
+            pass
+    raise FeatureError(f"key {name} must be a {kind}, got {value!r}; {EVENT_TIMESTAMP} and other times are no keys.")
+
+
+def _plain_date(value: Any) -> date:
+    if not isinstance(value, date) or isinstance(value, datetime):
+        raise TypeError
+    return value
