@@ -51,6 +51,10 @@ class Home:
     def online(self) -> Path:
         return self.path / "online"
 
+    def model_folder(self, name: str, version: int, digest: str) -> Path:
+        """Where this machine keeps the files of a registered model version; the digest is part of the name."""
+        return self.path / "cache" / "models" / name / f"{version}-{digest[:12]}"
+
     @property
     def run(self) -> Path:
         return self.path / "run"

@@ -1,7 +1,7 @@
 """Servers that outlive the command that starts them: MLflow, Ray. Each belongs to one home.
 
 `<home>/run/<name>.json` names the process, `<home>/logs/<name>.log` holds what it prints. Every process of a server carries the
-variable `SHOPGRAPH_SERVER=<home>:<name>`, which children inherit, so that `stop` finds all of them, also those that left their
+variable `_SHOPGRAPH_SERVER=<home>:<name>`, which children inherit, so that `stop` finds all of them, also those that left their
 parent, and never one of another home.
 """
 
@@ -25,8 +25,8 @@ from infra.errors import EngineError, HomeError
 from infra.home import Home
 from infra.settings import child_environment
 
-MARK = "SHOPGRAPH_SERVER"
-"""Variable that tells a server's processes from all others; not a setting."""
+MARK = "_SHOPGRAPH_SERVER"
+"""Variable that tells a server's processes from all others; the underscore keeps it out of the settings."""
 
 UNIX_SOCKET_BYTES = 107
 """Longest path of a Unix socket on Linux (`sun_path` less its final zero byte)."""

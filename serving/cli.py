@@ -2,6 +2,102 @@
 
 from __future__ import annotations
 
+import json
+from typing import TYPE_CHECKING, Annotated
+
 import typer
 
+from infra.settings import Settings
+
+if TYPE_CHECKING:
+    from serving.servers import Status
+
 app = typer.Typer()
+
+
+@app.command()
+def up(
+    context: typer.Context,
+    latest: Annotated[bool, typer.Option("--latest", help="Let the newest registered models answer.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Report as JSON.")] = False,
+) -> None:
+    """Start MLflow, Ray and the HTTP API of this home, and answer with the released graphs.
+
+    The first `up` after training releases a graph per trained model; later ones keep what is released, unless `--latest` is
+    given. Run again while it is up, it starts nothing twice.
+
+    Examples: `shopgraph up`, `shopgraph train recommender && shopgraph up --latest`.
+    """
+    from rich.console import Console
+
+    from serving import servers
+
+    settings: Settings = context.obj
+    console = Console(stderr=True)
+    with console.status("looking at what runs") as spinner:
+
+        def say(step: str) -> None:
+            if console.is_terminal:
+                spinner.update(step)
+            else:
+                console.print(step)
+
+        is_new = servers.up(settings, latest, say)
+    found = servers.status(settings)
+    if as_json:
+        typer.echo(json.dumps({"started": is_new, **found.to_dict()}))
+        return
+    typer.echo("up." if is_new else "already up.")
+    _show(found)
+
+
+@app.command()
+def down(
+    context: typer.Context,
+    purge: Annotated[bool, typer.Option("--purge", help="Also delete the home folder with all data, models and runs.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before deleting.")] = False,
+) -> None:
+    """Stop every server of this home, and of no other one."""
+    from serving import servers
+
+    settings: Settings = context.obj
+    if purge and not yes:
+        typer.confirm(f"Delete {settings.home_path} with all tables, models and runs?", abort=True)
+    stopped = servers.down(settings)
+    typer.echo(f"stopped {' and '.join(stopped)}." if stopped else "nothing was up.")
+    if purge:
+        servers.purge(settings)
+        typer.echo(f"deleted {settings.home_path}.")
+
+
+@app.command()
+def status(context: typer.Context, as_json: Annotated[bool, typer.Option("--json", help="Report as JSON.")] = False) -> None:
+    """What runs for this home: servers, their memory, and the graph versions that answer. Exits 1 unless all of it is up."""
+    from serving import servers
+
+    found = servers.status(context.obj)
+    if as_json:
+        typer.echo(json.dumps(found.to_dict()))
+    else:
+        _show(found)
+    if not found.is_up:
+        raise typer.Exit(1)
+
+
+def _show(found: Status) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("server", "state", "address", "pid", "memory", "", box=None)
+    for server in found.servers:
+        memory = f"{server.memory_mb} MB" if server.memory_mb else ""
+        state = "[green]up[/green]" if server.is_up else "[red]down[/red]"
+        table.add_row(server.name, state, server.address, str(server.pid or ""), memory, server.told)
+    console = Console()
+    console.print(table)
+    for product, version in found.graphs.items():
+        console.print(f"graph {product} {version}", highlight=False)
+    for product, why in found.waiting.items():
+        console.print(f"graph {product}: {why}", style="yellow", highlight=False)
+    if found.is_up and not found.graphs and not found.waiting:
+        console.print("no graph is released: `shopgraph train`, then `shopgraph up --latest`.")

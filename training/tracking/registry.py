@@ -14,6 +14,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 
 from infra.errors import EngineError, ModelNotFoundError
+from infra.home import Home
 from training.tracking import flavor
 from training.tracking.runs import Run
 
@@ -60,7 +61,7 @@ def register(
     return int(made.version)
 
 
-def fetch(client: MlflowClient, name: str, version: str | None, cache: Path) -> Saved:
+def fetch(client: MlflowClient, name: str, version: str | None, home: Home) -> Saved:
     """A registered version, downloaded once and checked against its digest.
 
     Args:
@@ -72,9 +73,9 @@ def fetch(client: MlflowClient, name: str, version: str | None, cache: Path) -> 
     """
     found = _find(client, name, version)
     digest = found.tags["digest"]
-    target = cache / name / f"{found.version}-{digest[:12]}"
+    target = home.model_folder(name, int(found.version), digest)
     if not target.exists():
-        draft = cache / f".{uuid.uuid4().hex}"
+        draft = target.parent / f".{uuid.uuid4().hex}"
         draft.mkdir(parents=True)
         try:
             got = Path(download_artifacts(f"models:/{name}/{found.version}", dst_path=str(draft))) / flavor.FOLDER
@@ -82,7 +83,6 @@ def fetch(client: MlflowClient, name: str, version: str | None, cache: Path) -> 
                 raise EngineError(
                     f"model {name} version {found.version}: its files are not those that were registered; register it again."
                 )
-            target.parent.mkdir(parents=True, exist_ok=True)
             try:
                 got.rename(target)
             except OSError:  # another process was first, with the same bytes

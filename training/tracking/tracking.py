@@ -99,7 +99,7 @@ class Tracking:
 
     def fetch(self, task: str, version: str | None = None) -> Saved:
         """A registered version of `<shop>.<task>` (a number, an alias, None: the newest) as a folder on this machine."""
-        return registry.fetch(self.client, f"{self.shop}.{task}", version, self.home.path / "cache" / "models")
+        return registry.fetch(self.client, f"{self.shop}.{task}", version, self.home)
 
     def experiment_url(self, task: str) -> str:
         """Where a reviewer compares the runs of a task."""

@@ -1,0 +1,53 @@
+"""The gateway as a Ray Serve deployment; Serve imports `build` by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ray import serve
+
+from features.shop import Shop
+from infra import log
+from infra.home import Home
+from infra.lake import Lake
+from infra.settings import Settings
+
+NAME = "gateway"
+MAX_ONGOING_REQUESTS = 1024
+
+
+def gateway(metrics_folder: str) -> Any:
+    """The ASGI application of this replica, from the replica's own settings."""
+    from serving.gateway import Gateway
+    from serving.live import LiveGraphs, ShopClock
+    from serving.loading import Loader
+    from serving.metrics import Metrics
+    from serving.releases import Releases
+
+    settings = Settings.load()
+    log.set_up(settings.log_level, settings.log_json)
+    shop = Shop.load(Home(settings), settings.shop)
+    lake = Lake.open(settings, shop.name)
+    metrics = Metrics(Path(metrics_folder))
+    live = LiveGraphs(
+        Releases(settings, shop.name), Loader(settings, shop, lake), ShopClock(settings.now or shop.now, lake), metrics
+    )
+    return Gateway(live, metrics, settings.http_max_body_bytes)
+
+
+@serve.deployment(name=NAME, max_ongoing_requests=MAX_ONGOING_REQUESTS, max_surge_percent=100, ray_actor_options={"num_cpus": 0.1})
+@serve.ingress()
+class GatewayDeployment:
+    """One replica."""
+
+    def __init__(self, metrics_folder: str) -> None:
+        self.metrics_folder = metrics_folder
+
+    def __serve_build_asgi_app__(self) -> Any:
+        return gateway(self.metrics_folder)
+
+
+def build(arguments: dict[str, str]) -> serve.Application:
+    """The Serve application; `arguments` come from `shopgraph up`."""
+    return GatewayDeployment.bind(**arguments)  # type: ignore[attr-defined]  # the decorator makes a Deployment of it

@@ -1,0 +1,163 @@
+"""The HTTP gateway: one raw ASGI application that validates, lets the live graph answer in process, and says what it did."""
+
+from __future__ import annotations
+
+import re
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import orjson
+from pydantic import TypeAdapter, ValidationError
+
+from infra import log
+from serving import openapi
+from serving.batching import QueueFullError
+from serving.graph import MODELS, PRODUCTS, Product
+from serving.live import LiveGraphs
+from serving.metrics import CONTENT_TYPE as METRICS_CONTENT_TYPE
+from serving.metrics import Metrics
+from serving.problems import CONTENT_TYPE as PROBLEM_CONTENT_TYPE
+from serving.problems import Problem, from_validation
+from serving.schemas import REQUESTS
+
+Scope = Mapping[str, Any]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+JSON = "application/json"
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._~-]{1,128}")
+_ADAPTERS: dict[str, TypeAdapter[Any]] = {product: TypeAdapter(model) for product, model in REQUESTS.items()}
+_ROUTES: dict[str, Product] = {f"/v1/{product}": product for product in PRODUCTS}
+
+
+class Gateway:
+    """The ASGI application of one replica.
+
+    Args:
+        live: the graphs that answer.
+        metrics: where requests are counted.
+        max_body_bytes: the largest body that is read.
+    """
+
+    def __init__(self, live: LiveGraphs, metrics: Metrics, max_body_bytes: int) -> None:
+        self.live = live
+        self.metrics = metrics
+        self.max_body_bytes = max_body_bytes
+        self._pages: dict[str, Callable[[], tuple[int, str, bytes]]] = {
+            "/livez": lambda: (200, JSON, b'{"is_alive":true}'),
+            "/readyz": self._readiness,
+            "/metrics": lambda: (200, METRICS_CONTENT_TYPE, self.metrics.text()),
+            "/openapi.json": lambda: (200, JSON, openapi.text()),
+            "/docs": lambda: (200, "text/html; charset=utf-8", openapi.page()),
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+        elif scope["type"] == "http":
+            await self._http(scope, receive, send)
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path, headers = scope["path"], dict(scope["headers"])
+        given = headers.get(b"x-request-id", b"")
+        request_id = given.decode() if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        product = _ROUTES.get(path)
+        more: dict[str, str] = {}
+        began = time.perf_counter()
+        try:
+            if product:
+                _check_method(scope, path, "POST")
+                body = await self._body(headers, receive)
+                began = time.perf_counter()
+                status, content_type, content = 200, JSON, await self._answer(product, body, request_id)
+            elif path in self._pages:
+                _check_method(scope, path, "GET", "HEAD")
+                status, content_type, content = self._pages[path]()
+            else:
+                raise Problem("not-found", f"there is no {path[:100]}; /docs lists what there is.")
+        except Problem as problem:
+            status, content_type, content = problem.status, PROBLEM_CONTENT_TYPE, problem.body(path[:100], request_id)
+            more = problem.headers
+        except Exception as error:  # the client learns nothing of it; the log has it all
+            log.get(__name__).exception("request failed", path=path, request_id=request_id, error=str(error))
+            ours = Problem("internal", "nothing is wrong with the request; try again, and report the request_id if it stays.")
+            status, content_type, content = ours.status, PROBLEM_CONTENT_TYPE, ours.body(path[:100], request_id)
+        if product:
+            self.metrics.seconds.labels(product, status).observe(time.perf_counter() - began)
+        sent = [(b"content-type", content_type.encode()), (b"content-length", b"%d" % len(content))]
+        sent += [(b"x-request-id", request_id.encode()), *((name.encode(), value.encode()) for name, value in more.items())]
+        await send({"type": "http.response.start", "status": status, "headers": sent})
+        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else content})
+
+    async def _body(self, headers: Mapping[bytes, bytes], receive: Receive) -> bytes:
+        """The whole body, refused as soon as it is known to be too large."""
+        too_large = Problem("too-large", f"at most {self.max_body_bytes} bytes are read; send fewer series or texts at a time.")
+        declared = headers.get(b"content-length", b"")
+        if declared.isdigit() and int(declared) > self.max_body_bytes:
+            raise too_large
+        parts, size = [], 0
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise Problem("malformed-json", "the client left before the body was complete.")
+            parts.append(message.get("body", b""))
+            size += len(parts[-1])
+            if size > self.max_body_bytes:
+                raise too_large
+            if not message.get("more_body"):
+                return b"".join(parts)
+
+    async def _answer(self, product: Product, body: bytes, request_id: str) -> bytes:
+        try:
+            request = _ADAPTERS[product].validate_json(body)
+        except ValidationError as error:
+            raise from_validation(error) from None
+        served = self.live.served.get(product)  # taken once: one request, one version
+        if served is None:
+            raise self._no_graph(product)
+        served.graph.check(request)
+        try:
+            content = await served.batcher.submit(request)
+        except QueueFullError:
+            raise Problem("overloaded", "try again in a second, or add replicas.", headers={"retry-after": "1"}) from None
+        if isinstance(content, Problem):
+            raise content
+        for reason in content["degraded"]:
+            self.metrics.degraded.labels(product, reason).inc()
+        about = {"graph_version": served.version, "model_versions": served.model_versions, "request_id": request_id}
+        return orjson.dumps({**content, **about})
+
+    def _no_graph(self, product: Product) -> Problem:
+        told = self.live.waiting.get(product)
+        models = " and ".join(f"`shopgraph train {name}`" for name in MODELS[product])
+        detail = f"{told}." if told else f"no {product} graph is released: run {models}, then `shopgraph up --latest`."
+        return Problem("no-graph", detail, headers={"retry-after": "5"})
+
+    def _readiness(self) -> tuple[int, str, bytes]:
+        served = self.live.served
+        is_ready = bool(served) and not self.live.waiting
+        graphs = {product: one.version for product, one in served.items()}
+        content = {"is_ready": is_ready, "graphs": graphs, "waiting": self.live.waiting}
+        return 200 if is_ready else 503, JSON, orjson.dumps(content)
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        while True:
+            message = await receive()
+            if message["type"] == "lifespan.startup":
+                self.live.start()
+                await send({"type": "lifespan.startup.complete"})
+            elif message["type"] == "lifespan.shutdown":
+                self.live.stop()
+                await send({"type": "lifespan.shutdown.complete"})
+                return
+
+
+def _check_method(scope: Scope, path: str, *allowed: str) -> None:
+    if scope["method"] not in allowed:
+        raise Problem(
+            "method-not-allowed",
+            f"{path} takes {' or '.join(allowed)}, not {scope['method']}.",
+            headers={"allow": ", ".join(allowed)},
+        )

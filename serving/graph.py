@@ -1,0 +1,140 @@
+"""A graph version: an immutable manifest whose digest is its name.
+
+It pins, for one product, every model by version and digest, every feature service by the digest of its definition, the table
+versions the models were trained on, and the limits it keeps. Rows stay fresh under it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Literal, Protocol, get_args
+
+from pydantic import BaseModel, ConfigDict
+
+from features.services import find_service
+from infra.errors import ReleaseError
+from serving.schemas import MAX_HORIZON, MAX_K, MAX_SERIES, MAX_TEXTS
+
+Product = Literal["recommend", "forecast", "sentiment"]
+PRODUCTS: tuple[Product, ...] = get_args(Product)
+
+MODELS: dict[Product, tuple[str, ...]] = {"recommend": ("recommender",), "forecast": ("demand",), "sentiment": ("sentiment",)}
+"""The registered models each product's graph pins."""
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelPin(_Frozen):
+    """One registered model version. `digest`: SHA-256 over its files."""
+
+    name: str
+    version: int
+    digest: str
+    run_id: str
+
+
+class Node(_Frozen):
+    """One step of the graph. `reads` names the nodes whose results it takes; `request` is the request itself."""
+
+    name: str
+    kind: Literal["features", "model", "rules"]
+    reads: tuple[str, ...]
+    model: ModelPin | None = None
+    service: str | None = None
+    definition: str | None = None
+    """Digest of the feature service's definition, for a node that reads features."""
+
+
+class Limits(_Frozen):
+    """The most a request may ask of the graph."""
+
+    k: int = MAX_K
+    horizon: int = MAX_HORIZON
+    series: int = MAX_SERIES
+    texts: int = MAX_TEXTS
+
+
+class Registered(Protocol):
+    """What is read of a registered model version; `training.tracking.Saved` is one."""
+
+    @property
+    def version(self) -> int: ...
+    @property
+    def digest(self) -> str: ...
+    @property
+    def run_id(self) -> str: ...
+    @property
+    def inputs(self) -> Mapping[str, int]: ...
+
+
+class Manifest(_Frozen):
+    """A whole graph of one shop and product."""
+
+    format: Literal[1] = 1
+    shop: str
+    product: Product
+    nodes: tuple[Node, ...]
+    tables: dict[str, int]
+    """Table path -> version the models were trained on."""
+    limits: Limits = Limits()
+
+    def canonical(self) -> str:
+        """The one text of this manifest: sorted keys, no spaces."""
+        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+    @cached_property
+    def version(self) -> str:
+        """The first 16 hex digits of the SHA-256 over the canonical text."""
+        return hashlib.sha256(self.canonical().encode()).hexdigest()[:16]
+
+    @property
+    def pins(self) -> dict[str, ModelPin]:
+        """Model name -> pinned version."""
+        return {node.model.name: node.model for node in self.nodes if node.model}
+
+    def check_definitions(self) -> None:
+        """Refuse to run where a feature service no longer means what it meant.
+
+        Raises:
+            ReleaseError: its definition has another digest than the pinned one.
+        """
+        for node in self.nodes:
+            if node.service and find_service(node.service).digest != node.definition:
+                raise ReleaseError(
+                    f"graph {self.version}: feature service {node.service} is not the one it was made with; run `shopgraph "
+                    "features apply`, `shopgraph features materialize`, train again and `shopgraph up --latest`."
+                )
+
+
+def compose(shop: str, product: Product, models: Mapping[str, Registered]) -> Manifest:
+    """The standard graph of a product over the given model versions (by the names in MODELS)."""
+    pins = {
+        name: ModelPin(name=name, version=model.version, digest=model.digest, run_id=model.run_id) for name, model in models.items()
+    }
+    tables: dict[str, int] = {}
+    for model in models.values():
+        tables.update(model.inputs)
+    nodes: tuple[Node, ...]
+    if product == "recommend":
+        nodes = (
+            _features("user_history", "recommender", "request"),
+            Node(name="recommender", kind="model", reads=("user_history",), model=pins["recommender"]),
+            _features("item_rules", "recommender", "recommender", kind="rules"),
+        )
+    elif product == "forecast":
+        nodes = (
+            _features("daily_demand", "demand", "request"),
+            Node(name="demand", kind="model", reads=("daily_demand",), model=pins["demand"]),
+        )
+    else:
+        nodes = (Node(name="sentiment", kind="model", reads=("request",), model=pins["sentiment"]),)
+    return Manifest(shop=shop, product=product, nodes=nodes, tables=tables)
+
+
+def _features(name: str, service: str, reads: str, kind: Literal["features", "rules"] = "features") -> Node:
+    return Node(name=name, kind=kind, reads=(reads,), service=service, definition=find_service(service).digest)

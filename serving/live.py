@@ -1,0 +1,137 @@
+"""The graphs that answer now. A thread follows the release pointers and loads what they name, off the event loop.
+
+The last good graph of a product answers until the next one is ready, and for as long as the release database is away.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from infra import clock, log
+from infra.errors import ShopgraphError
+from infra.lake import Lake
+from serving.batching import Batcher
+from serving.loading import Loader
+from serving.metrics import Metrics
+from serving.problems import Problem
+from serving.products import Content, Graph
+from serving.releases import Releases
+
+POLL_S = 0.25
+REFRESH_S = 60.0
+RETRY_S = 5.0
+
+
+class ShopClock:
+    """The shop's present instant without reading the lake for every request."""
+
+    def __init__(self, mode: str, lake: Lake) -> None:
+        self.mode = mode
+        self.lake = lake
+        self.instant = clock.now(mode, lake)
+
+    def now(self) -> datetime:
+        return datetime.now(UTC) if self.mode == "wall" else self.instant
+
+    def refresh(self) -> None:
+        """Follow the newest fact (clock `data`)."""
+        self.instant = clock.now(self.mode, self.lake)
+
+
+@dataclass(frozen=True)
+class Served:
+    """One loaded graph version with the queue before it. A request takes it once and stays with it to the end."""
+
+    graph: Graph[Any]
+    batcher: Batcher[Any, Content | Problem]
+    version: str
+    model_versions: dict[str, str]
+
+
+class LiveGraphs:
+    """Product -> graph that answers, kept up to date by a thread.
+
+    Args:
+        releases: where the pointers are.
+        loader: makes a graph of a manifest.
+        shop_clock: what time it is.
+        metrics: told of each graph that is taken up.
+    """
+
+    def __init__(self, releases: Releases, loader: Loader, shop_clock: ShopClock, metrics: Metrics) -> None:
+        self.releases = releases
+        self.loader = loader
+        self.clock = shop_clock
+        self.metrics = metrics
+        self.served: dict[str, Served] = {}
+        self.waiting: dict[str, str] = {}
+        self.has_polled = threading.Event()
+        self._retry_at: dict[str, float] = {}
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="releases", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join(timeout=10)
+
+    def poll(self) -> None:
+        """Look at the pointers once and load what they name anew."""
+        current = self.releases.current()
+        for product, version in current.items():
+            served = self.served.get(product)
+            if served and served.version == version:
+                self.waiting.pop(product, None)
+            elif time.monotonic() >= self._retry_at.get(version, 0.0):
+                self._load(product, version)
+
+    def refresh(self) -> None:
+        """Read anew the clock and what the graphs keep in memory."""
+        self.clock.refresh()
+        for served in self.served.values():
+            served.graph.refresh(self.clock.now())
+
+    def _load(self, product: str, version: str) -> None:
+        self.waiting[product] = f"graph {version} is loading"
+        began = time.monotonic()
+        try:
+            graph = self.loader.load(self.releases.manifest(version), self.clock.now())
+        except Exception as error:
+            # Whatever is wrong with a new graph, what runs goes on answering; /readyz and the log say why, and it is tried again.
+            self.waiting[product] = f"graph {version} cannot be loaded: {error}"
+            self._retry_at[version] = time.monotonic() + RETRY_S
+            log.get(__name__).error("graph cannot be loaded", product=product, graph_version=version, error=str(error))
+            return
+
+        def work(requests: Sequence[Any]) -> Sequence[Content | Problem]:
+            as_of = self.clock.now()
+            answers = graph.answer(requests, as_of)
+            return [answer if isinstance(answer, Problem) else {**answer, "as_of": as_of} for answer in answers]
+
+        versions = {name: str(pin.version) for name, pin in graph.manifest.pins.items()}
+        self.served = {**self.served, product: Served(graph, Batcher(work, product), version, versions)}
+        self.waiting.pop(product, None)
+        self.metrics.loaded.labels(product, version).set_to_current_time()
+        took = round(time.monotonic() - began, 2)
+        log.get(__name__).info("graph answers", product=product, graph_version=version, seconds=took)
+
+    def _follow(self) -> None:
+        refreshed = time.monotonic()
+        while not self._stop.is_set():
+            try:
+                self.poll()
+                self.has_polled.set()
+                if time.monotonic() - refreshed > REFRESH_S:
+                    refreshed = time.monotonic()
+                    self.refresh()
+            except ShopgraphError as error:  # last known good goes on
+                log.get(__name__).warning("release pointers not read", error=str(error))
+                self._stop.wait(RETRY_S)
+            self._stop.wait(POLL_S)

@@ -1,0 +1,79 @@
+"""From a manifest to a loaded graph: the pinned model files, the feature store, the nodes."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from features.shop import Shop
+from features.store import FeatureStore
+from infra.errors import ReleaseError
+from infra.home import Home
+from infra.lake import Lake
+from infra.settings import Settings
+from serving.graph import Manifest, ModelPin
+from serving.nodes.daily_demand import DailyDemand
+from serving.nodes.item_rules import ItemRules
+from serving.nodes.user_history import UserHistory
+from serving.products import Forecast, Graph, Recommend, Sentiment
+from training.demand.model import Forecaster
+from training.recommender.model import Recommender
+from training.sentiment.model import SentimentClassifier
+
+
+class Loader:
+    """Makes graphs of one shop answer in this process."""
+
+    def __init__(self, settings: Settings, shop: Shop, lake: Lake) -> None:
+        self.settings = settings
+        self.shop = shop
+        self.lake = lake
+        self.home = Home(settings)
+
+    @cached_property
+    def store(self) -> FeatureStore:
+        return FeatureStore(self.settings, self.shop, self.lake)
+
+    def load(self, manifest: Manifest, at: datetime) -> Graph[Any]:
+        """The graph, ready to answer; its models are used once, so that no request pays for the first use.
+
+        Raises:
+            ReleaseError: a feature service changed its meaning, or a model's files are not those that are pinned.
+            ModelNotFoundError: a pinned version is in no registry any more.
+            EngineError: MLflow is needed and does not answer.
+        """
+        torch.set_num_threads(1)  # replicas scale by number; two thread pools on one core only wait for each other
+        manifest.check_definitions()
+        folders = {name: self.folder(pin) for name, pin in manifest.pins.items()}
+        if manifest.product == "recommend":
+            recommender = Recommender.load(folders["recommender"])
+            recommender.recommend([list(recommender.encoder.items[:2])], 1)
+            rules = ItemRules(self.store, recommender.encoder.items, at)
+            return Recommend(manifest, UserHistory(self.store), recommender, rules)
+        if manifest.product == "forecast":
+            forecaster = Forecaster.load(folders["demand"])
+            forecaster.forecast([{}], horizon=1, quantiles=(0.5,), start=at.date())
+            demand = DailyDemand(self.store, forecaster.config.encoder.context_length)
+            return Forecast(manifest, demand, forecaster, self.shop.zone)
+        classifier = SentimentClassifier.load(folders["sentiment"])
+        classifier.classify(["ok"])
+        return Sentiment(manifest, classifier)
+
+    def folder(self, pin: ModelPin) -> Path:
+        """The files of a pinned model version: those kept on this machine, else fetched from MLflow and checked."""
+        kept = self.home.model_folder(f"{self.shop.name}.{pin.name}", pin.version, pin.digest)
+        if kept.exists():
+            return kept
+        from training.tracking import Tracking
+
+        saved = Tracking(self.settings, self.shop.name).fetch(pin.name, str(pin.version))
+        if saved.digest != pin.digest:
+            raise ReleaseError(
+                f"model {pin.name} version {pin.version}: the graph pins digest {pin.digest[:12]}, the registry has "
+                f"{saved.digest[:12]}; run `shopgraph up --latest`."
+            )
+        return saved.folder

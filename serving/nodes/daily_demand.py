@@ -1,0 +1,51 @@
+"""Feature node: the last days of each asked item, and its category, from the online store."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
+from typing import Any
+
+from features.columns import CATEGORY, DS, ITEM_ID
+from features.store import FeatureStore
+from features.tables import DAILY_DEMAND
+from infra import log
+from infra.errors import ShopgraphError
+from serving.schemas import ForecastReason
+
+_COLUMNS = tuple(column.name for column in DAILY_DEMAND.features)
+
+
+@dataclass(frozen=True)
+class Context:
+    """Per series the columns of `daily_demand`, oldest first, plus `item_id` and `category`; `degraded`: what was not read."""
+
+    series: list[dict[str, Any]]
+    degraded: tuple[ForecastReason, ...] = ()
+
+
+class DailyDemand:
+    """Reads `daily_demand` of the `demand` service and the category in `item_catalog`."""
+
+    def __init__(self, store: FeatureStore, num_days: int) -> None:
+        self.store = store
+        self.num_days = num_days
+
+    def read(self, item_ids: Sequence[str], start: date) -> Context:
+        """The `num_days` days before `start` of each item, without the days of which nothing is known."""
+        days = [start - timedelta(days=back) for back in range(self.num_days, 0, -1)]
+        keys: dict[str, list[Any]] = {ITEM_ID: [item for item in item_ids for _ in days], DS: days * len(item_ids)}
+        try:
+            rows = self.store.online_rows("demand", keys)
+            categories = self.store.online_rows("recommender", {ITEM_ID: list(item_ids)})[CATEGORY]
+        except ShopgraphError as error:
+            log.get(__name__).warning("daily_demand cannot be read", error=str(error))
+            return Context([{ITEM_ID: item, DS: []} for item in item_ids], ("history_unavailable",))
+        series = []
+        for number, item in enumerate(item_ids):
+            first = number * len(days)
+            known = [i for i in range(first, first + len(days)) if rows["units_sum"][i] is not None]
+            columns = {name: [rows[name][i] for i in known] for name in _COLUMNS}
+            series.append({ITEM_ID: item, CATEGORY: categories[number], DS: [keys[DS][i] for i in known], **columns})
+        return Context(series)

@@ -1,0 +1,184 @@
+"""The OpenAPI 3.1 document, derived from the models of serving/schemas.py, and a page for people that needs no network.
+
+`serving/openapi.json` is the committed copy (`make docs` writes it); a test refuses any change of it that would break a client.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import orjson
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from serving.graph import PRODUCTS, Product
+from serving.problems import CONTENT_TYPE, TITLES
+from serving.schemas import ANSWERS, REQUESTS, ProblemDetails, Readiness
+
+COMMITTED = Path(__file__).with_name("openapi.json")
+
+_ABOUT: dict[Product, tuple[str, str]] = {
+    "recommend": ("Items to show to one shopper in one place.", "The list."),
+    "forecast": ("Units per item and day ahead, with quantiles.", "The forecasts, in the order of the series."),
+    "sentiment": ("What texts feel like.", "The labels, in the order of the texts."),
+}
+_EXAMPLES: dict[Product, dict[str, Any]] = {
+    "recommend": {"user_id": "u1", "k": 5},
+    "forecast": {"series": [{"item_id": "i1"}], "horizon": 7},
+    "sentiment": {"texts": ["很好，物流很快。", "It broke after a week."]},
+}
+_FAILURES = {
+    400: "malformed-json",
+    405: "method-not-allowed",
+    413: "too-large",
+    422: "invalid-request",
+    500: "internal",
+    503: "no-graph",
+}
+
+
+@cache
+def document() -> dict[str, Any]:
+    """The OpenAPI document."""
+    models: list[type[BaseModel]] = [*REQUESTS.values(), ProblemDetails]
+    answers: list[type[BaseModel]] = [*ANSWERS.values(), Readiness]
+    names, definitions = models_json_schema(
+        [*((model, "validation") for model in models), *((model, "serialization") for model in answers)],
+        ref_template="#/components/schemas/{model}",
+    )
+    problem = {CONTENT_TYPE: {"schema": names[ProblemDetails, "validation"]}}
+    paths: dict[str, Any] = {}
+    for product in PRODUCTS:
+        summary, answered = _ABOUT[product]
+        request, answer = names[REQUESTS[product], "validation"], names[ANSWERS[product], "serialization"]
+        paths[f"/v1/{product}"] = {
+            "post": {
+                "operationId": product,
+                "summary": summary,
+                "requestBody": {
+                    "required": True,
+                    "content": {"application/json": {"schema": request, "example": _EXAMPLES[product]}},
+                },
+                "responses": {
+                    "200": {"description": answered, "content": {"application/json": {"schema": answer}}},
+                    **{str(status): {"description": TITLES[kind][1], "content": problem} for status, kind in _FAILURES.items()},
+                },
+            }
+        }
+    ready = {"application/json": {"schema": names[Readiness, "serialization"]}}
+    paths["/livez"] = _page("The process answers.", {"200": {"description": "It does."}})
+    paths["/readyz"] = _page(
+        "Every released graph answers.",
+        {"200": {"description": "It does.", "content": ready}, "503": {"description": "Not yet.", "content": ready}},
+    )
+    paths["/metrics"] = _page("Metrics for Prometheus.", {"200": {"description": "Text exposition format."}})
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "shopgraph",
+            "version": "1.0.0",
+            "description": "Recommendations, demand forecasts and sentiment of one shop. Every answer names the graph version that "
+            "made it; errors are problem details (RFC 9457). Fields are only added.",
+        },
+        "paths": paths,
+        "components": {"schemas": definitions["$defs"]},
+    }
+
+
+@cache
+def text() -> bytes:
+    """The document as JSON."""
+    return orjson.dumps(document())
+
+
+def write(path: Path = COMMITTED) -> None:
+    """Write the committed copy."""
+    path.write_text(json.dumps(document(), indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+@cache
+def page() -> bytes:
+    """A plain HTML page of the document."""
+    schemas = document()["components"]["schemas"]
+    parts = [f"<h1>{document()['info']['title']}</h1><p>{document()['info']['description']}</p>"]
+    for path, operations in document()["paths"].items():
+        for method, operation in operations.items():
+            parts.append(f"<h2><code>{method.upper()} {path}</code></h2><p>{operation['summary']}</p>")
+            content = operation.get("requestBody", {}).get("content", {}).get("application/json")
+            if content:
+                example = html.escape(json.dumps(content["example"], ensure_ascii=False))
+                line = f"curl -s http://127.0.0.1:8000{path} -H 'content-type: application/json' -d '{example}'"
+                parts.append(f"<pre>{line}</pre><h3>Request</h3>{_table(content['schema'], schemas)}")
+            answer = operation["responses"]["200"].get("content", {}).get("application/json")
+            if answer:
+                parts.append(f"<h3>Answer</h3>{_table(answer['schema'], schemas)}")
+    parts.append("<h2>Problems</h2><table><tr><th>type</th><th>status</th><th>title</th></tr>")
+    parts += [
+        f"<tr><td><code>urn:shopgraph:problem:{kind}</code></td><td>{status}</td><td>{title}</td></tr>"
+        for kind, (status, title) in TITLES.items()
+    ]
+    style = (
+        "body{font:15px/1.5 system-ui;max-width:60rem;margin:2rem auto;padding:0 1rem}table{border-collapse:collapse;width:100%}"
+        "td,th{border:1px solid #ccc;padding:.3rem .5rem;text-align:left;vertical-align:top}"
+        "pre{background:#f4f4f4;padding:.6rem;overflow:auto}"
+    )
+    body = "".join(parts)
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>shopgraph API</title><style>{style}</style>{body}</table>'
+        '<p>The same for machines: <a href="/openapi.json">/openapi.json</a></p></html>'
+    ).encode()
+
+
+def _page(summary: str, responses: Mapping[str, Any]) -> dict[str, Any]:
+    return {"get": {"summary": summary, "responses": dict(responses)}}
+
+
+def _table(schema: Mapping[str, Any], schemas: Mapping[str, Any]) -> str:
+    rows = "".join(
+        f"<tr><td><code>{name}</code>{'' if is_required else '?'}</td><td>{html.escape(kind)}</td><td>{html.escape(told)}</td></tr>"
+        for name, kind, is_required, told in _fields(schema, schemas)
+    )
+    return f"<table><tr><th>field</th><th>type</th><th>meaning</th></tr>{rows}</table>"
+
+
+def _fields(
+    schema: Mapping[str, Any], schemas: Mapping[str, Any], prefix: str = "", seen: tuple[str, ...] = ()
+) -> Iterator[tuple[str, str, bool, str]]:
+    """Every field below a schema as (dotted name, type, whether required, meaning)."""
+    name = schema["$ref"].rsplit("/", 1)[1]
+    found = schemas[name]
+    for field, about in found.get("properties", {}).items():
+        inner = [ref for ref in _references(about) if ref["$ref"] not in seen]
+        yield f"{prefix}{field}", _kind(about), field in found.get("required", ()), about.get("description", "")
+        for ref in inner:
+            yield from _fields(
+                ref, schemas, f"{prefix}{field}{'[]' if about.get('type') == 'array' else ''}.", (*seen, ref["$ref"])
+            )
+
+
+def _references(about: Any) -> Iterator[Mapping[str, Any]]:
+    if isinstance(about, Mapping):
+        if "$ref" in about:
+            yield about
+        for value in about.values():
+            yield from _references(value)
+    elif isinstance(about, list):
+        for value in about:
+            yield from _references(value)
+
+
+def _kind(about: Mapping[str, Any]) -> str:
+    if "$ref" in about:
+        return str(about["$ref"].rsplit("/", 1)[1])
+    if "enum" in about:
+        return " | ".join(map(str, about["enum"]))
+    if "anyOf" in about:
+        return " | ".join(_kind(one) for one in about["anyOf"])
+    if about.get("type") == "array":
+        return f"[{_kind(about.get('items', {}))}]"
+    return str(about.get("format", about.get("type", "any")))

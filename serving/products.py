@@ -1,0 +1,187 @@
+"""The three graphs, fused: each holds its nodes in one process and answers a batch of requests without a hop.
+
+An answer here is the product's own part; the gateway adds what every answer says (see serving/schemas.py).
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, Protocol, TypeVar
+from zoneinfo import ZoneInfo
+
+from features.columns import DS
+from serving.graph import Manifest
+from serving.nodes.daily_demand import DailyDemand
+from serving.nodes.item_rules import Bools, ItemRules
+from serving.nodes.user_history import History, UserHistory
+from serving.problems import Problem, invalid
+from serving.schemas import ForecastRequest, RecommendRequest, SentimentRequest
+from training.demand.model import Forecaster
+from training.recommender.model import Recommender
+from training.sentiment.model import SentimentClassifier
+
+Content = dict[str, Any]
+R = TypeVar("R", contravariant=True)
+
+
+class Graph(Protocol[R]):
+    """A loaded graph version."""
+
+    manifest: Manifest
+
+    def check(self, request: R) -> None:
+        """Refuse, before it waits for anything, a request beyond the graph's limits (raises Problem)."""
+
+    def answer(self, requests: Sequence[R], at: datetime) -> list[Content | Problem]:
+        """Answer a batch; one content, or the problem of that request, each."""
+
+    def refresh(self, at: datetime) -> None:
+        """Read anew what the graph keeps in memory; called off the request path."""
+
+
+class Recommend:
+    """user_history -> recommender -> item_rules."""
+
+    def __init__(self, manifest: Manifest, history: UserHistory, model: Recommender, rules: ItemRules) -> None:
+        self.manifest = manifest
+        self.history = history
+        self.model = model
+        self.rules = rules
+
+    def check(self, request: RecommendRequest) -> None:
+        if request.k > self.manifest.limits.k:
+            raise invalid("/k", f"this graph gives at most {self.manifest.limits.k} items")
+
+    def refresh(self, at: datetime) -> None:
+        self.rules.refresh(at)
+
+    def answer(self, requests: Sequence[RecommendRequest], at: datetime) -> list[Content | Problem]:  # noqa: ARG002
+        histories = self.history.read(requests)
+        answers: list[Content | Problem] = [{}] * len(requests)
+        scored: defaultdict[int, list[int]] = defaultdict(list)
+        masks: dict[int, Bools] = {}
+        for row, request in enumerate(requests):
+            allowed = self.rules.allowed(request.filters)
+            if request.placement == "similar" and request.item_id is not None and self.model.knows(request.item_id):
+                answers[row] = self._similar(request, request.item_id, allowed)
+            elif request.placement == "trending" and (trend := self._trending(request, allowed)):
+                answers[row] = _list(trend, False, [])
+            else:
+                masks[id(allowed)] = allowed
+                scored[id(allowed)].append(row)
+        for name, rows in scored.items():  # requests under one mask share one pass through the network
+            batch = [(requests[row], histories[row]) for row in rows]
+            for row, content in zip(rows, self._by_history(batch, masks[name]), strict=True):
+                answers[row] = content
+        return answers
+
+    def _by_history(self, batch: Sequence[tuple[RecommendRequest, History]], allowed: Bools) -> list[Content]:
+        best = self.model.recommend(
+            [history.item_ids for _, history in batch],
+            max(request.k for request, _ in batch),
+            [frozenset(request.exclude) for request, _ in batch],
+            allowed,
+            [history.event_types for _, history in batch],
+        )
+        contents = []
+        for (request, history), items in zip(batch, best, strict=True):
+            personalized = self.model.is_personal(history.item_ids)
+            degraded = list(history.degraded)
+            if request.placement == "trending":
+                degraded.append("no_recent_activity")
+            elif request.placement == "similar" or (history.item_ids and not personalized):
+                degraded.append("unknown_item")
+            contents.append(_list(items[: request.k], personalized, degraded))
+        return contents
+
+    def _similar(self, request: RecommendRequest, item_id: str, allowed: Bools) -> Content:
+        items = self.model.similar(item_id, request.k, exclude=frozenset(request.exclude), allowed=allowed)
+        return _list(items, False, [])
+
+    def _trending(self, request: RecommendRequest, allowed: Bools) -> list[tuple[str, float]]:
+        return self.rules.trending(request.k, allowed, frozenset(request.exclude))
+
+
+class Forecast:
+    """daily_demand -> demand."""
+
+    def __init__(self, manifest: Manifest, demand: DailyDemand, model: Forecaster, zone: ZoneInfo) -> None:
+        self.manifest = manifest
+        self.demand = demand
+        self.model = model
+        self.zone = zone
+
+    def check(self, request: ForecastRequest) -> None:
+        most = min(self.manifest.limits.horizon, self.model.max_horizon)
+        if request.horizon > most:
+            raise invalid("/horizon", f"this graph looks at most {most} days ahead")
+        if len(request.series) > self.manifest.limits.series:
+            raise invalid("/series", f"this graph takes at most {self.manifest.limits.series} series in one request")
+
+    def refresh(self, at: datetime) -> None:
+        """Nothing is kept in memory."""
+
+    def answer(self, requests: Sequence[ForecastRequest], at: datetime) -> list[Content | Problem]:
+        return [self._answer(request, at) for request in requests]
+
+    def _answer(self, request: ForecastRequest, at: datetime) -> Content | Problem:
+        ids = [series.item_id for series in request.series]
+        start = at.astimezone(self.zone).date()
+        context = self.demand.read(ids, start)
+        planned = [request.future[item].model_dump(exclude_none=True) if item in request.future else {} for item in ids]
+        try:
+            forecasts = self.model.forecast(context.series, planned, request.horizon, request.quantiles, start)
+        except ValueError as error:  # the model's own bounds, such as the outermost quantile it was trained on
+            return Problem("invalid-request", f"{error}.")
+        series = [
+            {
+                "item_id": item,
+                "ds": list(forecast.days),
+                "mean": forecast.mean.tolist(),
+                "quantiles": {str(level): values.tolist() for level, values in forecast.quantiles.items()},
+                "filled": list(forecast.filled),
+                "degraded": list(context.degraded or (() if known[DS] else ("unknown_item",))),
+            }
+            for item, known, forecast in zip(ids, context.series, forecasts, strict=True)
+        ]
+        return {"series": series, "degraded": _reasons(series)}
+
+
+class Sentiment:
+    """One model node."""
+
+    def __init__(self, manifest: Manifest, model: SentimentClassifier) -> None:
+        self.manifest = manifest
+        self.model = model
+
+    def check(self, request: SentimentRequest) -> None:
+        if len(request.texts) > self.manifest.limits.texts:
+            raise invalid("/texts", f"this graph takes at most {self.manifest.limits.texts} texts in one request")
+
+    def refresh(self, at: datetime) -> None:
+        """Nothing is kept in memory."""
+
+    def answer(self, requests: Sequence[SentimentRequest], at: datetime) -> list[Content | Problem]:  # noqa: ARG002
+        every = iter(self.model.classify([text for request in requests for text in request.texts]))
+        answers: list[Content | Problem] = []
+        for request in requests:
+            results = [next(every) for _ in request.texts]
+            answers.append({"results": results, "degraded": _reasons(results)})
+        return answers
+
+
+def _reasons(parts: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What could not be used for at least one part of the answer."""
+    return sorted({reason for part in parts for reason in part["degraded"]})
+
+
+def _list(items: Sequence[tuple[str, float]], personalized: bool, degraded: Sequence[str]) -> Content:
+    return {
+        "list_id": uuid.uuid4().hex,
+        "items": [{"item_id": item, "score": score} for item, score in items],
+        "personalized": personalized,
+        "degraded": degraded,
+    }

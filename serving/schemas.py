@@ -1,0 +1,202 @@
+"""The HTTP contract: what each request holds and what each answer says. The OpenAPI document is derived from these models.
+
+Fields are only added; a change that would break a client fails the test of the committed `serving/openapi.json`.
+"""
+
+from __future__ import annotations
+
+from datetime import date, datetime
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+Id = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+"""An id of the shop."""
+
+MAX_K = 200
+MAX_HORIZON = 365
+MAX_SERIES = 200
+MAX_TEXTS = 128
+MAX_TEXT_CHARS = 10_000
+
+Placement = Literal["for_you", "similar", "trending"]
+RecommendReason = Literal[
+    "unknown_user", "unknown_visitor", "empty_history", "unknown_item", "history_unavailable", "no_recent_activity"
+]
+ForecastReason = Literal["unknown_item", "history_unavailable"]
+SentimentReason = Literal["truncated", "empty", "unknown"]
+
+
+class Request(BaseModel):
+    """Base of every request: a wrong type is refused, an unknown field is a mistake that is named."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class SessionEvent(Request):
+    """What the shopper did in this visit."""
+
+    item_id: Id
+    event_type: Literal["click", "view", "favourite", "cart", "uncart", "purchase", "return", "impression"] = "view"
+    event_timestamp: datetime | None = Field(None, description="When; events without a time keep the order they are sent in.")
+
+
+class Filters(Request):
+    """Bounds on what may be shown; an item of which the shop does not say it is left out."""
+
+    category: list[Id] | None = Field(None, min_length=1, max_length=50, description="Any of these categories.")
+    price_min: float | None = Field(None, ge=0, description="In the shop's currency.")
+    price_max: float | None = Field(None, ge=0, description="In the shop's currency.")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.price_min is not None and self.price_max is not None and self.price_min > self.price_max:
+            raise ValueError(f"price_min {self.price_min} is above price_max {self.price_max}")
+        return self
+
+
+class RecommendRequest(Request):
+    """Items to show to one shopper in one place."""
+
+    user_id: Id | None = Field(None, description="The shopper, if logged in.")
+    visitor_id: Id | None = Field(None, description="The browser or device, if not logged in.")
+    session: list[SessionEvent] = Field([], max_length=200, description="This visit so far, oldest first; it counts at once.")
+    placement: Placement = Field("for_you", description="`similar` needs item_id; `trending` is the same for everyone.")
+    item_id: Id | None = Field(None, description="The item to which others should be similar.")
+    k: int = Field(10, ge=1, le=MAX_K, description="How many items.")
+    filters: Filters | None = None
+    exclude: list[Id] = Field([], max_length=1000, description="Items not to show.")
+    personalize: bool = Field(True, description="false: nothing about the person is read, not even the session.")
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.placement == "similar" and self.item_id is None:
+            raise ValueError("placement `similar` needs item_id")
+        if self.user_id is not None and self.visitor_id is not None:
+            raise ValueError("give user_id or visitor_id, not both")
+        return self
+
+
+class Series(Request):
+    """One series to forecast."""
+
+    item_id: Id
+
+
+class FutureDays(Request):
+    """What is planned for the days ahead, one value per day of the horizon; null: unknown, filled by rule."""
+
+    price_mean: list[float | None] | None = Field(None, description="Price, in the shop's currency.")
+    promotion_depth: list[float | None] | None = Field(None, description="Share taken off the price, 0-1.")
+    holiday: list[str | None] | None = Field(None, description="Name of the holiday or shopping day, null on others.")
+    is_open: list[bool] | None = Field(None, description="Whether the shop sells that day.")
+
+
+class ForecastRequest(Request):
+    """Units per item and local day, from the day of the clock on."""
+
+    series: list[Series] = Field(min_length=1, max_length=MAX_SERIES)
+    horizon: int = Field(ge=1, le=MAX_HORIZON, description="Days ahead; the model may know fewer.")
+    quantiles: list[float] = Field([0.1, 0.5, 0.9], min_length=1, max_length=20, description="Levels, each between 0 and 1.")
+    future: dict[Id, FutureDays] = Field({}, max_length=MAX_SERIES, description="By item_id: what is planned.")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if not all(0 < level < 1 for level in self.quantiles) or len(set(self.quantiles)) != len(self.quantiles):
+            raise ValueError("quantiles must differ and lie between 0 and 1")
+        ids = [series.item_id for series in self.series]
+        if len(set(ids)) != len(ids):
+            raise ValueError("each item_id may be asked for once")
+        for item_id, days in self.future.items():
+            if item_id not in ids:
+                raise ValueError("future names an item that is not in series")
+            for name in FutureDays.model_fields:
+                values = getattr(days, name)
+                if values is not None and len(values) != self.horizon:
+                    raise ValueError(f"future {name} has {len(values)} values for a horizon of {self.horizon}")
+        return self
+
+
+class SentimentRequest(Request):
+    """Texts to judge, in any language the shop declares."""
+
+    texts: list[Annotated[str, StringConstraints(max_length=MAX_TEXT_CHARS)]] = Field(min_length=1, max_length=MAX_TEXTS)
+
+
+class Answer(BaseModel):
+    """What every answer says about itself."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    as_of: datetime = Field(description="The shop's present instant at which the answer was made.")
+    graph_version: str = Field(description="Digest of the graph that answered.")
+    model_versions: dict[str, str] = Field(description="Model name -> registered version, all pinned by the graph.")
+    request_id: str = Field(description="The request's x-request-id, or one made for it.")
+
+
+class RecommendedItem(BaseModel):
+    item_id: str
+    score: float = Field(description="Compares items of one answer; no probability.")
+
+
+class RecommendAnswer(Answer):
+    list_id: str = Field(description="Name of this list; send it back with impressions and clicks.")
+    items: list[RecommendedItem] = Field(description="Best first; fewer than k where fewer are allowed.")
+    personalized: bool = Field(description="Whether the list is about this person; else it is what is popular.")
+    degraded: list[RecommendReason] = Field(description="What could not be used; empty: nothing was left out.")
+
+
+class ForecastSeries(BaseModel):
+    item_id: str
+    ds: list[date] = Field(description="The local days.")
+    mean: list[float] = Field(description="Expected units per day.")
+    quantiles: dict[str, list[float]] = Field(description="Level -> units per day, never crossing.")
+    filled: list[str] = Field(description="Covariates that were not given and were filled by rule.")
+    degraded: list[ForecastReason] = Field(description="What could not be used for this series.")
+
+
+class ForecastAnswer(Answer):
+    series: list[ForecastSeries]
+    degraded: list[ForecastReason] = Field(description="What could not be used for at least one series.")
+
+
+class Sentiment(BaseModel):
+    label: Literal["good", "bad"] = Field(description="The likelier label.")
+    probability: float = Field(description="Of that label, so at least one half.")
+    degraded: list[SentimentReason] = Field(description="What could not be read of this text.")
+
+
+class SentimentAnswer(Answer):
+    results: list[Sentiment] = Field(description="One per text, in order.")
+    degraded: list[SentimentReason] = Field(description="What could not be read of at least one text.")
+
+
+class FieldError(BaseModel):
+    pointer: str = Field(description="JSON pointer to the field.")
+    detail: str
+
+
+class ProblemDetails(BaseModel):
+    """RFC 9457."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str
+    request_id: str
+    errors: list[FieldError] = Field([], description="For a body that does not fit the schema: one entry per field.")
+
+
+class Readiness(BaseModel):
+    is_ready: bool
+    graphs: dict[str, str] = Field(description="Product -> version of the graph that answers.")
+    waiting: dict[str, str] = Field(description="Product -> why its released graph is not the one that answers.")
+
+
+REQUESTS: dict[str, type[Request]] = {
+    "recommend": RecommendRequest,
+    "forecast": ForecastRequest,
+    "sentiment": SentimentRequest,
+}
+ANSWERS: dict[str, type[Answer]] = {"recommend": RecommendAnswer, "forecast": ForecastAnswer, "sentiment": SentimentAnswer}

