@@ -1,0 +1,1 @@
+"""Daily demand per item: a global LSTM with direct multi-horizon quantiles."""

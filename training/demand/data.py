@@ -1,0 +1,166 @@
+"""From the demand panel to a training task: random windows in, rolling origins for validation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
+from torch import Tensor, nn
+
+from training.demand.backtest import Answer, Backtest, BacktestConfig, Method, select_series
+from training.demand.encoder import Encoder, Prepared
+from training.demand.model import Config, Forecaster, Network, interpolate
+from training.demand.panel import Floats, Panel, carry_forward
+from training.metrics.forecast import WQL_LEVELS, pooled
+
+
+class WindowConfig(BaseModel):
+    """Which windows are learned from; part of the recipe."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    windows_per_epoch: PositiveInt = Field(40_000, description="Random windows that make an epoch.")
+    min_history: NonNegativeInt = Field(1, description="Days on sale that a training window needs before its cutoff.")
+
+
+class LossConfig(BaseModel):
+    """What the windows are weighed by and what is hidden from the network while it learns; part of the recipe."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    scale_power: float = Field(
+        0.5, ge=0, le=1, description="A window counts scale ** power: 1 is WQL's own weight, 0 is equal series."
+    )
+    mean_weight: float = Field(0.1, ge=0, description="Weight of the mean head's Poisson deviance.")
+    hide_price: float = Field(0.5, ge=0, le=1, description="Share of windows that do not know the price ahead.")
+    hide_year: float = Field(0.4, ge=0, le=1, description="Share of windows that do not know last year.")
+    hide_history: float = Field(0.02, ge=0, le=1, description="Share of windows that know nothing of the item.")
+
+
+def posted_price(panel: Panel, days: int = 28) -> Floats:
+    """(N, T) median price paid per block of days, carried over blocks without a sale.
+
+    The mean price of a single day tells whether the item sold on it (unsold days repeat the last price; wholesale orders pay
+    less), so as a planned covariate it would leak the answer.
+    """
+    padded = -(-panel.num_days // days) * days
+    price = np.full((panel.num_items, padded), np.nan, np.float32)
+    price[:, : panel.num_days] = np.where(panel.units > 0, panel.price, np.nan)
+    blocks = price.reshape(panel.num_items, -1, days)
+    has_price = ~np.isnan(blocks).all(axis=2)
+    median = np.full(blocks.shape[:2], np.nan, np.float32)
+    median[has_price] = np.nanmedian(blocks[has_price], axis=1)
+    posted: Floats = np.repeat(carry_forward(median), days, axis=1)[:, : panel.num_days]
+    return posted
+
+
+@dataclass
+class DemandTask:
+    """Learn from windows whose targets lie before `end`; validate at rolling origins from `end` on, if there are any.
+
+    Attributes:
+        panel: everything up to the end of the validation part.
+        end: first day whose units are not learned from.
+        origins: first days ahead of the validation windows.
+    """
+
+    panel: Panel
+    encoder: Encoder
+    model: Config
+    windows: WindowConfig
+    backtest: BacktestConfig
+    loss_config: LossConfig
+    batch_size: int
+    seed: int
+    end: int
+    origins: tuple[int, ...]
+    mode: Literal["max", "min"] = "min"
+    monitor: str = field(init=False)
+    _windows: NDArray[np.int64] = field(init=False, repr=False)
+    _prepared: Prepared = field(init=False, repr=False)
+    _posted: Floats = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.monitor = "val_wql" if self.origins else "train_loss"  # the refit has no validation part
+        known = self.panel.until(self.end)
+        known = known.select(np.flatnonzero(select_series(known, self.backtest)))
+        self._prepared = self.encoder.prepare(known)
+        self._posted = posted_price(known)
+        horizon = self.model.encoder.max_horizon
+        first = known.is_on_sale.argmax(axis=1) + self.windows.min_history
+        cutoffs = np.arange(known.num_days - horizon + 1)
+        rows, days = np.nonzero(cutoffs[None, :] >= first[:, None])
+        self._windows = np.stack([rows, days], axis=1)
+        if not len(self._windows):
+            raise ValueError(
+                f"no training window: {known.num_days} days before the validation part are too few for a horizon of {horizon}"
+            )
+
+    def build(self) -> nn.Module:
+        return Network(self.model, self.encoder)
+
+    def num_steps(self, epoch: int) -> int:  # noqa: ARG002  # every epoch has as many
+        return -(-self.windows.windows_per_epoch // self.batch_size)
+
+    def batches(self, epoch: int, rank: int, world_size: int) -> Iterator[dict[str, Tensor]]:
+        rng = np.random.default_rng((self.seed, epoch))
+        horizon = self.model.encoder.max_horizon
+        steps = np.arange(horizon)
+        panel, config = self._prepared.panel, self.loss_config
+        for _ in range(self.num_steps(epoch)):
+            chosen = self._windows[rng.integers(0, len(self._windows), self.batch_size)]
+            hidden = rng.random((3, self.batch_size)) < np.array([[config.hide_price], [config.hide_year], [config.hide_history]])
+            chosen, hidden = chosen[rank::world_size], hidden[:, rank::world_size]
+            rows, cutoffs = chosen[:, 0], chosen[:, 1]
+            arrays = self.encoder.encode(
+                self._prepared,
+                rows,
+                cutoffs,
+                horizon,
+                price_ahead=self._posted,
+                is_price_known=~hidden[0],
+                is_year_hidden=hidden[1],
+                is_history_hidden=hidden[2],
+            )
+            ahead = cutoffs[:, None] + steps
+            arrays["target"] = panel.units[rows[:, None], ahead] / arrays["scale"][:, None]
+            arrays["weight"] = self._prepared.observed[rows[:, None], ahead].astype(np.float32)
+            yield {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in arrays.items()}
+
+    def loss(self, module: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        """Pinball over all levels plus the Poisson deviance of the mean, over days whose demand was observed."""
+        quantiles, log_mean = module(batch)
+        target = batch["target"]
+        levels = torch.tensor(self.model.levels, device=target.device)
+        error = target[..., None] - quantiles
+        pinball = torch.maximum(levels * error, (levels - 1) * error).mean(dim=-1)
+        deviance = log_mean.exp() - target * log_mean
+        weight = batch["weight"] * batch["scale"][:, None] ** self.loss_config.scale_power
+        weighted: Tensor = (pinball + self.loss_config.mean_weight * deviance) * weight
+        return weighted.sum() / weight.sum().clamp(min=1e-6)
+
+    def validate(self, module: nn.Module) -> dict[str, float]:
+        if not self.origins:
+            return {}
+        assert isinstance(module, Network)
+        forecaster = Forecaster(self.model, self.encoder, module)
+        tests = [Backtest.at(self.panel, origin, self.encoder, self.backtest) for origin in self.origins]
+        parts = [test.score(network_method(forecaster)(test.panel, test.origin)) for test in tests]
+        return pooled({name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, "val_")
+
+
+def network_method(forecaster: Forecaster) -> Method:
+    """The network as a backtest method: its median is the point forecast."""
+
+    def answer(panel: Panel, origin: int) -> Answer:
+        cutoffs = np.full(panel.num_items, origin)
+        values, mean = forecaster.predict_at(panel, cutoffs, panel.num_days - origin)
+        quantiles = interpolate(values, forecaster.config.levels, WQL_LEVELS)
+        return Answer(quantiles, quantiles[..., WQL_LEVELS.index(0.5)], mean)
+
+    return answer
