@@ -1,0 +1,342 @@
+"""Interactions -> sequences -> batches: what the network learns from and what it is asked.
+
+Batches hold sequences of like length, so little is computed for padding, and the loss takes all positions of a batch at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+from torch import Tensor, nn
+
+from features.columns import EVENT_TIMESTAMP, EVENT_TYPE, ITEM_ID, USER_ID
+from infra.errors import TableContractError
+from training import splits
+from training.metrics import ranking
+from training.recommender.model import Config, Encoder, Network, last_of_runs, pad
+
+Ints = NDArray[np.int64]
+Scores = NDArray[np.floating]
+
+
+class DataConfig(BaseModel):
+    """What is learned from and how it is split."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    protocol: Literal["time", "leave_one_out"] = Field("time", description="How acts are parted; see training/splits.py.")
+    val_days: PositiveFloat = Field(28, description="Length of the validation part (protocol `time`).")
+    test_days: PositiveFloat = Field(28, description="Length of the test part (protocol `time`).")
+    target: Literal["session", "item"] = Field(
+        "session", description="What is asked (protocol `time`): all items of the next session, or its first."
+    )
+    event_types: tuple[str, ...] | None = Field(
+        ("click", "view", "favourite", "cart", "purchase"), description="Acts that count; null: all."
+    )
+    seen_items: Literal["keep", "drop"] = Field("keep", description="Whether items of the history may be recommended again.")
+    objective: Literal["next_item", "next_session", "both"] = Field(
+        "both", description="What follows a position: the next act, each item of the next session, or either."
+    )
+    popular_days: PositiveFloat = Field(28, description="Window of the popular list that answers an empty history.")
+    max_val_queries: PositiveInt = Field(5000, description="Users of the validation part scored after each epoch, at most.")
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """Acts of users, one user after another, each in time order; runs on one item are already one act."""
+
+    users: tuple[str, ...]
+    offsets: Ints
+    """(users + 1,) user u owns `items[offsets[u]:offsets[u + 1]]`."""
+    items: Ints
+    """Index into the catalogue, -1 where the item is not in it."""
+    events: Ints
+    sessions: Ints
+    """A number per session, ascending over the acts."""
+    time: Ints
+    """Microseconds UTC."""
+
+    def __len__(self) -> int:
+        return len(self.users)
+
+    def of(self, user: int) -> slice:
+        return slice(int(self.offsets[user]), int(self.offsets[user + 1]))
+
+
+@dataclass(frozen=True)
+class Queries:
+    """What a holdout part asks: after `history`, which of the items is one of `targets`?"""
+
+    history: Sequences
+    targets: tuple[Ints, ...]
+    """Per user, distinct catalogue indices, -1 for each target that is not in the catalogue."""
+    num_cold_users: int
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+
+def check_interactions(rows: pa.Table) -> pa.Table:
+    """`rows`, if they can be learned from.
+
+    Raises:
+        TableContractError: a column is missing, or there is no row.
+    """
+    missing = [name for name in (USER_ID, ITEM_ID, EVENT_TYPE, EVENT_TIMESTAMP) if name not in rows.column_names]
+    if missing:
+        raise TableContractError(f"interactions lack column(s) {', '.join(missing)}; they have {', '.join(rows.column_names)}.")
+    if not rows.num_rows:
+        raise TableContractError("interactions hold no row; ingest events or orders, then `shopgraph build interactions`.")
+    return rows
+
+
+def split(interactions: pa.Table, config: DataConfig) -> splits.Split:
+    """The parts that `config` names.
+
+    Raises:
+        TableContractError: the rows do not allow the split; the message says why.
+    """
+    rows = check_interactions(interactions)
+    if config.event_types is not None:
+        rows = rows.filter(pc.is_in(rows[EVENT_TYPE], pa.array(config.event_types)))
+    try:
+        if config.protocol == "leave_one_out":
+            return splits.leave_one_out(rows)
+        return splits.time_split(rows, config.val_days, config.test_days, config.target)
+    except ValueError as error:
+        raise TableContractError(f"interactions cannot be split: {error}.") from None
+
+
+def make_encoder(rows: pa.Table, popular_days: float) -> Encoder:
+    """Catalogue, kinds of act and recent popularity of the rows that are learned from."""
+    counts = rows.group_by(ITEM_ID).aggregate([([], "count_all")]).sort_by(ITEM_ID)
+    kinds = (
+        rows.group_by(EVENT_TYPE).aggregate([([], "count_all")]).sort_by([("count_all", "descending"), (EVENT_TYPE, "ascending")])
+    )
+    since = pc.subtract(pc.max(rows[EVENT_TIMESTAMP]), pa.scalar(int(popular_days * splits.DAY_US), pa.duration("us")))
+    recent = rows.filter(pc.greater(rows[EVENT_TIMESTAMP], since)).group_by(ITEM_ID).aggregate([([], "count_all")])
+    shares = dict(zip(recent[ITEM_ID].to_pylist(), recent["count_all"].to_pylist(), strict=True))
+    items = tuple(counts[ITEM_ID].to_pylist())
+    total = sum(shares.values())
+    return Encoder(items, tuple(kinds[EVENT_TYPE].to_pylist()), tuple(shares.get(item, 0) / total for item in items))
+
+
+def make_sequences(rows: pa.Table, encoder: Encoder, *, collapse: bool = True) -> Sequences:
+    """Rows in the order of `splits.in_order` as sequences; items outside the catalogue are dropped if `collapse`, else -1."""
+    items = np.asarray(pc.index_in(rows[ITEM_ID], pa.array(encoder.items)).fill_null(-1).to_numpy()).astype(np.int64)
+    events = np.asarray(pc.index_in(rows[EVENT_TYPE], pa.array(encoder.event_types)).fill_null(0).to_numpy()).astype(np.int64)
+    time, sessions = splits.microseconds(rows), splits.session_codes(rows)
+    names = rows[USER_ID].combine_chunks().dictionary_encode()
+    users = np.asarray(names.indices.to_numpy(zero_copy_only=False)).astype(np.int64)
+    if collapse:
+        kept = np.flatnonzero(items >= 0)
+        # A user's first act never continues a run of the user before.
+        kept = kept[last_of_runs(items[kept] + users[kept] * (len(encoder.items) + 1))]
+        items, events, time, sessions, users = (column[kept] for column in (items, events, time, sessions, users))
+    offsets = np.r_[0, np.cumsum(np.bincount(users, minlength=len(names.dictionary)))]
+    return Sequences(tuple(names.dictionary.to_pylist()), offsets, items, events, sessions, time)
+
+
+def make_queries(holdout: splits.Holdout, encoder: Encoder) -> Queries:
+    """A holdout part, encoded; the users of history and targets are the same, in the same order."""
+    targets = make_sequences(holdout.targets, encoder, collapse=False)
+    names = holdout.targets[ITEM_ID].to_pylist()
+    wanted = []
+    for user in range(len(targets)):
+        part = targets.of(user)
+        strangers = {names[row] for row in range(part.start, part.stop) if targets.items[row] < 0}
+        known = np.unique(targets.items[part])
+        wanted.append(np.r_[known[known >= 0], np.full(len(strangers), -1, dtype=np.int64)])
+    return Queries(make_sequences(holdout.history, encoder), tuple(wanted), holdout.num_cold_users)
+
+
+Scorer = Callable[[Sequences, Ints], Scores]
+"""(histories, which users of them) -> one score per user and item of the catalogue."""
+
+
+def ask(scorer: Scorer, queries: Queries, num_items: int, seen_items: str, users: Ints | None = None) -> ranking.RankingReport:
+    """Put the questions (or those of some users) to a scorer, a few at a time: memory is bounded by 16 M scores."""
+    users = np.arange(len(queries)) if users is None else users
+    step = max(1, 16_000_000 // num_items)
+
+    def answers() -> Iterator[tuple[Scores, list[Ints]]]:
+        for start in range(0, len(users), step):
+            some = users[start : start + step]
+            scores = scorer(queries.history, some)
+            if seen_items == "drop":
+                for row, user in enumerate(some):
+                    scores[row, queries.history.items[queries.history.of(user)]] = -np.inf
+            yield scores, [queries.targets[user] for user in some]
+
+    return ranking.report(answers(), num_items)
+
+
+def network_scorer(network: Network, popularity: tuple[float, ...]) -> Scorer:
+    """The network as a scorer; a user whose history holds no known item gets the popular list."""
+    fallback = np.asarray(popularity, dtype=np.float32)
+
+    def scores(history: Sequences, users: Ints) -> Scores:
+        found = np.tile(fallback, (len(users), 1))
+        newest = [slice(max(part.start, part.stop - network.config.max_length), part.stop) for part in map(history.of, users)]
+        lengths = np.array([part.stop - part.start for part in newest])
+        order = np.argsort(lengths, kind="stable")
+        order = order[lengths[order] > 0]
+        for start in range(0, len(order), 256):
+            rows = order[start : start + 256]
+            batch = pad([history.items[newest[row]] for row in rows], [history.events[newest[row]] for row in rows])
+            device = network.item_bias.device
+            with torch.inference_mode():
+                found[rows] = network.scores(**{name: value.to(device) for name, value in batch.items()}).cpu().numpy()
+        return found
+
+    return scores
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """What follows each position: position p is paired with `targets[offsets[p]:offsets[p + 1]]`."""
+
+    offsets: Ints
+    targets: Ints
+
+    @classmethod
+    def of(cls, sequences: Sequences, objective: str) -> Pairs:
+        """The next act of the user; or, where a session ends, each item of the user's next session."""
+        positions, targets = [], []
+        ends = np.zeros(len(sequences.items), dtype=bool)
+        ends[sequences.offsets[1:][np.diff(sequences.offsets) > 0] - 1] = True
+        if objective in ("next_item", "both"):
+            before = np.flatnonzero(~ends)
+            positions.append(before)
+            targets.append(sequences.items[before + 1])
+        if objective in ("next_session", "both"):
+            for user in range(len(sequences)):
+                part = sequences.of(user)
+                last = np.flatnonzero(np.diff(sequences.sessions[part], append=-1))
+                for index in range(len(last) - 1):
+                    following = np.unique(sequences.items[part][last[index] + 1 : last[index + 1] + 1])
+                    positions.append(np.full(len(following), part.start + last[index]))
+                    targets.append(following)
+        if not positions or not sum(map(len, positions)):
+            raise TableContractError("no user of the training part has anything that follows; give it more days.")
+        position, target = np.concatenate(positions), np.concatenate(targets)
+        order = np.argsort(position, kind="stable")
+        counts = np.bincount(position, minlength=len(sequences.items))
+        return cls(np.r_[0, np.cumsum(counts)], target[order])
+
+
+@dataclass
+class RecommenderTask:
+    """What the trainer fits: see `training.trainer.Task`."""
+
+    config: Config
+    data: DataConfig
+    encoder: Encoder
+    sequences: Sequences
+    val: Queries | None
+    """None: nothing is held back, every epoch is trained."""
+    batch_size: int
+    seed: int
+
+    @property
+    def monitor(self) -> str:
+        return "val_ndcg_at_10" if self.val else "train_loss"
+
+    @property
+    def mode(self) -> Literal["max", "min"]:
+        return "max" if self.val else "min"
+
+    def build(self) -> Network:
+        return Network(self.config, len(self.encoder.items), len(self.encoder.event_types))
+
+    def num_steps(self, epoch: int) -> int:
+        return -(-len(self._windows) // self.batch_size)
+
+    def batches(self, epoch: int, rank: int, world_size: int) -> Iterator[dict[str, Tensor]]:
+        rng = np.random.default_rng((self.seed, epoch))
+        lengths = self._windows[:, 1] - self._windows[:, 0]
+        by_length = np.argsort(lengths + rng.uniform(0, 2, len(lengths)))
+        starts = np.arange(0, len(by_length), self.batch_size)
+        for start in rng.permutation(starts):
+            windows = self._windows[by_length[start : start + self.batch_size]]
+            pairs = self._pairs.offsets[windows[:, 1]] - self._pairs.offsets[windows[:, 2]]
+            batch = self._collate(windows[rank::world_size], world_size / pairs.sum())
+            if self.config.num_negatives:
+                drawn = rng.choice(len(self._proposal), self.config.num_negatives, p=self._proposal)
+                batch["negatives"] = torch.from_numpy(drawn)
+                batch["negative_log_weights"] = torch.from_numpy(-np.log(self._proposal[drawn] * len(drawn))).float()
+            yield batch
+
+    def loss(self, module: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        loss: Tensor = module(**batch)
+        return loss
+
+    def validate(self, module: nn.Module) -> dict[str, float]:
+        """Metrics on the validation part, over the same fixed users after each epoch."""
+        if self.val is None:
+            return {}
+        assert isinstance(module, Network)
+        users = np.arange(0, len(self.val), -(-len(self.val) // self.data.max_val_queries))
+        scorer = network_scorer(module, self.encoder.popularity)
+        found = ask(scorer, self.val, len(self.encoder.items), self.data.seen_items, users)
+        return {f"val_{name}": value for name, value in found.means.items()}
+
+    @cached_property
+    def _pairs(self) -> Pairs:
+        return Pairs.of(self.sequences, self.data.objective)
+
+    @cached_property
+    def _windows(self) -> Ints:
+        """(windows, 3): positions [start, stop) that are read, and the first that is scored.
+
+        A history longer than the network reads is cut into overlapping windows, so that each position is scored exactly once,
+        with at least half a window before it.
+        """
+        longest, stride = self.config.max_length, max(1, self.config.max_length // 2)
+        windows = []
+        for user in range(len(self.sequences)):
+            part = self.sequences.of(user)
+            paired = np.flatnonzero(np.diff(self._pairs.offsets[part.start : part.stop + 1]))
+            if not len(paired):
+                continue
+            stop = part.start + int(paired[-1]) + 1
+            end = min(stop, part.start + longest)
+            windows.append((part.start, end, part.start))
+            while end < stop:
+                scored_from, end = end, min(stop, end + stride)
+                windows.append((end - longest, end, scored_from))
+        return np.array([window for window in windows if self._pairs.offsets[window[1]] > self._pairs.offsets[window[2]]])
+
+    @cached_property
+    def _proposal(self) -> NDArray[np.float64]:
+        """Half of the negatives are drawn evenly, half as often as the items occur."""
+        counts = np.bincount(self.sequences.items, minlength=len(self.encoder.items))
+        return 0.5 / len(counts) + 0.5 * counts / counts.sum()
+
+    def _collate(self, windows: Ints, weight: float) -> dict[str, Tensor]:
+        """One batch; each pair weighs `weight`, so that the losses of all ranks average to the mean over the global batch."""
+        sequences, pairs = self.sequences, self._pairs
+        batch = pad([sequences.items[a:b] for a, b, _ in windows], [sequences.events[a:b] for a, b, _ in windows])
+        width = batch["items"].shape[1]
+        rows, pair_rows, targets = [], [], []
+        num_rows = 0
+        for index, (start, stop, scored_from) in enumerate(windows):
+            counts = np.diff(pairs.offsets[scored_from : stop + 1])
+            scored = np.flatnonzero(counts)
+            rows.append(index * width + scored_from - start + scored)
+            pair_rows.append(num_rows + np.repeat(np.arange(len(scored)), counts[scored]))
+            targets.append(pairs.targets[pairs.offsets[scored_from] : pairs.offsets[stop]])
+            num_rows += len(scored)
+        flat = [np.concatenate([np.empty(0, dtype=np.int64), *parts]) for parts in (rows, pair_rows, targets)]
+        batch |= dict(zip(("rows", "pair_rows", "pair_targets"), map(torch.from_numpy, flat), strict=True))
+        batch["pair_weights"] = torch.full((len(flat[2]),), weight)
+        return batch

@@ -1,0 +1,375 @@
+"""Config, encoder, network with its loss, and the half that answers; knows nothing of how it is trained.
+
+The network is SASRec (Kang & McAuley 2018) with what later work found to matter: a softmax over the whole catalogue instead of
+one negative (Klenitskiy & Vasilev 2023), pre-norm blocks, tied item embeddings, positions counted back from the newest act. A
+repeat term lets a purchase of long ago come back, which a dot product alone expresses badly (Ren et al. 2019, RepeatNet).
+
+Shapes: B sequences, L acts, D width, I items, R scored positions, P (position, target) pairs, N negatives.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from training.metrics.ranking import top_k
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float32]
+Recommendations = list[tuple[str, float]]
+"""(item_id, score), best first."""
+
+
+class Config(BaseModel):
+    """Size and shape of the network. The defaults are those that won on the validation parts named in the recipes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dim: PositiveInt = Field(64, description="Width of embeddings and blocks.")
+    num_blocks: PositiveInt = Field(2, description="Transformer blocks.")
+    num_heads: PositiveInt = Field(2, description="Attention heads per block; divides `dim`.")
+    max_length: PositiveInt = Field(50, description="Newest acts of a history that are read.")
+    dropout: float = Field(0.2, ge=0, lt=1, description="On embeddings, attention output and feed-forward output.")
+    num_negatives: PositiveInt | None = Field(
+        None, description="Sampled softmax over this many shared negatives, for catalogues too large for the full one."
+    )
+    repeats: bool = Field(True, description="Learn how much more likely an item of the history is to come back.")
+
+    @model_validator(mode="after")
+    def _heads_divide_dim(self) -> Config:
+        if self.dim % self.num_heads:
+            raise ValueError(f"num_heads {self.num_heads} does not divide dim {self.dim}")
+        return self
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """Ids to indices and back; part of every model version, so training and serving read a history alike."""
+
+    items: tuple[str, ...]
+    """The catalogue, in index order."""
+    event_types: tuple[str, ...]
+    """Known kinds of act, the commonest first; an act of unsaid kind is read as that one."""
+    popularity: tuple[float, ...]
+    """Per item, its share of the recent acts: the answer for who has no history."""
+
+    @cached_property
+    def index(self) -> dict[str, int]:
+        return {item: position for position, item in enumerate(self.items)}
+
+    @cached_property
+    def event_index(self) -> dict[str, int]:
+        return {event_type: position for position, event_type in enumerate(self.event_types)}
+
+    def encode(
+        self, histories: Sequence[Sequence[str]], event_types: Sequence[Sequence[str]] | None, max_length: int
+    ) -> dict[str, Tensor]:
+        """Histories, oldest act first, as `items` (B, L), `events` (B, L) and `lengths` (B,), padded at the end with 0.
+
+        Unknown items are skipped; runs of acts on one item count as one act, of the last kind; the newest `max_length` stay.
+        """
+        items, events = [], []
+        for row, history in enumerate(histories):
+            known = np.fromiter((self.index.get(item, -1) for item in history), np.int64, len(history))
+            if event_types is None:
+                kinds = np.zeros(len(history), dtype=np.int64)
+            else:
+                kinds = np.fromiter((self.event_index.get(kind, 0) for kind in event_types[row]), np.int64, len(history))
+            kept = np.flatnonzero(known >= 0)
+            kept = kept[last_of_runs(known[kept])][-max_length:]
+            items.append(known[kept])
+            events.append(kinds[kept])
+        return pad(items, events)
+
+    def save(self, path: Path) -> None:
+        path.write_text(json.dumps({"items": self.items, "event_types": self.event_types, "popularity": self.popularity}))
+
+    @classmethod
+    def load(cls, path: Path) -> Encoder:
+        content = json.loads(path.read_text())
+        return cls(*(tuple(content[name]) for name in ("items", "event_types", "popularity")))
+
+
+def last_of_runs(items: Ints) -> NDArray[np.bool_]:
+    """True where the next act is on another item: a view, cart and purchase of one thing in a row is one step of taste."""
+    return np.r_[items[1:] != items[:-1], True][: len(items)]
+
+
+def pad(items: Sequence[Ints], events: Sequence[Ints]) -> dict[str, Tensor]:
+    """Ragged rows as `items` (B, L), `events` (B, L), `lengths` (B,); L is the longest row, at least 1."""
+    lengths = np.fromiter((len(row) for row in items), np.int64, len(items))
+    filled = np.arange(max(1, lengths.max(initial=0))) < lengths[:, None]
+    padded = np.zeros((2, *filled.shape), dtype=np.int64)
+    if lengths.any():
+        padded[0][filled] = np.concatenate(list(items))
+        padded[1][filled] = np.concatenate(list(events))
+    return {"items": torch.from_numpy(padded[0]), "events": torch.from_numpy(padded[1]), "lengths": torch.from_numpy(lengths)}
+
+
+class Block(nn.Module):
+    """Pre-norm causal self-attention and feed-forward, (B, L, D) -> (B, L, D)."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.num_heads = config.num_heads
+        self.attention_norm = nn.LayerNorm(config.dim)
+        self.query_key_value = nn.Linear(config.dim, 3 * config.dim)
+        self.attention_out = nn.Linear(config.dim, config.dim)
+        self.feed_norm = nn.LayerNorm(config.dim)
+        self.feed = nn.Sequential(nn.Linear(config.dim, 4 * config.dim), nn.GELU(), nn.Linear(4 * config.dim, config.dim))
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        B, L, D = x.shape
+        q, k, v = self.query_key_value(self.attention_norm(x)).view(B, L, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        # Padding is at the end, so the causal mask alone keeps it from every real position.
+        mixed = functional.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).reshape(B, L, D)
+        x = x + self.dropout(self.attention_out(mixed))
+        return x + self.dropout(self.feed(self.feed_norm(x)))
+
+
+class CatalogueSoftmax(torch.autograd.Function):
+    """Softmax loss over all items, with its gradient, a few rows at a time: the (R, I) scores never exist as a whole.
+
+    Each block of scores stays in the processor's cache and becomes its own gradient in place, which is several times faster
+    than letting autograd keep the scores (the idea of the fused linear cross-entropy of Hsu et al. 2024, Liger kernels).
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        states: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        seen: Tensor,
+        bonus: Tensor,
+        pair_rows: Tensor,
+        pair_targets: Tensor,
+        pair_weights: Tensor,
+    ) -> Tensor:
+        """As `Network.forward`; `seen` (R, S) are items whose score gets `bonus` (R, S); `pair_rows` ascend."""
+        loss = states.new_zeros(())
+        gradients = [torch.empty_like(states), torch.zeros_like(weight), torch.zeros_like(bias), torch.empty_like(bonus)]
+        step = max(1, 2**20 // len(weight))
+        starts = torch.arange(0, len(states), step, device=states.device)
+        edges = [*torch.searchsorted(pair_rows, starts).tolist(), len(pair_rows)]
+        for index, start in enumerate(starts.tolist()):
+            block, part = slice(start, start + step), slice(edges[index], edges[index + 1])
+            rows, targets, weights = pair_rows[part] - start, pair_targets[part], pair_weights[part]
+            scores = torch.addmm(bias, states[block], weight.T).scatter_add_(1, seen[block], bonus[block])
+            log_sums = torch.logsumexp(scores, dim=1)
+            loss += ((log_sums[rows] - scores[rows, targets]) * weights).sum()
+            row_weights = torch.zeros_like(log_sums).index_add_(0, rows, weights)
+            scores.sub_(log_sums[:, None]).exp_().mul_(row_weights[:, None])
+            scores.index_put_((rows, targets), -weights, accumulate=True)
+            torch.mm(scores, weight, out=gradients[0][block])
+            gradients[1].addmm_(scores.T, states[block])
+            gradients[2] += scores.sum(dim=0)
+            torch.gather(scores, 1, seen[block], out=gradients[3][block])
+        ctx.save_for_backward(*gradients)
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        states, weight, bias, bonus = (gradient * grad_outputs[0] for gradient in ctx.saved_tensors)
+        return states, weight, bias, None, bonus, None, None, None
+
+
+class Network(nn.Module):
+    """Histories to one score per item of the catalogue."""
+
+    def __init__(self, config: Config, num_items: int, num_event_types: int) -> None:
+        super().__init__()
+        self.config = config
+        self.item = nn.Embedding(num_items, config.dim)
+        self.event = nn.Embedding(num_event_types, config.dim)
+        self.position = nn.Embedding(config.max_length, config.dim)
+        self.item_bias = nn.Parameter(torch.zeros(num_items))
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_blocks))
+        self.norm = nn.LayerNorm(config.dim)
+        self.dropout = nn.Dropout(config.dropout)
+        if config.repeats:
+            self.repeat = nn.Linear(config.dim, 1)
+            self.repeat_lag = nn.Parameter(torch.zeros(config.max_length))
+        for embedding in (self.item, self.event, self.position):
+            nn.init.normal_(embedding.weight, std=config.dim**-0.5 / 2)
+
+    def input_spec(self) -> dict[str, tuple[tuple[int, ...], str]]:
+        """What `scores` takes: name -> (shape, dtype); -1: any size."""
+        return {"items": ((-1, -1), "int64"), "events": ((-1, -1), "int64"), "lengths": ((-1,), "int64")}
+
+    def states(self, items: Tensor, events: Tensor, lengths: Tensor) -> Tensor:
+        """What is known after each act, (B, L, D)."""
+        age = (lengths[:, None] - 1 - torch.arange(items.shape[1], device=items.device)).clamp(0, self.config.max_length - 1)
+        x = self.dropout(self.item(items) + self.event(events) + self.position(age))
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x)  # type: ignore[no-any-return]
+
+    def scores(self, items: Tensor, events: Tensor, lengths: Tensor) -> Tensor:
+        """Score of every item after each whole history, (B, I); a history must not be empty."""
+        rows = torch.arange(len(items), device=items.device) * items.shape[1] + lengths - 1
+        states = self.states(items, events, lengths).flatten(0, 1)[rows]
+        return functional.linear(states, self.item.weight, self.item_bias).scatter_add(1, *self._repeats(states, rows, items))
+
+    def forward(
+        self,
+        items: Tensor,
+        events: Tensor,
+        lengths: Tensor,
+        rows: Tensor,
+        pair_rows: Tensor,
+        pair_targets: Tensor,
+        pair_weights: Tensor,
+        negatives: Tensor | None = None,
+        negative_log_weights: Tensor | None = None,
+    ) -> Tensor:
+        """Softmax loss, summed over pairs with their weights.
+
+        Args:
+            rows: (R,) positions to score, as indices into the flattened (B, L).
+            pair_rows: (P,) indices into `rows`.
+            pair_targets: (P,) the item that follows.
+            pair_weights: (P,) weight of each pair; they say what the sum is a mean of.
+            negatives: (N,) items drawn for the whole batch; None: all items.
+            negative_log_weights: (N,) minus the log of how often each was expected to be drawn (Bengio & Senecal 2008).
+        """
+        states = self.states(items, events, lengths).flatten(0, 1)[rows]
+        seen, bonus = self._repeats(states, rows, items)
+        if negatives is None or negative_log_weights is None:
+            return CatalogueSoftmax.apply(  # type: ignore[no-any-return, no-untyped-call]
+                states, self.item.weight, self.item_bias, seen, bonus, pair_rows, pair_targets, pair_weights
+            )
+        seen, bonus = seen[pair_rows], bonus[pair_rows]
+        wanted = (states[pair_rows] * self.item(pair_targets)).sum(dim=1) + self.item_bias[pair_targets]
+        wanted = wanted + (bonus * (seen == pair_targets[:, None])).sum(dim=1)
+        others = functional.linear(states, self.item(negatives), self.item_bias[negatives] + negative_log_weights)[pair_rows]
+        others = others + ((seen[:, :, None] == negatives) * bonus[:, :, None]).sum(dim=1)
+        others = others.masked_fill(negatives == pair_targets[:, None], -torch.inf)
+        losses = torch.logsumexp(torch.cat([wanted[:, None], others], dim=1), dim=1) - wanted
+        return (losses * pair_weights).sum()
+
+    def _repeats(self, states: Tensor, rows: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
+        """Per scored position, its history (R, S) and what each act adds to the score of its own item (R, S); S is L or 0."""
+        L = items.shape[1]
+        if not self.config.repeats:
+            return items.new_empty(len(rows), 0), states.new_empty(len(rows), 0)
+        seen = items[rows // L]
+        lag = (rows % L)[:, None] - torch.arange(L, device=items.device)
+        bonus = self.repeat(states) + self.repeat_lag[lag.clamp(0, self.config.max_length - 1)]
+        return seen, bonus * (lag >= 0)
+
+
+@dataclass(frozen=True)
+class Recommender:
+    """A trained model that answers. Scores compare items of one answer; they are no probabilities."""
+
+    config: Config
+    encoder: Encoder
+    network: Network = field(repr=False)
+
+    @classmethod
+    def load(cls, folder: Path) -> Recommender:
+        """The model that `save` wrote."""
+        config = Config.model_validate_json((folder / "config.json").read_text())
+        encoder = Encoder.load(folder / "encoder.json")
+        network = Network(config, len(encoder.items), len(encoder.event_types))
+        network.load_state_dict(load_file(folder / "weights.safetensors"))
+        return cls(config, encoder, network.eval())
+
+    def save(self, folder: Path) -> None:
+        """Write `config.json`, `encoder.json` and `weights.safetensors` into `folder`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.json").write_text(self.config.model_dump_json(indent=2))
+        self.encoder.save(folder / "encoder.json")
+        save_file({name: value.contiguous() for name, value in self.network.state_dict().items()}, folder / "weights.safetensors")
+
+    def knows(self, item_id: str) -> bool:
+        """Whether the item was in the catalogue the model learned."""
+        return item_id in self.encoder.index
+
+    def is_personal(self, history: Sequence[str]) -> bool:
+        """Whether an answer to this history is about it; else it is the popular list."""
+        return any(self.knows(item) for item in history)
+
+    def scores(self, histories: Sequence[Sequence[str]], event_types: Sequence[Sequence[str]] | None = None) -> Floats:
+        """Score of every item of the catalogue, (histories, items); popularity where a history holds no known item."""
+        batch = self.encoder.encode(histories, event_types, self.config.max_length)
+        scores = np.tile(np.asarray(self.encoder.popularity, dtype=np.float32), (len(histories), 1))
+        personal = batch["lengths"] > 0
+        if personal.any():
+            with torch.inference_mode():
+                scores[personal.numpy()] = self.network.scores(**{name: rows[personal] for name, rows in batch.items()}).numpy()
+        return scores
+
+    def recommend(
+        self,
+        histories: Sequence[Sequence[str]],
+        k: int,
+        exclude: Sequence[Collection[str]] | None = None,
+        allowed: NDArray[np.bool_] | None = None,
+        event_types: Sequence[Sequence[str]] | None = None,
+    ) -> list[Recommendations]:
+        """The k best items for each history (acts oldest first); fewer where fewer are allowed.
+
+        Args:
+            exclude: per history, items not to be shown.
+            allowed: (items,) of the catalogue, False: shown to nobody.
+            event_types: per history, the kind of each act; unsaid: the commonest kind.
+
+        Raises:
+            ValueError: k is negative, or the arguments differ in length.
+        """
+        if k < 0:
+            raise ValueError(f"k must be at least 0, got {k}")
+        for name, value in (("exclude", exclude), ("event_types", event_types)):
+            if value is not None and len(value) != len(histories):
+                raise ValueError(f"{len(histories)} histories but {len(value)} of {name}")
+        scores = self.scores(histories, event_types)
+        for row, banned in enumerate(exclude or ()):
+            scores[row, [self.encoder.index[item] for item in banned if item in self.encoder.index]] = -np.inf
+        if allowed is not None:
+            scores[:, ~allowed] = -np.inf
+        return [self._named(row, best) for row, best in zip(scores, top_k(scores, k), strict=True)]
+
+    def popular(self, k: int) -> Recommendations:
+        """The k most popular items of late."""
+        return self.recommend([[]], k)[0]
+
+    def similar(
+        self, item_id: str, k: int, exclude: Collection[str] = (), allowed: NDArray[np.bool_] | None = None
+    ) -> Recommendations:
+        """The k items whose embeddings point most nearly the same way (cosine), without the item itself.
+
+        Args:
+            exclude: items not to be shown.
+            allowed: (items,) of the catalogue, False: not shown.
+
+        Raises:
+            KeyError: the item is not in the catalogue.
+        """
+        position = self.encoder.index[item_id]
+        cosines = self._directions @ self._directions[position]
+        cosines[[position, *(self.encoder.index[item] for item in exclude if item in self.encoder.index)]] = -np.inf
+        if allowed is not None:
+            cosines[~allowed] = -np.inf
+        return self._named(cosines, top_k(cosines[None], k)[0])
+
+    @cached_property
+    def _directions(self) -> Floats:
+        return np.asarray(functional.normalize(self.network.item.weight.detach(), dim=1).numpy())
+
+    def _named(self, scores: Floats, best: Ints) -> Recommendations:
+        return [(self.encoder.items[item], float(scores[item])) for item in best if scores[item] > -np.inf]
