@@ -101,3 +101,66 @@ def sample(
     for table in written:
         report.add_row(table.table, f"{table.num_rows:,}", str(table.version), "already there" if table.skipped else "")
     Console().print(report)
+
+
+@app.command()
+def init(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="Name of the new shop: lower-case letters, digits, underscores.")],
+    origins: Annotated[
+        list[str], typer.Option("--from", help="File, folder, Delta table or postgresql://...; repeat for several.")
+    ],
+    currency: Annotated[str | None, typer.Option(help="ISO 4217 currency; default: guessed.")] = None,
+    time_zone: Annotated[str | None, typer.Option(help="IANA time zone; default: guessed.")] = None,
+    languages: Annotated[list[str] | None, typer.Option("--language", help="BCP 47 tag customers write in; repeat.")] = None,
+    now: Annotated[str | None, typer.Option(help="Clock: wall, data or an ISO time.")] = None,
+) -> None:
+    """Write the project folder of a new shop: shop.yaml with a commented mapping guessed from headers and samples.
+
+    shopgraph init myshop --from orders.csv --from reviews.parquet\n
+    shopgraph init myshop --from exports/ --currency EUR --time-zone Europe/Berlin\n
+    shopgraph init myshop --from postgresql://reader@db.example:5432/shop
+    """
+    from infra.home import Home
+    from spark_jobs.init_shop import init_shop
+
+    path = init_shop(Home(context.obj), name, origins, currency, time_zone, languages or [], now)
+    typer.echo(f"{path}\nLook through it, then: shopgraph --shop {name} ingest --check")
+
+
+@app.command()
+def ingest(
+    context: typer.Context,
+    check: Annotated[bool, typer.Option("--check", help="Read and validate everything, commit nothing.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Report as JSON.")] = False,
+) -> None:
+    """Read what is new in the shop's sources into its raw tables; bad rows go to quarantine/ with their reason.
+
+    A second run reads only new files and rows: rows with a known id are duplicates or corrections.
+
+    shopgraph --shop myshop ingest --check\n
+    shopgraph --shop myshop ingest --json
+    """
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    from features.shop import Shop
+    from infra.home import Home
+    from spark_jobs.ingest import ingest as run
+    from spark_jobs.session import session
+
+    settings = context.obj
+    shop = Shop.load(Home(settings).create(), settings.shop)
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TextColumn("{task.completed:,.0f} rows"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        report = run(settings, shop, lambda: session(settings, "ingest"), check=check, progress=progress)
+    if as_json:
+        typer.echo(json.dumps(dataclasses.asdict(report), ensure_ascii=False))
+        return
+    console = Console()
+    if report.lines:
+        console.print(report.table())
+    for remark in report.remarks():
+        console.print(f"- {remark}", highlight=False, markup=False)
+    versions = ", ".join(f"{path} version {version}" for path, version in report.versions.items())
+    console.print(versions or ("nothing was committed (check only)" if check and report.lines else "nothing new"), highlight=False)

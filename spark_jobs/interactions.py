@@ -1,0 +1,77 @@
+"""interactions: what a user did with an item, cleaned; the base of every table about people.
+
+Who acted: the event's user; else the user that a login joined the visitor to, from that login on; else `visitor:<id>` or
+`session:<id>`. Order lines without a customer are demand (see daily_demand) but nobody's interaction.
+"""
+
+from __future__ import annotations
+
+from pyspark.sql import DataFrame, Window
+from pyspark.sql import functions as F
+
+from features.columns import CREATED_TIMESTAMP, EVENT_TIMESTAMP, EVENT_TYPE, SESSION_ID, USER_ID, VISITOR_ID
+from features.tables import EVENTS, INTERACTIONS, ORDERS
+from spark_jobs.job import Inputs, Job
+from spark_jobs.raw import ROW_ID
+from spark_jobs.sales import item_acts, sales
+
+BROWSE_TYPES = ("click", "view", "favourite", "cart")
+SESSION_GAP_S = 30 * 60
+"""Acts of one user further apart than this belong to different visits (the convention of web analytics)."""
+
+
+def transform(events: DataFrame, orders: DataFrame, *, zone: str) -> DataFrame:
+    """Events and order lines -> one row per act of a user on an item.
+
+    Args:
+        events: current rows of raw/events.
+        orders: current rows of raw/orders.
+    """
+    events = name_users(events)
+    acts = item_acts(events, BROWSE_TYPES).unionByName(sales(events, orders, zone))
+    acts = acts.where(F.col(USER_ID).isNotNull()).withColumnRenamed(ROW_ID, "interaction_id")
+    return name_sessions(acts).select(*INTERACTIONS.names)
+
+
+def name_users(events: DataFrame) -> DataFrame:
+    """Every event with a user: its own, the one its visitor has logged in as by then, or a name for the unknown one."""
+    is_login = (F.col(EVENT_TYPE) == "login") & F.col(USER_ID).isNotNull()
+    until_now = Window.partitionBy(VISITOR_ID).orderBy(EVENT_TIMESTAMP, (~is_login).cast("int"), ROW_ID)
+    login = F.last(F.when(is_login, F.struct(USER_ID, CREATED_TIMESTAMP)), ignorenulls=True).over(
+        until_now.rowsBetween(Window.unboundedPreceding, 0)
+    )
+    of_visitor = F.col(VISITOR_ID).isNotNull() & (F.col(USER_ID).isNull() | is_login)
+    joined = (
+        events.where(of_visitor)
+        .withColumn("_login", login)
+        .withColumn(CREATED_TIMESTAMP, F.greatest(CREATED_TIMESTAMP, "_login.created_timestamp"))
+        .withColumn(USER_ID, F.coalesce(F.col(USER_ID), F.col("_login.user_id"), F.concat(F.lit("visitor:"), VISITOR_ID)))
+        .select(*events.columns)
+    )
+    others = events.where(~of_visitor).withColumn(USER_ID, F.coalesce(F.col(USER_ID), F.concat(F.lit("session:"), SESSION_ID)))
+    return others.unionByName(joined)
+
+
+def name_sessions(acts: DataFrame) -> DataFrame:
+    """Every act with a session: the source's own, else that of the visit it falls in, which a gap of 30 minutes ends."""
+    in_order = Window.partitionBy(USER_ID).orderBy(EVENT_TIMESTAMP, "interaction_id")
+    until_now = in_order.rowsBetween(Window.unboundedPreceding, 0)
+    visit_until_now = (
+        Window.partitionBy(USER_ID, "_visit").orderBy(EVENT_TIMESTAMP, "interaction_id").rowsBetween(Window.unboundedPreceding, 0)
+    )
+    gap = F.unix_micros(EVENT_TIMESTAMP) - F.unix_micros(F.lag(EVENT_TIMESTAMP).over(in_order))
+    began = F.first("interaction_id").over(visit_until_now)
+    derived = F.md5(F.concat_ws("\x1f", USER_ID, began).cast("binary"))
+    return (
+        acts.withColumn("_begins", F.when(gap <= SESSION_GAP_S * 1_000_000, 0).otherwise(1))
+        .withColumn("_visit", F.sum("_begins").over(until_now))
+        .withColumn(SESSION_ID, F.coalesce(F.last(SESSION_ID, ignorenulls=True).over(visit_until_now), derived))
+    )
+
+
+def run(inputs: Inputs) -> DataFrame:
+    """`transform` on the tables of a shop."""
+    return transform(inputs[EVENTS], inputs[ORDERS], zone=inputs.time_zone)
+
+
+JOB = Job(INTERACTIONS, (EVENTS, ORDERS), run)

@@ -1,0 +1,49 @@
+"""Raw rows as the jobs see them: the newest version of each, with an id for every row."""
+
+from __future__ import annotations
+
+from pyspark.sql import Column, DataFrame, Window
+from pyspark.sql import functions as F
+
+from features.columns import CREATED_TIMESTAMP, EVENT_TIMESTAMP
+from features.tables import Table
+
+ROW_ID = "row_id"
+"""Identifies a current row: its identity where complete, else a digest of its content and its number among equal rows."""
+
+
+def current(rows: DataFrame, table: Table) -> DataFrame:
+    """The newest version of each raw row, with `row_id` after the table's columns.
+
+    A correction is a later row with the same identity and a later `created_timestamp`. Where the source gives no complete
+    identity every row stands, equal rows too (two scans of one article are two sales).
+    """
+    complete = F.lit(True)
+    for name in table.identity:
+        complete = complete & F.col(name).isNotNull()
+    content = F.when(~complete, _digest(rows))
+    # Corrections count backwards, the newest is 1; equal rows count forwards, so that a later one renames none before it.
+    created = F.unix_micros(CREATED_TIMESTAMP)
+    order = Window.partitionBy(*table.identity, "_content").orderBy(
+        F.when(F.col("_content").isNull(), -created).otherwise(created), F.xxhash64(*rows.columns)
+    )
+    identity = F.col(table.identity[0]) if len(table.identity) == 1 else _digest(rows, table.identity)
+    return (
+        rows.withColumn("_content", content)
+        .withColumn("_number", F.row_number().over(order))
+        .where((F.col("_number") == 1) | F.col("_content").isNotNull())
+        .withColumn(ROW_ID, F.coalesce(F.concat("_content", F.lit("-"), "_number"), identity))
+        .withColumn(CREATED_TIMESTAMP, _known(table))
+        .select(*rows.columns, ROW_ID)
+    )
+
+
+def _known(table: Table) -> Column:
+    """When the row was known: never before it was true, whatever the source says."""
+    return F.greatest(CREATED_TIMESTAMP, EVENT_TIMESTAMP) if EVENT_TIMESTAMP in table.names else F.col(CREATED_TIMESTAMP)
+
+
+def _digest(rows: DataFrame, names: tuple[str, ...] | None = None) -> Column:
+    """128 bits of what a row says; when it became known is not part of it."""
+    said = names or tuple(name for name in rows.columns if name != CREATED_TIMESTAMP)
+    return F.md5(F.to_json(F.struct(*[F.col(name) for name in said])).cast("binary"))

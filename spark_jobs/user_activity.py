@@ -1,0 +1,36 @@
+"""user_activity: what a user did over the last 1, 7, 30 and 90 local days, on the days on which that changes."""
+
+from __future__ import annotations
+
+from datetime import date
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from features.columns import EVENT_TYPE, USER_ID
+from features.tables import INTERACTIONS, USER_ACTIVITY
+from features.windows import USER_WINDOWS
+from spark_jobs.job import Inputs, Job
+from spark_jobs.windows import DAY, IS_CHANGE, accumulate, changes, daily, stamped
+
+
+def transform(interactions: DataFrame, *, zone: str, last_day: date) -> DataFrame:
+    """Interactions -> one row per user and local day on which a windowed value changes, up to `last_day`.
+
+    `days_since_last_purchase` is as of the row; that it grows from day to day is no change.
+    """
+    bought = F.max(F.when(F.col(EVENT_TYPE) == "purchase", F.col(DAY)))
+    days = daily(interactions.repartition(USER_ID), [USER_ID], USER_WINDOWS, zone, last_purchase=bought)
+    log = changes(days, [USER_ID], USER_WINDOWS, zone, carried=["last_purchase"]).where(F.col(DAY) <= F.lit(last_day))
+    columns = [name for feature in USER_WINDOWS for name in feature.columns]
+    rows = accumulate(log, [USER_ID], columns, carried=["last_purchase"]).where(IS_CHANGE)
+    rows = rows.withColumn("days_since_last_purchase", F.date_diff(DAY, "last_purchase"))
+    return stamped(rows, zone).select(*USER_ACTIVITY.names)
+
+
+def run(inputs: Inputs) -> DataFrame:
+    """`transform` on the tables of a shop."""
+    return transform(inputs[INTERACTIONS], zone=inputs.time_zone, last_day=inputs.last_day)
+
+
+JOB = Job(USER_ACTIVITY, (INTERACTIONS,), run)
