@@ -19,8 +19,7 @@ from urllib.parse import urlsplit
 
 import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql.pandas.types import from_arrow_schema, to_arrow_schema
-from pyspark.sql.types import StructType
+from pyspark.sql.pandas.types import from_arrow_schema
 
 from features.tables import Table
 from infra.errors import EngineError, TableContractError
@@ -183,10 +182,9 @@ def code_digest(*functions: Any) -> str:
     return digest_of([inspect.getsource(function) for function in functions])
 
 
-def _read_with_arrow(spark: SparkSession, lake: Lake, files: list[str], schema: StructType) -> DataFrame:
+def _read_with_arrow(spark: SparkSession, lake: Lake, files: list[str], schema: pa.Schema) -> DataFrame:
     """One task per file reads it with Arrow and hands the batches to Spark."""
     options = dict(lake.storage_options)
-    arrow_schema = to_arrow_schema(schema, timestamp_utc=True)
 
     def read(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         import pyarrow.parquet as pq
@@ -197,10 +195,10 @@ def _read_with_arrow(spark: SparkSession, lake: Lake, files: list[str], schema: 
             for uri in batch.column("uri").to_pylist():
                 with filesystem(options).open_input_file(uri.removeprefix("s3://")) as file:
                     for rows in pq.ParquetFile(file).iter_batches():
-                        yield _conform(rows, arrow_schema)
+                        yield _conform(rows, schema)
 
     paths = spark.createDataFrame([(uri,) for uri in files], "uri string").repartition(len(files))
-    return paths.mapInArrow(read, schema)
+    return paths.mapInArrow(read, from_arrow_schema(schema))
 
 
 def _conform(rows: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:

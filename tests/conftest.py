@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +17,7 @@ from pyspark.sql import SparkSession
 
 from infra.home import Home
 from infra.lake import Lake
+from infra.processes import is_open
 from infra.settings import Settings, set_quiet_environment
 from spark_jobs.session import session
 
@@ -45,3 +53,57 @@ def data_folder() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no public data sets at {folder}; set SHOPGRAPH_DATA to their folder")
     return folder
+
+
+def free_port() -> int:
+    """A loopback port that nothing holds right now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_until_open(port: int, process: subprocess.Popen[bytes], timeout_s: float = 60) -> None:
+    """Wait until something listens on the port; fail if the process that should has ended."""
+    deadline = time.monotonic() + timeout_s
+    while not is_open(port):
+        assert process.poll() is None, f"{process.args} ended with {process.returncode}"
+        assert time.monotonic() < deadline, f"{process.args} does not listen on {port} after {timeout_s} s"
+        time.sleep(0.1)
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A private Postgres server; its address without a database, e.g. `127.0.0.1:5433`, user `shop`, no password."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    tools = found[-1].parent if found else Path(shutil.which("initdb") or "initdb").parent
+    folder = Path(tempfile.mkdtemp(prefix="shopgraph-pg-"))  # pytest's own folders are closed to the postgres user
+    as_user = {"user": "postgres"} if os.geteuid() == 0 else {}  # Postgres refuses to run as root
+    if as_user:
+        shutil.chown(folder, "postgres")
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": folder}
+    data = folder / "data"
+    subprocess.run([tools / "initdb", "-D", data, "-U", "shop", "--auth=trust", "--encoding=UTF8"], check=True, **quiet, **as_user)
+    port = free_port()
+    options = ["-c", f"unix_socket_directories={folder}", "-c", "fsync=off", "-c", "listen_addresses=127.0.0.1"]
+    server = subprocess.Popen([tools / "postgres", "-D", data, "-p", str(port), *options], **quiet, **as_user)
+    try:
+        wait_until_open(port, server)
+        yield f"127.0.0.1:{port}"
+    finally:
+        server.send_signal(signal.SIGINT)
+        server.wait(timeout=30)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> Iterator[str]:
+    """A private Redis server that keeps nothing on disk."""
+    port = free_port()
+    command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        wait_until_open(port, server)
+        yield f"redis://127.0.0.1:{port}/0"
+    finally:
+        server.terminate()
+        server.wait(timeout=30)

@@ -33,7 +33,8 @@ def ensure_server(home: Home) -> str:
     if settings.mlflow_uri or running(home, NAME):
         return server_uri(home)
     check_port_free(settings.mlflow_port, "SHOPGRAPH_MLFLOW_PORT")
-    environment = {"MLFLOW_TRACKING_URI": "", **_s3_environment(home)}
+    # its job runner starts seven more processes of 290 MB each, for features (gateway, evaluation jobs) that we do not offer
+    environment = {"MLFLOW_TRACKING_URI": "", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **_s3_environment(home)}
     upgraded = subprocess.run(
         [sys.executable, "-m", "mlflow", "db", "upgrade", backend_uri(home)],
         capture_output=True,
