@@ -8,6 +8,7 @@ from zoneinfo import ZoneInfo
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from features.mapping import Source
 from infra.errors import SettingsError
 from infra.home import Home
 
@@ -23,6 +24,12 @@ class Shop(BaseModel):
     calendars: tuple[str, ...] = Field((), description="ISO 3166 codes of the public holidays that matter, e.g. CN, GB, DE.")
     languages: tuple[str, ...] = Field((), description="BCP 47 tags of the languages customers write, e.g. zh, en.")
     now: str = Field("wall", description="The clock: `wall`, `data` or an ISO 8601 time.")
+    sources: tuple[Source, ...] = Field(
+        (), description="Where the shop's own data comes from and how it maps; see features/mapping.py."
+    )
+    quarantine_share: float = Field(
+        0.05, ge=0, le=1, description="Share of bad rows of one source and table above which ingest stops."
+    )
 
     @field_validator("time_zone")
     @classmethod
@@ -31,6 +38,14 @@ class Shop(BaseModel):
             ZoneInfo(value)
         except (KeyError, ValueError, OSError):
             raise ValueError(f"{value!r} is no IANA time zone such as Europe/Berlin") from None
+        return value
+
+    @field_validator("sources")
+    @classmethod
+    def _named_apart(cls, value: tuple[Source, ...]) -> tuple[Source, ...]:
+        twice = sorted({source.name for source in value if [s.name for s in value].count(source.name) > 1})
+        if twice:
+            raise ValueError(f"two sources are called {', '.join(twice)}")
         return value
 
     @property

@@ -1,0 +1,406 @@
+"""`shopgraph init`: a shop's project folder with a commented shop.yaml, guessed from the headers and samples of its data."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import islice
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
+
+import pyarrow as pa
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
+
+from features.mapping import TextFormat
+from features.shop import Shop
+from infra.errors import IngestError, SettingsError
+from infra.home import Home, check_shop_name
+from infra.lake import foreign_table
+from spark_jobs.sources import online_retail, online_shopping_10_cats, postgres, womens_clothing
+from spark_jobs.sources.arrow_files import PROBLEM, ROW, TEXT, parquet_batches, plain, to_plain
+from spark_jobs.sources.csv_files import batches as csv_batches
+from spark_jobs.sources.drift import looks_personal
+from spark_jobs.sources.guess import Guess, guess_tables, number_signs
+from spark_jobs.sources.json_lines import batches as json_batches
+from spark_jobs.sources.text import guess_encoding, open_text
+
+KNOWN_SETS: tuple[ModuleType, ...] = (online_retail, online_shopping_10_cats, womens_clothing)
+FOLDERS = ("features", "recipes", "rules", "readers")
+_FORMATS = {
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".txt": "csv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "jsonl",
+    ".parquet": "parquet",
+}
+_SAMPLE_ROWS = 1000
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """How a source reads, and the first values of its columns."""
+
+    reads: dict[str, Any]
+    columns: list[str]
+    values: dict[str, list[Any]]
+
+
+def init_shop(
+    home: Home,
+    name: str,
+    origins: Sequence[str],
+    currency: str | None = None,
+    time_zone: str | None = None,
+    languages: Sequence[str] = (),
+    now: str | None = None,
+) -> Path:
+    """Write the project folder of a new shop.
+
+    Args:
+        origins: files, folders, Delta tables or postgresql:// addresses.
+        currency, time_zone, languages, now: of the shop; default: guessed, and marked as a guess.
+
+    Returns:
+        The path of its shop.yaml.
+
+    Raises:
+        SettingsError: there is such a shop already.
+        IngestError: nothing is at an origin, or nothing in it looks like a raw table.
+    """
+    home.create()
+    folder = home.shop(check_shop_name(name))
+    path = folder / "shop.yaml"
+    if path.exists():
+        raise SettingsError(f"{path} exists already; edit it, or take it away first.")
+    sources, shops, notes = CommentedSeq(), [], []
+    for origin in origins:
+        for sample in _samples(origin, folder):
+            known = _known(sample.columns)
+            if known:
+                shops.append(known.SHOP)
+                sources.extend(_known_sources(known, sample))
+            else:
+                source, note = _guessed_source(sample, [s["name"] for s in sources])
+                if source is None:
+                    notes.append(note)
+                else:
+                    sources.append(source)
+                    shops.append(_traits(sample))
+    if not sources:
+        raise IngestError(f"nothing in {', '.join(origins)} looks like a raw table. {' '.join(notes)} See docs/bring-your-data.md.")
+    said = {"currency": currency, "time_zone": time_zone, "now": now}
+    document = _document(name, shops, said, list(languages), sources, notes)
+    text = _dump(document)
+    for child in FOLDERS:
+        (folder / child).mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(".draft")
+    draft.write_text(text, encoding="utf-8")
+    Shop.read(draft)
+    draft.replace(path)
+    return path
+
+
+# -- what lies at an origin -------------------------------------------------------------------------------------------------
+
+
+def _samples(origin: str, folder: Path) -> list[_Sample]:
+    if origin.startswith(("postgresql://", "postgres://")):
+        return _database_samples(origin, folder)
+    path = Path(origin).expanduser().resolve()
+    if (path / "_delta_log").is_dir():
+        table = foreign_table(str(path))
+        return [_sample({"format": "delta", "path": str(path)}, iter(table.scan()), table.schema.names)]
+    if path.is_file():
+        return [_file_sample(path)]
+    if not path.is_dir():
+        raise IngestError(f"there is nothing at {path}; give a file, a folder or postgresql://...")
+    deltas = sorted(log.parent for log in path.rglob("_delta_log") if log.is_dir())
+    files = sorted(
+        file
+        for file in path.rglob("*")
+        if file.is_file()
+        and _format(file)
+        and not any(part.startswith((".", "_")) for part in file.relative_to(path).parts)
+        and not any(delta in file.parents for delta in deltas)
+    )
+    samples = [sample for delta in deltas for sample in _samples(str(delta), folder)] + _grouped(path, files)
+    if not samples:
+        raise IngestError(f"no CSV, JSON lines, Parquet or Delta data in {path}.")
+    return samples
+
+
+def _grouped(folder: Path, files: Sequence[Path]) -> list[_Sample]:
+    """Files with the same header are one source, read by a pattern so that later files come along."""
+    groups: dict[tuple[str, ...], list[tuple[Path, _Sample]]] = {}
+    for file in files:
+        sample = _file_sample(file)
+        how = [str(sample.reads.get(key)) for key in ("format", "encoding", "delimiter")]
+        groups.setdefault((*how, *sorted(sample.columns)), []).append((file, sample))
+    found = []
+    for members in groups.values():
+        paths = [path for path, _ in members]
+        pattern = _pattern(folder, paths, len(groups) == 1)
+        for path, sample in members[:1] if pattern else members:
+            found.append(_Sample({**sample.reads, "path": str(pattern or path)}, sample.columns, sample.values))
+    return found
+
+
+def _pattern(folder: Path, paths: Sequence[Path], alone: bool) -> Path | None:
+    """One path that means exactly these files today: the folder, or a glob in it."""
+    if len(paths) == 1:
+        return paths[0]
+    suffixes = {path.suffix.lower() for path in paths}
+    if alone and len(suffixes) == 1:
+        return folder
+    stem = _common_prefix([path.name for path in paths])
+    if stem and len(suffixes) == 1 and len({path.parent for path in paths}) == 1:
+        glob = f"{stem}*{paths[0].suffix}"
+        if sorted(paths[0].parent.glob(glob)) == sorted(paths):
+            return paths[0].parent / glob
+    return None
+
+
+def _common_prefix(names: Sequence[str]) -> str:
+    prefix = names[0]
+    for name in names[1:]:
+        while not name.startswith(prefix):
+            prefix = prefix[:-1]
+    return prefix
+
+
+def _format(path: Path) -> str | None:
+    suffixes = [suffix.lower() for suffix in path.suffixes if suffix.lower() not in (".gz", ".zst")]
+    return _FORMATS.get(suffixes[-1]) if suffixes else None
+
+
+def _file_sample(path: Path) -> _Sample:
+    form = _format(path)
+    if form is None:
+        raise IngestError(f"{path}: expected .csv, .tsv, .jsonl, .json or .parquet.")
+    if path.stat().st_size == 0:
+        raise IngestError(f"{path} is empty (0 bytes), expected at least a header; export it again or take it away.")
+    reads: dict[str, Any] = {"format": form, "path": str(path)}
+    if form == "parquet":
+        return _sample(reads, parquet_batches(path))
+    encoding = guess_encoding(path)
+    reads |= {"encoding": encoding} if encoding != "utf-8" else {}
+    if form == "csv":
+        delimiter = _delimiter(path, encoding)
+        reads |= {"delimiter": delimiter} if delimiter != "," else {}
+    text = TextFormat(encoding=encoding, delimiter=reads.get("delimiter", ","))
+    return _sample(reads, csv_batches(text, path) if form == "csv" else json_batches(text, path))
+
+
+def _delimiter(path: Path, encoding: str) -> str:
+    with open_text(path, encoding) as file:
+        head = file.readline()
+    return max(",;\t|", key=head.count)
+
+
+def _sample(reads: dict[str, Any], batches: Iterable[pa.RecordBatch], columns: Sequence[str] = ()) -> _Sample:
+    values: dict[str, list[Any]] = {name: [] for name in columns}
+    for batch in islice(batches, 1):
+        for index, name in enumerate(batch.schema.names):
+            if name not in (ROW, PROBLEM, TEXT):
+                column = batch.column(index).slice(0, _SAMPLE_ROWS)
+                column = to_plain(column, plain(column.type))
+                values[name] = [value for value in column.to_pylist() if value is not None and value != ""]
+    texts = [value for found in values.values() for value in found if isinstance(value, str)]
+    decimal, thousands = number_signs(texts)
+    signs = {"decimal": decimal, "thousands": thousands} if (decimal, thousands) != (".", "") else {}
+    return _Sample({**reads, **signs}, list(values), values)
+
+
+# -- databases --------------------------------------------------------------------------------------------------------------
+
+
+def _database_samples(url: str, folder: Path) -> list[_Sample]:
+    """Tables of a database; order lines with the columns of their head where they fit better together."""
+    url = _without_password(url, folder)
+    tables, keys = postgres.tables(url), postgres.foreign_keys(url)
+    samples: list[tuple[str, _Sample]] = []
+    joined: set[str] = set()
+    for table, columns in tables.items():
+        alone = _query_sample(url, f"SELECT * FROM {table}", table)  # noqa: S608  (quoted names of the catalogue)
+        variants: list[tuple[_Sample, str | None]] = [(alone, None)]
+        for line, column, head, head_column in keys:
+            more = [f'head."{name}"' for name in tables.get(head, []) if name not in columns]
+            if line == table and more:
+                query = (
+                    f"SELECT {', '.join(['line.*', *more])} FROM {line} AS line "  # noqa: S608
+                    f'JOIN {head} AS head ON line."{column}" = head."{head_column}"'
+                )
+                variants.append((_query_sample(url, query, table), head))
+        best, join = max(variants, key=lambda variant: _fit(variant[0]))
+        samples.append((table, best))
+        if join and guess_tables(best.columns, best.values)[0].table == "orders":
+            joined.add(join)
+    return [sample for table, sample in samples if table not in joined]
+
+
+def _fit(sample: _Sample) -> tuple[bool, int]:
+    """How well a sample fits a raw table; facts before states, then by columns."""
+    guesses = guess_tables(sample.columns, sample.values)
+    return (bool(guesses) and guesses[0].table in ("orders", "events"), len(guesses[0].columns) if guesses else 0)
+
+
+def _query_sample(url: str, query: str, table: str) -> _Sample:
+    rows = postgres.sample(url, query, _SAMPLE_ROWS)
+    reads = {"format": "postgres", "url": url, "query": query, "table": table}
+    return _sample(reads, rows.combine_chunks().to_batches(), rows.schema.names)
+
+
+def _without_password(url: str, folder: Path) -> str:
+    """`url` with its password moved to a file of the shop that only its owner reads; libpq finds it by `passfile`."""
+    parts = urlsplit(url)
+    if not parts.password:
+        return url
+    folder.mkdir(parents=True, exist_ok=True)
+    passfile = folder / "pgpass"
+    passfile.touch(mode=0o600)
+    fields = (parts.hostname or "*", str(parts.port or "*"), parts.path.lstrip("/") or "*", unquote(parts.username or "*"))
+    line = ":".join(text.replace("\\", "\\\\").replace(":", "\\:") for text in (*fields, unquote(parts.password)))
+    passfile.write_text(line + "\n", encoding="utf-8")
+    host = parts.netloc.rsplit("@", 1)[1]
+    query = "&".join(filter(None, [parts.query, f"passfile={quote(str(passfile))}"]))
+    return urlunsplit((parts.scheme, f"{parts.username}@{host}", parts.path, query, ""))
+
+
+def _cursor(sample: _Sample, guess: Guess) -> str | None:
+    """A column that only grows: when a row was last changed, else its own number."""
+    changed = [name for name in sample.columns if re.fullmatch(r"(updated|modified|changed|geaendert)_?(at|on|am)?", name.lower())]
+    own = [guess.columns.get(name) for name in ("order_line_id", "event_id", "review_id")]
+    for name in changed + [name for name in own if isinstance(name, str)]:
+        if sample.values[name] and all(isinstance(value, (int, datetime)) for value in sample.values[name]):
+            return name
+    return None
+
+
+# -- what is written --------------------------------------------------------------------------------------------------------
+
+
+def _known(columns: Sequence[str]) -> ModuleType | None:
+    return next((known for known in KNOWN_SETS if set(columns) >= known.COLUMNS), None)
+
+
+def _known_sources(known: ModuleType, sample: _Sample) -> CommentedSeq:
+    """The mapping of a public set, set to where it lies here and how it is written."""
+    sources: CommentedSeq = _yaml().load(known.MAPPING)["sources"]
+    for source in sources:
+        source.update(sample.reads)
+        if sample.reads["format"] == "csv" and known.TEXT_TIME:
+            for table in source["tables"]:
+                columns = table["columns"]
+                columns["event_timestamp"] = _flow({"from": columns["event_timestamp"], "format": known.TEXT_TIME})
+    return sources
+
+
+def _guessed_source(sample: _Sample, taken: Sequence[str]) -> tuple[CommentedMap | None, str]:
+    """The source a sample stands for, or why there is none."""
+    reads = dict(sample.reads)
+    where = reads.pop("table", None) or Path(reads["path"]).name
+    guesses = guess_tables(sample.columns, sample.values)
+    if not guesses:
+        return None, f"{where} (columns {', '.join(sample.columns)}) fits no raw table."
+    stem = (
+        re.sub(r"[^\w-]+", "_", where.replace('"', "").split(".")[-1] if "query" in reads else Path(where).stem).strip("_*")
+        or "source"
+    )
+    name = next(name for name in (stem, *(f"{stem}_{n}" for n in range(2, 1000))) if name not in taken)
+    source = CommentedMap({"name": name, **reads})
+    if reads["format"] == "postgres":
+        cursor = _cursor(sample, guesses[0])
+        if cursor:
+            source["cursor"] = cursor
+            source.yaml_add_eol_comment("only grows: a later run reads what is beyond it; CHECK", "cursor")
+    source["tables"] = CommentedSeq([_table(guess) for guess in guesses])
+    used = {column for guess in guesses for value in guess.columns.values() for column in _read_by(value)}
+    left = [f"{name} (identifies a person)" if looks_personal(name) else name for name in sample.columns if name not in used]
+    if left:
+        source.yaml_set_comment_before_after_key("tables", before=f"not mapped: {', '.join(left)}", indent=4)
+    return source, ""
+
+
+def _table(guess: Guess) -> CommentedMap:
+    columns = CommentedMap()
+    for target, value in guess.columns.items():
+        columns[target] = _flow(value) if isinstance(value, dict) else value
+        if guess.comments[target]:
+            columns.yaml_add_eol_comment(guess.comments[target], target)
+    return CommentedMap({"table": guess.table, "columns": columns})
+
+
+def _read_by(value: Any) -> list[str]:
+    if isinstance(value, str):
+        return [value]
+    return [value["from"]] if "from" in value else list(value.get("digest", []))
+
+
+def _traits(sample: _Sample) -> dict[str, Any]:
+    """What the way a file is written says of its shop."""
+    text = " ".join([*sample.columns, *(str(value) for values in sample.values.values() for value in values[:20])])
+    if sample.reads.get("encoding") == "gb18030" or re.search(r"[\u4e00-\u9fff]", text):
+        return {"currency": "CNY", "time_zone": "Asia/Shanghai", "calendars": ["CN"], "languages": ["zh"]}
+    if sample.reads.get("decimal") == ",":
+        return {"currency": "EUR", "time_zone": "Europe/Berlin", "calendars": ["DE"], "languages": ["de"]}
+    return {"currency": "USD", "time_zone": "UTC", "calendars": [], "languages": ["en"]}
+
+
+def _document(
+    name: str,
+    traits: Sequence[dict[str, Any]],
+    said: dict[str, str | None],
+    languages: list[str],
+    sources: CommentedSeq,
+    notes: Sequence[str],
+) -> CommentedMap:
+    document = CommentedMap({"name": name})
+    comments = {
+        "currency": "all money is kept in it",
+        "time_zone": "a day is the local day here",
+        "now": "wall, data or an ISO time",
+    }
+    for key in ("currency", "time_zone", "now"):
+        document[key] = said[key] or traits[0].get(key, "wall")
+        is_guess = said[key] is None and key != "now" and "now" not in traits[0]
+        document.yaml_add_eol_comment(comments[key] + ("; guessed, CHECK" if is_guess else ""), key)
+    document["calendars"] = _flow(traits[0]["calendars"])
+    document["languages"] = _flow(languages or list(dict.fromkeys(tag for trait in traits for tag in trait["languages"])))
+    document["quarantine_share"] = 0.05
+    document.yaml_add_eol_comment("a larger share of bad rows stops the ingest", "quarantine_share")
+    document["sources"] = sources
+    document.yaml_set_start_comment(
+        f"Shop {name}, written by `shopgraph init`. Look through what says CHECK, then `shopgraph --shop {name} ingest --check`.\n"
+        "What a mapping can say: docs/bring-your-data.md." + "".join(f"\nLeft out: {note}" for note in notes)
+    )
+    return document
+
+
+def _flow(value: dict[str, Any] | list[Any]) -> CommentedMap | CommentedSeq:
+    made = CommentedMap(value) if isinstance(value, dict) else CommentedSeq(value)
+    if isinstance(value, dict):
+        for key, item in value.items():
+            made[key] = _flow(item) if isinstance(item, (dict, list)) else item
+    made.fa.set_flow_style()
+    return made
+
+
+def _yaml() -> YAML:
+    yaml = YAML()
+    yaml.width = 200
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    return yaml
+
+
+def _dump(document: CommentedMap) -> str:
+    text = io.StringIO()
+    _yaml().dump(document, text)
+    return text.getvalue()

@@ -1,0 +1,74 @@
+"""JSON lines: one object per line; nested objects become columns `outer.inner`, lists become JSON text.
+
+Numbers keep the digits they are written with. A line that is no JSON object, or names a key twice, is a problem row.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from features.mapping import TextFormat
+from infra.errors import IngestError
+from spark_jobs.sources.arrow_files import BATCH_ROWS, PROBLEM, ROW, TEXT
+from spark_jobs.sources.text import check_encoding, open_text, undecodable
+
+
+def batches(form: TextFormat, path: Path) -> Iterator[pa.RecordBatch]:
+    """The objects of the file as text columns with their line number, a chunk at a time; the columns differ between chunks.
+
+    Raises:
+        IngestError: bytes that are not in the encoding the mapping says.
+    """
+    check_encoding(path, form.encoding)
+    try:
+        with open_text(path, form.encoding) as file:
+            lines = enumerate(file, 1)
+            while chunk := list(islice(lines, BATCH_ROWS)):
+                yield _batch([(number, line.strip("\ufeff \t\r\n")) for number, line in chunk])
+    except UnicodeError:
+        raise IngestError(undecodable(path, form.encoding)) from None
+
+
+def _batch(lines: list[tuple[int, str]]) -> pa.RecordBatch:
+    rows = [_row(number, line) for number, line in lines if line]
+    names = dict.fromkeys(name for row in rows for name in row)
+    columns = {name: pa.array([row.get(name) for row in rows], pa.int64() if name == ROW else pa.string()) for name in names}
+    return pa.RecordBatch.from_pydict({ROW: pa.array([], pa.int64())} | columns)
+
+
+def _row(number: int, line: str) -> dict[str, Any]:
+    try:
+        value = json.loads(line, parse_float=str, parse_int=str, parse_constant=str, object_pairs_hook=_once)
+        if isinstance(value, dict):
+            return {ROW: number, **_flat(value)}
+        problem = "expected an object {...}"
+    except (ValueError, RecursionError) as error:
+        problem = str(error)[:80]
+    return {ROW: number, PROBLEM: f"no JSON object: {problem}", TEXT: line}
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key comes twice")
+    return found
+
+
+def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, str | None]:
+    flat: dict[str, str | None] = {}
+    for name, item in value.items():
+        if isinstance(item, dict):
+            flat |= _flat(item, f"{prefix}{name}.")
+        elif isinstance(item, list):
+            flat[prefix + name] = json.dumps(item, ensure_ascii=False)
+        elif isinstance(item, bool):
+            flat[prefix + name] = "true" if item else "false"
+        else:
+            flat[prefix + name] = item
+    return flat

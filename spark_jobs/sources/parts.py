@@ -1,0 +1,164 @@
+"""What a source consists of: its parts (a file, or one answer of a database), each read once.
+
+A part is known by path, size and time of change; where these differ from what was read, by the digest of its content. So a file
+that was copied, moved or touched is not read again, and one whose content changed is.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import importlib.util
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+
+import pyarrow as pa
+
+from features.mapping import FILE_FORMATS, Source
+from infra.errors import IngestError
+from infra.lake import foreign_table
+from spark_jobs.sources import arrow_files, csv_files, json_lines, postgres
+from spark_jobs.sources.seen import Seen
+
+_SUFFIXES = {
+    "csv": (".csv", ".tsv", ".txt", ".csv.gz"),
+    "jsonl": (".jsonl", ".ndjson", ".json", ".jsonl.gz"),
+    "parquet": (".parquet",),
+}
+
+
+@dataclass(frozen=True)
+class Part:
+    """One piece of a source. `schema`: its columns, where they are known before the rows are read."""
+
+    source: Source
+    name: str
+    size: int
+    modified: datetime | None
+    digest: str
+    schema: pa.Schema | None
+    batches: Callable[[], Iterator[pa.RecordBatch]]
+
+
+def find_parts(source: Source, folder: Path, seen: Seen) -> tuple[list[Part], int]:
+    """The parts of a source that were not read yet, in order of their names, and the number of those that were.
+
+    Args:
+        folder: the shop's project folder, where relative paths start and own readers lie.
+
+    Raises:
+        IngestError: nothing is at the path, or a part cannot be opened.
+    """
+    if source.format == "postgres":
+        return [_postgres_part(source, seen)], 0
+    if source.format == "delta":
+        return _delta_parts(source, folder, seen)
+    new, skipped = [], 0
+    for path in _files(source, folder):
+        stat = path.stat()
+        modified = datetime.fromtimestamp(stat.st_mtime, UTC)
+        if seen.is_unchanged(source.name, str(path), stat.st_size, modified):
+            skipped += 1
+            continue
+        if stat.st_size == 0:
+            raise IngestError(f"{path} is empty (0 bytes), expected at least a header; export it again or take it away.")
+        digest = _digest(path)
+        if seen.has_digest(source.name, digest):
+            skipped += 1
+            continue
+        schema, batches = _reader(source, path, folder)
+        new.append(Part(source, str(path), stat.st_size, modified, digest, schema, batches))
+    return new, skipped
+
+
+def resolve(source: Source, folder: Path) -> Path:
+    """The source's path; a relative one starts at the shop's folder."""
+    path = Path(source.path or "").expanduser()
+    return path if path.is_absolute() else folder / path
+
+
+def _files(source: Source, folder: Path) -> list[Path]:
+    path = resolve(source, folder)
+    if path.is_file():
+        return [path]
+    if path.is_dir():
+        suffixes = _SUFFIXES.get(source.format)
+        found = sorted(
+            file
+            for file in path.rglob("*")
+            if file.is_file()
+            and not any(part.startswith((".", "_")) for part in file.relative_to(path).parts)
+            and (suffixes is None or file.name.lower().endswith(suffixes))
+        )
+    else:
+        found = sorted(Path(name) for name in glob.glob(str(path), recursive=True) if Path(name).is_file())  # noqa: PTH207  (absolute patterns)
+    if not found:
+        raise IngestError(f"source {source.name}: no {source.format} file at {path}; check `path` in shop.yaml.")
+    return found
+
+
+def _reader(source: Source, path: Path, folder: Path) -> tuple[pa.Schema | None, Callable[[], Iterator[pa.RecordBatch]]]:
+    if source.format == "csv":
+        return csv_files.schema(source, path), lambda: csv_files.batches(source, path)
+    if source.format == "jsonl":
+        return None, lambda: json_lines.batches(source, path)
+    if source.format == "parquet":
+        return arrow_files.parquet_schema(path), lambda: arrow_files.parquet_batches(path)
+    module = _own_reader(source.format, folder)
+    return None, lambda: module.batches(source, path)
+
+
+def _own_reader(name: str, folder: Path) -> ModuleType:
+    """A reader of the shop's own: `readers/<name>.py` with `batches(source, path)` that yields Arrow record batches."""
+    file = folder / "readers" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"shop_reader_{name}", file) if file.is_file() else None
+    if spec is None or spec.loader is None:
+        raise IngestError(f"format {name!r}: expected {', '.join(FILE_FORMATS)}, postgres or a reader at {file}; there is none.")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _delta_parts(source: Source, folder: Path, seen: Seen) -> tuple[list[Part], int]:
+    """Each file of a Delta table is a part: it never changes, only comes and goes.
+
+    Where the files alone do not say the rows (deletion vectors, column mapping) a whole version is one part.
+    """
+    uri = str(source.path) if "://" in str(source.path) else str(resolve(source, folder))
+    table = foreign_table(uri)
+    schema = table.schema
+    readers: dict[str, Callable[[], Iterator[pa.RecordBatch]]] = {}
+    if table.fragments is None:
+        readers[f"@{table.version}"] = table.scan
+    else:
+        readers |= {name: partial(arrow_files.fragment_batches, part, schema) for name, part in table.fragments.items()}
+    new = []
+    for name, batches in sorted(readers.items()):
+        digest = hashlib.sha256(f"{uri}#{name}".encode()).hexdigest()
+        if not seen.has_digest(source.name, digest):
+            part_name = uri if table.fragments is None else f"{uri}/{name}"
+            new.append(Part(source, part_name, 0, None, digest, schema, batches))
+    return new, len(readers) - len(new)
+
+
+def _postgres_part(source: Source, seen: Seen) -> Part:
+    cursor = seen.cursor(source.name)
+    digest = hashlib.sha256(f"{source.name}#{cursor}#{seen.num_reads(source.name)}".encode()).hexdigest()
+    return Part(
+        source,
+        postgres.address(str(source.url)),
+        0,
+        None,
+        digest,
+        postgres.schema(source),
+        lambda: postgres.batches(source, after=cursor),
+    )
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,68 @@
+"""What was read before: the lake table `ingest/files`, one row per part that an ingest has read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import pyarrow as pa
+
+from infra.lake import Lake
+
+PATH = "ingest/files"
+SCHEMA = pa.schema(
+    [
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("part", pa.string(), nullable=False),
+        pa.field("size", pa.int64(), nullable=False),
+        pa.field("modified", pa.timestamp("us", tz="UTC")),
+        pa.field("digest", pa.string(), nullable=False),
+        pa.field("num_rows", pa.int64(), nullable=False),
+        pa.field("columns", pa.string(), nullable=False),
+        pa.field("cursor", pa.string()),
+        pa.field("ingest", pa.string(), nullable=False),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The rows of `ingest/files`, oldest first."""
+
+    rows: tuple[Mapping[str, Any], ...] = ()
+
+    @classmethod
+    def load(cls, lake: Lake) -> Seen:
+        """Everything read so far into this lake."""
+        return cls(tuple(lake.read(PATH).to_pylist()) if lake.version(PATH) is not None else ())
+
+    def of(self, source: str) -> Iterable[Mapping[str, Any]]:
+        return (row for row in self.rows if row["source"] == source)
+
+    def num_reads(self, source: str) -> int:
+        return sum(1 for _ in self.of(source))
+
+    def is_unchanged(self, source: str, part: str, size: int, modified: datetime) -> bool:
+        """The part was read, and neither its size nor its time of change differ since."""
+        return any(r["part"] == part and r["size"] == size and r["modified"] == modified for r in self.of(source))
+
+    def has_part(self, source: str, part: str) -> bool:
+        return any(row["part"] == part for row in self.of(source))
+
+    def has_digest(self, source: str, digest: str) -> bool:
+        return any(row["digest"] == digest for row in self.of(source))
+
+    def cursor(self, source: str) -> str | None:
+        """How far a database was read: the newest cursor value that is known."""
+        found = [row["cursor"] for row in self.of(source) if row["cursor"] is not None]
+        return found[-1] if found else None
+
+    def columns(self, source: str) -> dict[str, str]:
+        """Every column the source ever had -> its family of types (number, text, time, bool), as last seen."""
+        found: dict[str, str] = {}
+        for row in self.of(source):
+            found |= json.loads(row["columns"])
+        return found
