@@ -19,6 +19,7 @@ from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from features import tables
+from features.columns import EVENT_TIMESTAMP
 from features.shop import Shop
 from features.tables import Table
 from infra.errors import SettingsError
@@ -26,6 +27,7 @@ from infra.home import Home
 from infra.lake import Commit, Lake, digest_of
 from infra.settings import Settings
 from spark_jobs.sample import (
+    acts,
     aftermath,
     calendar_rows,
     catalogue,
@@ -39,6 +41,7 @@ from spark_jobs.sample import (
     reviews,
     stock,
     truth,
+    views,
     visitors,
     visits,
 )
@@ -47,7 +50,7 @@ from spark_jobs.sample.chance import Ints
 from spark_jobs.sample.days import CALENDARS, TIME_ZONE
 from spark_jobs.session import code_digest, session, write_table
 
-MARK = "# Made by `shopgraph sample`: a simulated shop. Running it again replaces its tables.\n"
+MARK = "# Made by `shopgraph sample`: a simulated shop. Another size or seed replaces its tables.\n"
 RAW = (
     tables.EVENTS, tables.ORDERS, tables.PAYMENTS, tables.INVENTORY, tables.REVIEWS, tables.TICKETS, tables.USERS, tables.EXPOSURES,
     tables.ITEMS, tables.PROMOTIONS, tables.SUPPLIERS, tables.COMPETITOR_PRICES, tables.CAMPAIGNS, tables.CALENDAR,
@@ -55,13 +58,15 @@ RAW = (
 PATHS = tuple(table.path for table in (*RAW, *truth.TRUTH_TABLES.values()))
 """Every table of a sample shop."""
 _CODE = (
-    aftermath, calendar_rows, catalogue, chance, days, frames, goods, next_item, people, prices, reviews, stock, truth, visitors, visits,
+    acts, aftermath, calendar_rows, catalogue, chance, days, frames, goods, next_item, people, prices, reviews, stock, truth,
+    views, visitors, visits,
 )  # fmt: skip
 
 Rows = Callable[[Size, int, Ints], pa.Table]
 
-USERS_PER_TASK = 8192
+USERS_PER_TASK = 2500
 ITEMS_PER_TASK = 8192
+EVENTS_PER_FILE = 4_000_000
 ROWS_PER_BATCH = 65_536
 
 
@@ -109,39 +114,48 @@ def sample(
     with home.lock(f"sample-{settings.shop}"):
         write_shop(home, settings.shop)
         lake = Lake.open(settings)
-        digest = digest_of(size.name, seed, code_digest(*_CODE))
-        written: list[Written] = []
-
-        def told(commit: Commit) -> None:
-            written.append(Written(commit.path, commit.version, commit.num_rows, commit.skipped))
-            if on_written:
-                on_written(written[-1])
-
-        there = {path: lake.committed(path, digest) for path in PATHS}
-        if all(there.values()):
-            for commit in there.values():
-                if commit:
-                    told(commit)
-            return written
+        there = [lake.committed(path, _digest(size, seed)) for path in PATHS]
+        if None not in there:
+            return [_written(commit, on_written) for commit in there if commit]
         with session(settings, f"sample {size.name}") as spark:
-            made = transform(spark, size, seed)
-            for table, frame in made.frames.items():
-                if on_table:
-                    on_table(table.path)
-                metadata = {"shopgraph.sample": {"size": size.name, "seed": seed}}
-                version = lake.version(table.path)
-                told(write_table(frame, lake, table, "overwrite", digest=digest, read_version=version, metadata=metadata))
-        return written
+            return write(spark, lake, size, seed, on_table, on_written)
+
+
+def write(
+    spark: SparkSession,
+    lake: Lake,
+    size: Size,
+    seed: int,
+    on_table: Callable[[str], None] | None = None,
+    on_written: Callable[[Written], None] | None = None,
+) -> list[Written]:
+    """Write the tables of a sample shop to a lake; see `sample`."""
+    digest = _digest(size, seed)
+    metadata = {"shopgraph.sample": {"size": size.name, "seed": seed}}
+    written = []
+    made = transform(spark, size, seed)
+    try:
+        for table, frame in made.frames.items():
+            if on_table:
+                on_table(table.path)
+            rows, read = _in_time(frame, size), lake.version(table.path)
+            commit = write_table(rows, lake, table, "overwrite", digest=digest, read_version=read, metadata=metadata)
+            written.append(_written(commit, on_written))
+    finally:
+        made.release()
+    return written
 
 
 def write_shop(home: Home, name: str) -> Path:
-    """Write the shop.yaml of a sample shop.
+    """Write the shop.yaml of a sample shop; one that is there, perhaps edited, is kept.
 
     Raises:
         SettingsError: a shop of that name exists and is not a sample: its data is not ours to replace.
     """
     path = home.shop(name) / "shop.yaml"
-    if path.exists() and not path.read_text(encoding="utf-8").startswith(MARK):
+    if path.exists():
+        if path.read_text(encoding="utf-8").startswith(MARK):
+            return path
         raise SettingsError(
             f"shop {name} exists and was not made by `shopgraph sample` ({path}); expected a free name. "
             "Choose another with `shopgraph --shop <name> sample`."
@@ -164,16 +178,16 @@ def transform(spark: SparkSession, size: Size, seed: int, tasks: int | None = No
     every_user = _generate(spark, size, seed, size.num_users, USERS_PER_TASK, tasks)
     every_item = _generate(spark, size, seed, size.num_items, ITEMS_PER_TASK, tasks)
 
-    acts = every_user(visits.acts, visits.ACTS).persist()
-    ledger = _ledger(every_item(stock.openings, stock.WANTS), acts, size, seed, tasks).persist()
+    done = every_user(acts.make_acts, acts.ACTS).persist()
+    ledger = _ledger(done, size, seed, tasks).persist()
     got = ledger.where("sold > 0").select("user", "number", "sold")
-    bought = acts.where(F.col("kind") == visits.KIND["purchase"]).join(got, ["user", "number"])
+    bought = done.where(F.col("kind") == acts.KIND["purchase"]).join(got, ["user", "number"])
     sales = bought.withColumn("quantity", F.col("sold")).drop("sold").persist()
     after = _map(sales, aftermath.aftermath, aftermath.AFTERMATH, size, seed).persist()
     returns = sales.join(after.where("returned_at is not null").select("user", "number", "returned_at"), ["user", "number"])
     lines = frames.lines(sales, returns)
     made = {
-        tables.EVENTS: frames.events(acts.where(F.col("kind") != visits.KIND["purchase"]), sales, returns),
+        tables.EVENTS: frames.events(done.where(F.col("kind") != acts.KIND["purchase"]), sales, returns),
         tables.ORDERS: lines,
         tables.PAYMENTS: frames.payments(lines),
         tables.INVENTORY: frames.inventory(ledger),
@@ -196,18 +210,43 @@ def transform(spark: SparkSession, size: Size, seed: int, tasks: int | None = No
         truth.USERS: every_user(visitors.truth, visitors.TRUTH).withColumn("user_id", frames.user_id()),
         truth.DAYS: frames.small(spark, calendar_rows.truth(size, seed)),
         truth.SEASONS: frames.small(spark, calendar_rows.seasons(size, seed)),
-        truth.DEMAND: frames.demand(acts, ledger),
+        truth.DEMAND: frames.demand(done, ledger),
         truth.REVIEWS: frames.review_truth(after),
     }
-    return Sample(made, (acts, ledger, sales, after))
+    return Sample(made, (done, ledger, sales, after))
 
 
-def _ledger(openings: DataFrame, acts: DataFrame, size: Size, seed: int, tasks: int | None) -> DataFrame:
-    """Each item's wants, after the row that opens its stock, run through the warehouse."""
-    wants = acts.where(F.col("kind") == visits.KIND["purchase"]).select(*stock.WANTS.names)
+def _digest(size: Size, seed: int) -> str:
+    return digest_of(size.name, seed, code_digest(transform, _ledger, _map, *_CODE))
+
+
+def _written(commit: Commit, on_written: Callable[[Written], None] | None) -> Written:
+    told = Written(commit.path, commit.version, commit.num_rows, commit.skipped)
+    if on_written:
+        on_written(told)
+    return told
+
+
+def _in_time(frame: DataFrame, size: Size) -> DataFrame:
+    """A frame of facts in order of time, in files of some millions of rows: readers of a stretch of time open few of them."""
+    if EVENT_TIMESTAMP not in frame.columns:
+        return frame
+    files = -(-size.num_events // EVENTS_PER_FILE)
+    return frame.repartitionByRange(files, EVENT_TIMESTAMP).sortWithinPartitions(EVENT_TIMESTAMP)
+
+
+def _ledger(done: DataFrame, size: Size, seed: int, tasks: int | None) -> DataFrame:
+    """Each item's wants, after a want of nothing by nobody that opens its stock, run through the warehouse."""
+    wants = done.where(F.col("kind") == acts.KIND["purchase"]).select(*stock.WANTS)
+    nobody = {"user": -1, "number": -1, "at": days.start_of_history(), "quantity": 0}
+    opening = (
+        done.sparkSession.range(size.num_items)
+        .withColumnRenamed("id", "item")
+        .withColumns({k: F.lit(v).cast("long") for k, v in nobody.items()})
+    )
     parts = tasks or max(2, -(-size.num_items // ITEMS_PER_TASK))
     return (
-        wants.unionByName(openings)
+        wants.unionByName(opening)
         .repartition(parts, "item")
         .groupBy("item")
         .applyInArrow(lambda rows: stock.ledger(size, seed, rows), from_arrow_schema(stock.LEDGER))
@@ -228,10 +267,7 @@ def _map(frame: DataFrame, rows: Callable[[Size, int, Any], pa.Table], schema: p
 
     def run(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
-            step = visits.USERS_PER_BATCH if ids else batch.num_rows
-            for start in range(0, batch.num_rows, max(step, 1)):
-                part = batch.slice(start, step)
-                told = part.column(0).to_numpy() if ids else pa.Table.from_batches([part])
-                yield from rows(size, seed, told).combine_chunks().to_batches(ROWS_PER_BATCH)
+            told = batch.column(0).to_numpy() if ids else pa.Table.from_batches([batch])
+            yield from rows(size, seed, told).combine_chunks().to_batches(ROWS_PER_BATCH)
 
     return frame.mapInArrow(run, from_arrow_schema(schema))

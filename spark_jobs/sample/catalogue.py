@@ -33,16 +33,26 @@ class Category:
 
 
 CATEGORIES = (
-    Category("books", ("小说", "绘本", "教材", "传记"), ("novel", "picture book", "textbook", "biography"), 42, -1.3, 245, 0.20, 0.15, 0.19),
-    Category("tablets", ("平板电脑", "电纸书", "绘图板", "学习机"), ("tablet", "e-reader", "drawing pad", "study pad"), 1900, -2.2, 320, 0.15, 0.0, 0.08),
-    Category("phones", ("手机", "充电宝", "耳机", "手机壳"), ("phone", "power bank", "headset", "phone case"), 880, -2.4, 310, 0.10, 0.05, 0.11),
-    Category("fruit", ("苹果", "橙子", "车厘子", "芒果"), ("apples", "oranges", "cherries", "mangoes"), 58, -1.6, 200, 0.35, 0.6, 0.25),
-    Category("shampoo", ("洗发水", "护发素", "沐浴露", "发膜"), ("shampoo", "conditioner", "shower gel", "hair mask"), 55, -1.9, 180, 0.10, 0.4, 0.22),
-    Category("heaters", ("热水器", "电暖器", "电热毯", "暖手宝"), ("water heater", "heater", "electric blanket", "hand warmer"), 420, -1.7, 340, 0.60, 0.0, 0.11),
-    Category("dairy", ("牛奶", "酸奶", "奶酪", "奶粉"), ("milk", "yoghurt", "cheese", "milk powder"), 68, -1.5, 20, 0.12, 0.8, 0.26),
-    Category("clothes", ("连衣裙", "羽绒服", "衬衫", "牛仔裤"), ("dress", "down jacket", "shirt", "jeans"), 190, -2.0, 300, 0.25, 0.1, 0.15),
-    Category("computers", ("笔记本", "显示器", "键盘", "鼠标"), ("laptop", "monitor", "keyboard", "mouse"), 1250, -2.1, 250, 0.15, 0.0, 0.09),
-    Category("toys", ("积木", "毛绒玩具", "拼图", "遥控车"), ("building blocks", "plush toy", "puzzle", "toy car"), 95, -1.8, 152, 0.25, 0.2, 0.18),
+    Category("books", ("小说", "绘本", "教材", "传记"), ("novel", "picture book", "textbook", "biography"),
+             42, -1.3, 245, 0.20, 0.3, 0.2),
+    Category("tablets", ("平板电脑", "电纸书", "绘图板", "学习机"), ("tablet", "e-reader", "drawing pad", "study pad"),
+             1900, -2.2, 320, 0.15, 0.0, 0.1),
+    Category("phones", ("手机", "充电宝", "耳机", "手机壳"), ("phone", "power bank", "headset", "phone case"),
+             880, -2.4, 310, 0.10, 0.1, 0.14),
+    Category("fruit", ("苹果", "橙子", "车厘子", "芒果"), ("apples", "oranges", "cherries", "mangoes"),
+             58, -1.6, 200, 0.35, 1.6, 0.25),
+    Category("shampoo", ("洗发水", "护发素", "沐浴露", "发膜"), ("shampoo", "conditioner", "shower gel", "hair mask"),
+             55, -1.9, 180, 0.10, 1.0, 0.22),
+    Category("heaters", ("热水器", "电暖器", "电热毯", "暖手宝"), ("water heater", "heater", "electric blanket", "hand warmer"),
+             420, -1.7, 340, 0.60, 0.0, 0.12),
+    Category("dairy", ("牛奶", "酸奶", "奶酪", "奶粉"), ("milk", "yoghurt", "cheese", "milk powder"),
+             68, -1.5, 20, 0.12, 2.2, 0.26),
+    Category("clothes", ("连衣裙", "羽绒服", "衬衫", "牛仔裤"), ("dress", "down jacket", "shirt", "jeans"),
+             190, -2.0, 300, 0.25, 0.3, 0.17),
+    Category("computers", ("笔记本", "显示器", "键盘", "鼠标"), ("laptop", "monitor", "keyboard", "mouse"),
+             1250, -2.1, 250, 0.15, 0.05, 0.11),
+    Category("toys", ("积木", "毛绒玩具", "拼图", "遥控车"), ("building blocks", "plush toy", "puzzle", "toy car"),
+             95, -1.8, 152, 0.25, 0.5, 0.19),
 )  # fmt: skip
 BRANDS = (
     "云岚", "青禾", "北辰", "木语", "极光", "海棠", "Norvik", "Lumo", "Pebble", "Aster", "Quill", "Hearth",
@@ -125,8 +135,9 @@ def make_catalogue(size: Size, seed: int) -> Catalogue:
     styles = max(2, round(size.num_items / (len(CATEGORIES) * 50)))
     cluster = category * styles + chance.below("item style", styles, items)
     rank = np.argsort(np.argsort(chance.uniform("item rank", items)))
-    popularity = 1 / (rank + 5.0)
+    popularity = 1 / (rank + 3.0)
     popularity /= popularity.sum()
+    num_times_mean = popularity * size.num_items
 
     by_cluster = np.argsort(cluster, kind="stable")
     mass = np.concatenate([[0.0], np.cumsum(popularity[by_cluster])])
@@ -155,7 +166,7 @@ def make_catalogue(size: Size, seed: int) -> Catalogue:
         by_cluster=by_cluster,
         mass=mass,
         cluster_start=cluster_start,
-        successors=_successors(chance, by_cluster, cluster_start, cluster),
+        successors=_successors(chance, popularity, by_cluster, cluster_start, cluster),
         first_day=first_day,
         last_day=last_day,
         reference_fen=np.maximum(np.round(reference * 10).astype(np.int64) * 10, 500),
@@ -163,7 +174,9 @@ def make_catalogue(size: Size, seed: int) -> Catalogue:
         elasticity=np.minimum(number("elasticity") + 0.3 * chance.normal("item elasticity", items), -0.3),
         rival_elasticity=0.2 + 0.5 * chance.uniform("item rival elasticity", items),
         promotion_lift=1.1 + 0.5 * chance.uniform("item promotion lift", items),
-        conversion=number("conversion") * np.exp(0.25 * chance.normal("item conversion", items)),
+        conversion=number("conversion")
+        * np.exp(0.25 * chance.normal("item conversion", items))
+        * np.minimum(num_times_mean**0.3, 3.0),
         extra_units=number("extra_units"),
         return_share=0.01 + 0.06 * chance.uniform("item returns", items),
         quality=0.9 + 0.9 * chance.normal("item quality", items[:, None], aspect[None, :]),
@@ -171,23 +184,24 @@ def make_catalogue(size: Size, seed: int) -> Catalogue:
     )
 
 
-def _successors(chance: Chance, by_cluster: Ints, cluster_start: Ints, cluster: Ints) -> NDArray[np.int64]:
+def _successors(chance: Chance, popularity: Floats, by_cluster: Ints, cluster_start: Ints, cluster: Ints) -> NDArray[np.int64]:
     """Four directed successors per item: two in a partner cluster, one in its own, one anywhere; none is the item itself.
 
-    Uniform within a cluster, so that rare items are reached from somewhere and popularity explains little of what comes next.
+    Drawn by the square root of popularity, so that rare items are reached from somewhere and popularity says little of what
+    comes next.
     """
     num_items, num_clusters = len(cluster), len(cluster_start) - 1
-    sizes = np.diff(cluster_start)
-    filled = np.flatnonzero(sizes)
+    damped = np.concatenate([[0.0], np.cumsum(np.sqrt(popularity[by_cluster]))])
+    filled = np.flatnonzero(np.diff(cluster_start))
     items = np.arange(num_items)
     partner = filled[chance.below("partner cluster", len(filled), np.arange(num_clusters))]
     columns = []
     for place in range(len(SUCCESSOR_WEIGHTS)):
-        home = partner[cluster] if place < 2 else cluster if place == 2 else None
-        draw = chance.uniform("successor", items, place)
-        if home is None:
-            found = (draw * num_items).astype(np.int64)
-        else:
-            found = by_cluster[cluster_start[home] + (draw * sizes[home]).astype(np.int64)]
+        home = partner[cluster] if place < 2 else cluster
+        low, high = damped[cluster_start[home]], damped[cluster_start[home + 1]]
+        if place == 3:
+            low, high = np.zeros(num_items), np.full(num_items, damped[-1])
+        draw = low + chance.uniform("successor", items, place) * (high - low)
+        found = by_cluster[np.clip(np.searchsorted(damped, draw, side="right") - 1, 0, num_items - 1)]
         columns.append(np.where(found == items, (items + 1 + place) % num_items, found))
     return np.stack(columns, axis=1)

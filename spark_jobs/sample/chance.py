@@ -41,7 +41,7 @@ class Chance:
 
     def below(self, name: str, bound: Any, *counters: Any) -> Ints:
         """Whole numbers from 0 to `bound` - 1, all equally likely."""
-        return (self.uniform(name, *counters) * bound).astype(np.int64)
+        return np.asarray(self.uniform(name, *counters) * bound).astype(np.int64)
 
     def poisson(self, name: str, rate: Any, *counters: Any) -> Ints:
         """Poisson counts by inversion; meant for rates up to some hundreds."""

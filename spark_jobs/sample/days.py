@@ -89,8 +89,7 @@ def make_days() -> Days:
             festivals.append(Festival(name, first, last, day_of(main), lift))
             special |= {(date_of(day), name, "shopping_day") for day in range(first, last + 1)}
 
-    number = np.arange(NUM_DAYS)
-    dates = [date_of(day) for day in number]
+    dates = [date_of(day) for day in range(NUM_DAYS)]
     holiday = np.ones(NUM_DAYS)
     for day, name in china.items():
         if name in ("Labor Day", "National Day") and 0 <= day_of(day) < NUM_DAYS:

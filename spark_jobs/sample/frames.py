@@ -13,11 +13,11 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from features.columns import EVENT_TYPES
-from spark_jobs.sample import visits
+from spark_jobs.sample.acts import ACTS, KIND, QUERIES
 from spark_jobs.sample.catalogue import ASPECTS
 from spark_jobs.sample.days import DAY_US, FIRST_DAY, NUM_DAYS, start_of_history
 from spark_jobs.sample.people import COUPON_DEPTH
-from spark_jobs.sample.visits import KIND, QUERIES
+from spark_jobs.sample.views import RATE_SCALE
 
 LOCATION = "WH1"
 TICKET_CHANNELS = ("chat", "phone", "mail")
@@ -28,18 +28,20 @@ def small(spark: SparkSession, rows: pa.Table) -> DataFrame:
     return spark.createDataFrame(rows).coalesce(1)
 
 
+def _padded(column: str, width: int) -> Column:
+    return F.lpad(F.col(column).cast("string"), width, "0")
+
+
 def user_id(column: str = "user") -> Column:
-    return F.concat(F.lit("u"), F.lpad(F.col(column).cast("string"), 7, "0"))
+    return F.concat(F.lit("u"), _padded(column, 7))
 
 
 def item_id(column: str = "item") -> Column:
-    return F.when(F.col(column) >= 0, F.concat(F.lit("i"), F.lpad(F.col(column).cast("string"), 6, "0")))
+    return F.when(F.col(column) >= 0, F.concat(F.lit("i"), _padded(column, 6)))
 
 
 def _act_id(letter: str) -> Column:
-    return F.concat(
-        F.lit(letter), F.lpad(F.col("user").cast("string"), 7, "0"), F.lit("-"), F.lpad(F.col("number").cast("string"), 5, "0")
-    )
+    return F.concat(F.lit(letter), _padded("user", 7), F.lit("-"), _padded("number", 5))
 
 
 def review_id() -> Column:
@@ -47,13 +49,11 @@ def review_id() -> Column:
 
 
 def _session_id(letter: str) -> Column:
-    return F.concat(
-        F.lit(letter), F.lpad(F.col("user").cast("string"), 7, "0"), F.lit("-"), F.lpad(F.col("session").cast("string"), 4, "0")
-    )
+    return F.concat(F.lit(letter), _padded("user", 7), F.lit("-"), _padded("session", 4))
 
 
 def _coupon_id() -> Column:
-    return F.when(F.col("coupon") >= 0, F.concat(F.lit("c"), F.lpad(F.col("coupon").cast("string"), 2, "0")))
+    return F.when(F.col("coupon") >= 0, F.concat(F.lit("c"), _padded("coupon", 2)))
 
 
 def _money(column: str = "fen") -> Column:
@@ -76,7 +76,7 @@ def _channel() -> Column:
 def events(others: DataFrame, sales: DataFrame, returns: DataFrame) -> DataFrame:
     """All acts but purchases, the purchases that found stock, and the returns."""
     took_back = returns.select(
-        *[F.col(name) for name in visits.ACTS.names if name not in ("kind", "at")],
+        *[F.col(name) for name in ACTS.names if name not in ("kind", "at")],
         F.lit(KIND["return"]).cast("byte").alias("kind"),
         F.col("returned_at").alias("at"),
     )
@@ -87,9 +87,7 @@ def events(others: DataFrame, sales: DataFrame, returns: DataFrame) -> DataFrame
     return acts.select(
         F.when(is_return, _act_id("b")).otherwise(_act_id("e")).alias("event_id"),
         F.when(~F.col("anonymous"), user_id()).alias("user_id"),
-        F.concat(F.lit("d"), F.lpad(F.col("user").cast("string"), 7, "0"), F.when(F.col("app"), "a").otherwise("w")).alias(
-            "visitor_id"
-        ),
+        F.concat(F.lit("d"), _padded("user", 7), F.substring(_channel(), 1, 1)).alias("visitor_id"),
         F.when(~is_return, _session_id("s")).alias("session_id"),
         F.when(~is_search, item_id()).alias("item_id"),
         kind.alias("event_type"),
@@ -216,7 +214,7 @@ def items(rows: DataFrame) -> DataFrame:
 
 def promotions(of_items: DataFrame, of_categories: DataFrame) -> DataFrame:
     """Promotions of items and of whole categories; each is announced a week ahead."""
-    which = F.lpad(F.col("number").cast("string"), 2, "0")
+    which = _padded("number", 2)
     both = of_items.select(
         F.concat(F.lit("m"), item_id(), F.lit("-"), which).alias("promotion_id"),
         item_id().alias("item_id"),
@@ -276,9 +274,6 @@ def _known_from_start(rows: DataFrame) -> DataFrame:
     return rows.withColumn("created_timestamp", F.timestamp_micros(F.lit(start_of_history())))
 
 
-# -- truth ----------------------------------------------------------------------------------------------------------------------
-
-
 def demand(acts: DataFrame, ledger: DataFrame) -> DataFrame:
     """Views, expectation, wants and sales per item and day."""
     day = F.floor((F.col("at") - F.lit(start_of_history())) / F.lit(DAY_US))
@@ -289,7 +284,7 @@ def demand(acts: DataFrame, ledger: DataFrame) -> DataFrame:
         .groupBy("item", "day")
         .agg(
             F.sum(is_view.cast("long")).alias("views"),
-            (F.sum("rate") / F.lit(visits.RATE_SCALE)).alias("expected_units"),
+            (F.sum("rate") / F.lit(RATE_SCALE)).alias("expected_units"),
             F.sum(F.when(is_want, F.col("quantity")).otherwise(0)).alias("wanted_units"),
         )
     )

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
+from spark_jobs.sample import prices
 from spark_jobs.sample.catalogue import ASPECTS, BRANDS, CATEGORIES, SUCCESSOR_WEIGHTS, Size, make_catalogue
 from spark_jobs.sample.chance import Ints
 from spark_jobs.sample.days import NUM_DAYS, date_of, make_days
-from spark_jobs.sample import prices
 from spark_jobs.sample.prices import (
     CATEGORY_CYCLE,
     ITEM_CYCLE,
@@ -37,7 +37,7 @@ PROMOTIONS = pa.schema(
     ]
 )
 SUPPLIERS = pa.schema(
-    [("item", pa.int64()), ("lead_time_days", pa.float64()), ("minimum_order", pa.int64()), ("pack_size", pa.int64())]
+    [("item", pa.int64()), ("lead_time_days", pa.int64()), ("minimum_order", pa.int64()), ("pack_size", pa.int64())]
 )
 RIVAL_PRICES = pa.schema([("item", pa.int64()), ("competitor", pa.string()), ("fen", pa.int64()), ("day", pa.int64())])
 SUCCESSORS = pa.schema([("item", pa.int64()), ("next_item", pa.int64()), ("probability", pa.float64())])

@@ -6,15 +6,16 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+from numpy.typing import NDArray
 
-from spark_jobs.sample.catalogue import Catalogue, Size, make_catalogue
+from spark_jobs.sample.catalogue import Size, make_catalogue
 from spark_jobs.sample.chance import Chance, Floats, Ints
 from spark_jobs.sample.days import NUM_DAYS, make_days
 
 NUM_TASTES = 4
 """Clusters that a user likes (the same one may be drawn twice)."""
 
-EVENTS_PER_SESSION = 8.55
+EVENTS_PER_SESSION = 9.1
 """Mean number of events of a visit, measured; sets how many visits make `Size.num_events`."""
 
 SEGMENTS = ("persuadable", "sure", "unmoved", "annoyed")
@@ -42,7 +43,7 @@ class People:
     visits: Floats
     tastes: Ints
     weights: Floats
-    chinese: np.ndarray
+    chinese: NDArray[np.bool_]
     segment: Ints
     generosity: Floats
 
@@ -90,12 +91,12 @@ def expected_visits(size: Size, seed: int) -> Floats:
     return np.cumsum(change)[:NUM_DAYS] * traffic * visits_per_weight(size, seed)
 
 
-def exposed(chance: Chance, users: Ints, campaign: int) -> np.ndarray:
+def exposed(chance: Chance, users: Ints, campaign: Ints | int) -> NDArray[np.bool_]:
     """Whether a campaign reached a user (it may only reach those registered at its start)."""
     return np.asarray(chance.uniform("campaign reach", users, campaign) < CAMPAIGN_REACH)
 
 
-def has_coupon(chance: Chance, users: Ints, campaign: int) -> np.ndarray:
+def has_coupon(chance: Chance, users: Ints, campaign: Ints | int) -> NDArray[np.bool_]:
     """The randomised arm: True for the coupon, False for the control."""
     return np.asarray(chance.uniform("campaign arm", users, campaign) < COUPON_PROPENSITY)
 

@@ -48,22 +48,22 @@ CHINESE = Grammar(
         "quality": Words(
             ("质量", "做工", "用料", "品质", "细节"),
             ("好", "扎实", "让人满意", "精致", "靠谱", "到位"),
-            ("差", "粗糙", "让人失望", "马虎", "劣质", "有瑕疵"),
+            ("差", "粗糙", "让人失望", "马虎", "劣质", "毛糙"),
         ),
         "delivery": Words(
             ("物流", "快递", "发货", "配送", "送货"),
             ("快", "及时", "神速", "准时", "让人省心"),
-            ("慢", "拖拉", "误事", "让人着急", "不靠谱"),
+            ("慢", "拖拉", "磨蹭", "让人着急", "混乱"),
         ),
         "price": Words(
             ("价格", "价钱", "性价比", "活动价", "这个价位"),
             ("划算", "实惠", "值", "合适", "公道"),
-            ("离谱", "虚高", "不值", "坑人", "偏贵"),
+            ("离谱", "虚高", "夸张", "坑人", "偏贵"),
         ),
         "service": Words(
             ("客服", "售后", "店家", "服务态度", "服务"),
             ("热情", "耐心", "周到", "负责", "专业"),
-            ("敷衍", "冷淡", "推卸责任", "恶劣", "不耐烦"),
+            ("敷衍", "冷淡", "糊弄", "恶劣", "急躁"),
         ),
     },
     plain=("{s}很{word}", "{s}真的{word}", "{s}挺{word}的", "{s}非常{word}", "{s}{word}", "{s}比较{word}", "个人感觉{s}{word}"),
@@ -101,13 +101,13 @@ ENGLISH = Grammar(
         ),
         "delivery": Words(
             ("the delivery", "the shipping", "the courier", "the dispatch"),
-            ("fast", "prompt", "on time", "hassle free", "quick"),
-            ("slow", "late", "a mess", "unreliable", "sluggish"),
+            ("fast", "prompt", "punctual", "smooth", "quick"),
+            ("slow", "late", "chaotic", "unreliable", "sluggish"),
         ),
         "price": Words(
             ("the price", "the cost", "the deal", "what I paid"),
-            ("fair", "reasonable", "a bargain", "worth it", "attractive"),
-            ("excessive", "a rip-off", "unjustified", "too high", "outrageous"),
+            ("fair", "reasonable", "low", "sensible", "attractive"),
+            ("excessive", "steep", "unjustified", "inflated", "outrageous"),
         ),
         "service": Words(
             ("the service", "customer support", "the seller", "the after-sales team"),
@@ -115,7 +115,9 @@ ENGLISH = Grammar(
             ("rude", "careless", "dismissive", "unhelpful", "cold"),
         ),
     },
-    plain=("{s} is {word}", "{s} was really {word}", "{s} is quite {word}", "I find {s} {word}", "{s} is simply {word}", "{s} seems {word}"),
+    plain=(
+        "{s} is {word}", "{s} was really {word}", "{s} is quite {word}", "I find {s} {word}", "{s} is simply {word}", "{s} seems {word}",
+    ),
     negated=(
         "{s} is not {word} at all", "I would never call {s} {word}", "nobody can say {s} was {word}", "{s} is anything but {word}",
         "{s} was not nearly as {word} as people claim", "hard to call {s} {word}",
@@ -188,7 +190,7 @@ def write_review(language: str, noun: str, leanings: np.ndarray, draws: np.ndarr
         text += (grammar.but if turn else grammar.link if next(draw) < 0.6 else grammar.stop) + clause
     closer = one(grammar.closers)
     text += (grammar.link + closer if closer else "") + grammar.stop.strip()
-    felt = score + 0.22 * float(np.clip(np.log(1 / next(draw) - 1) / 1.7, -3, 3))
+    felt = score + 0.15 * float(np.clip(np.log(1 / next(draw) - 1) / 1.7, -3, 3))
     rating = 1 + int(np.searchsorted((-0.6, -0.15, 0.15, 0.6), felt))
     return Review(text, rating, sentiments, score)
 
@@ -211,10 +213,10 @@ def _clause(grammar: Grammar, aspect: str, pleased: bool, noun: str, draw: objec
 
     subject, good, bad = one(words.subjects), one(words.praise), one(words.blame)
     form = next(draw)  # type: ignore[call-overload]
-    if form < 0.55:
+    if form < 0.76:
         return one(grammar.plain).format(s=subject, word=good if pleased else bad)
-    if form < 0.75:
+    if form < 0.89:
         return one(grammar.negated).format(s=subject, word=bad if pleased else good)
-    pairs = grammar.reversals if form < 0.9 else grammar.comparisons
+    pairs = grammar.reversals if form < 0.95 else grammar.comparisons
     pair = pairs[int(next(draw) * len(pairs))]  # type: ignore[call-overload]
     return pair[0 if pleased else 1].format(s=subject, good=good, bad=bad, n=noun)

@@ -14,12 +14,10 @@ import numpy as np
 import pyarrow as pa
 
 from spark_jobs.sample.catalogue import Catalogue, Size, make_catalogue
-from spark_jobs.sample.chance import Floats, Ints
+from spark_jobs.sample.chance import Ints
 from spark_jobs.sample.days import DAY_US, NUM_DAYS, start_of_history
 
-WANTS = pa.schema(
-    [("item", pa.int64()), ("user", pa.int64()), ("number", pa.int64()), ("at", pa.int64()), ("quantity", pa.int64())]
-)
+WANTS = ("item", "user", "number", "at", "quantity")
 LEDGER = pa.schema(
     [
         ("item", pa.int64()),
@@ -32,15 +30,15 @@ LEDGER = pa.schema(
         ("step", pa.int64()),
     ]
 )
-"""One row per movement of an item, in time (`step` counts them): the stock after it. `user`, `number` name the act that wanted units and `sold` what
-it got (0: nothing was left); they are -1 and 0 for deliveries, supplier orders and the opening stock."""
+"""One row per movement of an item, in time (`step` counts them), with the stock after it. `user`, `number` name the act that wanted
+units and `sold` says what it got (0: nothing was left); they are -1, -1 and 0 for deliveries and the opening stock."""
 
 
 @dataclass(frozen=True)
 class Suppliers:
     """Terms of supply, one entry per item asked for."""
 
-    lead_time_days: Floats
+    lead_time_days: Ints
     minimum_order: Ints
     pack_size: Ints
 
@@ -49,23 +47,10 @@ def suppliers(catalogue: Catalogue, items: Ints) -> Suppliers:
     chance = catalogue.chance
     pack = np.array([1, 2, 6, 12])[chance.below("pack size", 4, items)]
     return Suppliers(
-        lead_time_days=3.0 + chance.below("lead time", 22, items),
+        lead_time_days=3 + chance.below("lead time", 22, items),
         minimum_order=pack * (1 + chance.below("minimum order", 3, items)),
         pack_size=pack,
     )
-
-
-def openings(size: Size, seed: int, items: Ints) -> pa.Table:
-    """The row that opens the stock of each item: a want of nothing by nobody, so that unsold items have stock too."""
-    nobody = np.full(len(items), -1)
-    columns = {
-        "item": items,
-        "user": nobody,
-        "number": nobody,
-        "at": np.full(len(items), start_of_history()),
-        "quantity": nobody * 0,
-    }
-    return pa.table(columns, schema=WANTS)
 
 
 def ledger(size: Size, seed: int, wants: pa.Table) -> pa.Table:
@@ -84,7 +69,7 @@ def ledger(size: Size, seed: int, wants: pa.Table) -> pa.Table:
 
     one = np.array([item])
     terms = suppliers(catalogue, one)
-    lead, pack = float(terms.lead_time_days[0]), int(terms.pack_size[0])
+    lead, pack = int(terms.lead_time_days[0]), int(terms.pack_size[0])
     days_on_sale = max(int(catalogue.last_day[item] - catalogue.first_day[item]), 1)
     daily = float(quantity[real].sum()) / days_on_sale
     foresight = float(np.exp(0.35 * chance.normal("planner foresight", one)[0]))  # the planner's error in demand
