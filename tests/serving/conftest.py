@@ -1,0 +1,213 @@
+"""A small real shop for the serving tests: hand-written tables in a lake, real online rows, three small real models, releases."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from features.shop import Shop
+from features.store import FeatureStore
+from features.tables import FEATURE_TABLES
+from infra.home import Home
+from infra.lake import Lake
+from infra.settings import Settings
+from serving.gateway import Gateway
+from serving.graph import Manifest, compose
+from serving.live import LiveGraphs, ShopClock
+from serving.loading import Loader
+from serving.metrics import Metrics
+from serving.releases import Releases
+from training.demand import encoder as demand_encoder
+from training.demand import model as demand
+from training.demand.panel import Panel
+from training.recommender import model as recommender
+from training.sentiment import encoder as sentiment_encoder
+from training.sentiment import model as sentiment
+
+NOW = datetime(2024, 5, 1, 12, tzinfo=UTC)
+DAY = timedelta(days=1)
+ITEMS = tuple(f"i{number}" for number in range(10))
+"""i0-i4 are shoes at 10, 20, ... 50; i5-i8 are bags without a price; i9 is withdrawn."""
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A model version as the registry gives it."""
+
+    version: int
+    digest: str
+    run_id: str
+    inputs: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class ServedShop:
+    """A shop with tables, online rows, kept models and a released graph per product."""
+
+    settings: Settings
+    shop: Shop
+    lake: Lake
+    manifests: dict[str, Manifest]
+
+    @property
+    def releases(self) -> Releases:
+        return Releases(self.settings, self.shop.name)
+
+    def live(self) -> LiveGraphs:
+        """Graphs of this shop, not yet following the pointers."""
+        mode = self.settings.now or self.shop.now
+        loader = Loader(self.settings, self.shop, self.lake)
+        return LiveGraphs(self.releases, loader, ShopClock(mode, self.lake), Metrics())
+
+    def gateway(self) -> Gateway:
+        """A gateway whose graphs are loaded."""
+        live = self.live()
+        live.poll()
+        assert live.waiting == {}
+        return Gateway(live, live.metrics, max_body_bytes=100_000)
+
+
+Ask = Callable[..., httpx.Response]
+
+
+def ask(gateway: Gateway, path: str, body: Any = None, method: str | None = None, **more: Any) -> httpx.Response:
+    """One request to the ASGI application; POST with JSON if there is a body."""
+
+    async def send() -> httpx.Response:
+        # As a server does, our own failures must become answers and not exceptions of the client.
+        transport = httpx.ASGITransport(gateway, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://shop") as client:
+            content = {"json": body} if body is not None else {}
+            return await client.request(
+                method or ("GET" if body is None and not more.get("content") else "POST"), path, **content, **more
+            )
+
+    return asyncio.run(send())
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory: pytest.TempPathFactory) -> ServedShop:
+    """The shop; tests must not change its tables or models."""
+    settings = Settings.load(home=tmp_path_factory.mktemp("served") / "home")
+    home = Home(settings).create()
+    shop = Shop(name="sample", currency="EUR", time_zone="Europe/Berlin", now=NOW.isoformat())
+    home.shop("sample").mkdir()
+    (home.shop("sample") / "shop.yaml").write_text(
+        f"name: sample\ncurrency: EUR\ntime_zone: Europe/Berlin\nnow: '{NOW.isoformat()}'\n"
+    )
+    lake = Lake.open(settings)
+    _write_tables(lake)
+    store = FeatureStore(settings, shop, lake)
+    store.apply()
+    store.materialize()
+    manifests = {}
+    releases = Releases(settings, "sample")
+    for product, name, save in (
+        ("recommend", "recommender", save_recommender),
+        ("forecast", "demand", save_forecaster),
+        ("sentiment", "sentiment", save_classifier),
+    ):
+        manifests[product] = compose("sample", product, {name: keep(home, name, 1, save)})
+        releases.point(releases.store(manifests[product]), who="test", why="first")
+    return ServedShop(settings, shop, lake, manifests)
+
+
+@pytest.fixture(scope="session")
+def gateway(served: ServedShop) -> Gateway:
+    return served.gateway()
+
+
+@pytest.fixture
+def post(gateway: Gateway) -> Ask:
+    """Ask the gateway of the served shop."""
+    return lambda path, body=None, method=None, **more: ask(gateway, path, body, method, **more)
+
+
+def keep(home: Home, name: str, version: int, save: Callable[[Path, int], None]) -> Registered:
+    """Put a model where this machine keeps registered versions."""
+    digest = f"{version:02d}" * 32
+    save(home.model_folder(f"sample.{name}", version, digest), version)
+    return Registered(version, digest, f"run-{version}", {"features/interactions": 0})
+
+
+def save_recommender(folder: Path, seed: int) -> None:
+    torch.manual_seed(seed)
+    config = recommender.Config(dim=8, num_blocks=1, num_heads=1, max_length=10)
+    popularity = tuple(float(value) for value in np.linspace(0.3, 0.01, len(ITEMS)))
+    encoder = recommender.Encoder(ITEMS, ("view", "purchase"), popularity)
+    network = recommender.Network(config, len(ITEMS), 2)
+    recommender.Recommender(config, encoder, network).save(folder)
+
+
+def save_forecaster(folder: Path, seed: int) -> None:
+    torch.manual_seed(seed)
+    config = demand.Config(
+        encoder=demand_encoder.EncoderConfig(context_length=14, max_horizon=7), hidden_size=4, holiday_size=2, category_size=2
+    )
+    panel = Panel.from_table(pa.Table.from_pylist(_demand_rows()), dict.fromkeys(ITEMS, "shoes"))
+    encoder = demand_encoder.Encoder.fit(config.encoder, panel, {date(2024, 5, 1): "Labour Day"})
+    demand.Forecaster(config, encoder, demand.Network(config, encoder)).save(folder)
+
+
+def save_classifier(folder: Path, seed: int) -> None:
+    torch.manual_seed(seed)
+    config = sentiment.Config(
+        encoder=sentiment_encoder.EncoderConfig(min_texts=1, min_piece_texts=1), dim=4, filters=4, widths=(1,)
+    )
+    texts = ["很好 good quality", "good and fast", "很差 bad quality", "bad and slow"]
+    encoder = sentiment_encoder.Encoder.learn(texts, np.array([1, 1, 0, 0]), config.encoder)
+    sentiment.SentimentClassifier(config, encoder, sentiment.Network(config, encoder.ratios, encoder.num_pieces)).save(folder)
+
+
+def _write_tables(lake: Lake) -> None:
+    _write(lake, "user_history", [
+        {"user_id": "u1", "item_ids": ["i0", "i1"], "event_types": ["view", "purchase"]},
+        {"user_id": "u2", "item_ids": ["i7"], "event_types": ["view"]},
+        {"user_id": "u_empty", "item_ids": [], "event_types": []},
+        {"user_id": "u_strange", "item_ids": ["never seen"], "event_types": ["view"]},
+    ])  # fmt: skip
+    _write(lake, "item_catalog", [
+        {"item_id": item, "category": "shoes" if number < 5 else "bags", "price": Decimal(10 * (number + 1)) if number < 5 else None,
+         "withdrawn_at": NOW - DAY if item == "i9" else None}
+        for number, item in enumerate(ITEMS)
+    ])  # fmt: skip
+    _write(lake, "item_activity", [
+        {"item_id": "i3", "item_views_count_7d": 5, "item_carts_count_7d": 1, "buyers_count_7d": 1},
+        {"item_id": "i6", "item_views_count_7d": 9, "item_carts_count_7d": 0, "buyers_count_7d": 0},
+        {"item_id": "i9", "item_views_count_7d": 99, "item_carts_count_7d": 9, "buyers_count_7d": 9},
+    ])  # fmt: skip
+    _write(lake, "daily_demand", _demand_rows())
+
+
+def _demand_rows() -> list[dict[str, Any]]:
+    """Thirty days of i0 and i1, ending the day before NOW."""
+    rows = []
+    for number, item in enumerate(ITEMS[:2]):
+        for back in range(30, 0, -1):
+            ds = NOW.date() - timedelta(days=back)
+            rows.append(
+                {
+                    "item_id": item, "ds": ds, "units_sum": 2 + number + ds.weekday() % 2, "returned_units_sum": 0,
+                    "price_mean": 10.0, "promotion_depth": 0.0, "is_promotion": False, "holiday": None, "is_open": True,
+                    "is_stock_out": False, "event_timestamp": datetime(ds.year, ds.month, ds.day, 22, tzinfo=UTC),
+                }
+            )  # fmt: skip
+    return rows
+
+
+def _write(lake: Lake, name: str, rows: list[dict[str, Any]]) -> None:
+    table = FEATURE_TABLES[name]
+    rows = [{"event_timestamp": NOW - DAY, **row} for row in rows]
+    rows = [{"created_timestamp": row["event_timestamp"], **row} for row in rows]
+    lake.write(table.path, pa.Table.from_pylist(rows, schema=table.schema), "overwrite", digest=name, read_version=None)

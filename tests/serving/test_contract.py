@@ -1,0 +1,63 @@
+"""The committed OpenAPI document: what clients rely on may only grow."""
+
+from __future__ import annotations
+
+import copy
+import json
+from typing import Any
+
+import pytest
+
+from serving import openapi
+from serving.contract import breaking_changes
+
+COMMITTED: dict[str, Any] = json.loads(openapi.COMMITTED.read_text(encoding="utf-8"))
+
+
+def test_nothing_a_client_relies_on_went_away() -> None:
+    assert breaking_changes(COMMITTED, openapi.document()) == []
+
+
+def test_the_committed_document_is_up_to_date() -> None:
+    assert openapi.document() == COMMITTED, "run `make docs` and commit serving/openapi.json"
+
+
+def schema(document: dict[str, Any], name: str) -> dict[str, Any]:
+    found: dict[str, Any] = document["components"]["schemas"][name]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda new: new["paths"].pop("/v1/forecast"), "/v1/forecast is gone"),
+        (lambda new: new["paths"]["/v1/forecast"]["post"]["responses"].pop("422"), "status 422 is gone"),
+        (lambda new: schema(new, "RecommendAnswer")["properties"].pop("degraded"), "RecommendAnswer.degraded is gone"),
+        (lambda new: schema(new, "RecommendRequest")["properties"].pop("exclude"), "RecommendRequest.exclude is gone"),
+        (lambda new: schema(new, "RecommendRequest").update(required=["user_id"]), "RecommendRequest.user_id became required"),
+        (lambda new: schema(new, "RecommendAnswer")["required"].remove("items"), "RecommendAnswer.items is no longer always there"),
+        (
+            lambda new: schema(new, "RecommendRequest")["properties"]["k"].update(type="string"),
+            "RecommendRequest.k changed its type",
+        ),
+        (lambda new: schema(new, "RecommendRequest")["properties"]["k"].update(maximum=5), "RecommendRequest.k: maximum"),
+        (
+            lambda new: schema(new, "RecommendRequest")["properties"]["placement"]["enum"].remove("similar"),
+            "similar is no longer taken",
+        ),
+    ],
+)
+def test_a_breaking_change_is_named(change: Any, told: str) -> None:
+    new = copy.deepcopy(COMMITTED)
+    change(new)
+    found = breaking_changes(COMMITTED, new)
+    assert any(told in line for line in found), found
+
+
+def test_additions_break_nothing() -> None:
+    new = copy.deepcopy(COMMITTED)
+    schema(new, "RecommendRequest")["properties"]["basket"] = {"type": "array"}
+    schema(new, "RecommendAnswer")["properties"]["trace"] = {"type": "string"}
+    schema(new, "RecommendRequest")["properties"]["placement"]["enum"].append("buy_again")
+    new["paths"]["/v1/events"] = {"post": {"responses": {}}}
+    assert breaking_changes(COMMITTED, new) == []

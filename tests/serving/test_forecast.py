@@ -1,0 +1,56 @@
+"""What the forecast and sentiment graphs answer, through the gateway."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from tests.serving.conftest import NOW, Ask
+
+
+def test_a_forecast_begins_on_the_day_of_the_clock_and_its_quantiles_never_cross(post: Ask) -> None:
+    body = {"series": [{"item_id": "i1"}, {"item_id": "i0"}], "horizon": 7, "quantiles": [0.9, 0.1, 0.5]}
+    content = post("/v1/forecast", body).json()
+    assert content["degraded"] == []
+    assert [series["item_id"] for series in content["series"]] == ["i1", "i0"]
+    for series in content["series"]:
+        assert series["ds"] == [(NOW.date() + timedelta(days=ahead)).isoformat() for ahead in range(7)]
+        low, middle, high = (series["quantiles"][level] for level in ("0.1", "0.5", "0.9"))
+        assert all(0 <= a <= b <= c for a, b, c in zip(low, middle, high, strict=True))
+        assert len(series["mean"]) == 7
+
+
+def test_the_local_day_counts(post: Ask) -> None:
+    # 12:00 UTC is 14:00 in Berlin: the day of the clock is the first of May.
+    assert post("/v1/forecast", {"series": [{"item_id": "i0"}], "horizon": 1}).json()["series"][0]["ds"] == ["2024-05-01"]
+
+
+def test_an_unknown_item_gets_a_cold_forecast_that_says_so(post: Ask) -> None:
+    content = post("/v1/forecast", {"series": [{"item_id": "i0"}, {"item_id": "no such"}], "horizon": 2}).json()
+    assert content["degraded"] == ["unknown_item"]
+    assert [series["degraded"] for series in content["series"]] == [[], ["unknown_item"]]
+    assert all(value >= 0 for value in content["series"][1]["mean"])
+
+
+def test_history_reaches_the_model(post: Ask) -> None:
+    known, unknown = post("/v1/forecast", {"series": [{"item_id": "i0"}, {"item_id": "no such"}], "horizon": 2}).json()["series"]
+    assert known["mean"] != unknown["mean"]
+
+
+def test_plans_change_the_forecast_and_are_not_filled(post: Ask) -> None:
+    body = {"series": [{"item_id": "i0"}], "horizon": 2}
+    plain = post("/v1/forecast", body).json()["series"][0]
+    planned = {"price_mean": [5.0, None], "promotion_depth": [0.5, 0.0], "holiday": [None, None], "is_open": [True, False]}
+    told = post("/v1/forecast", body | {"future": {"i0": planned}}).json()["series"][0]
+    assert told["mean"][0] != plain["mean"][0]
+    assert told["mean"][1] == 0.0  # the shop is closed
+    assert len(told["filled"]) < len(plain["filled"])
+
+
+def test_sentiment_answers_each_text_in_order_and_says_what_it_could_not_read(post: Ask) -> None:
+    texts = ["很好 good quality", "", "☂☂", "bad and slow"]
+    content = post("/v1/sentiment", {"texts": texts}).json()
+    good, empty, unknown, bad = content["results"]
+    assert (good["label"], good["degraded"], bad["label"], bad["degraded"]) == ("good", [], "bad", [])
+    assert (empty["degraded"], unknown["degraded"]) == (["empty"], ["unknown"])
+    assert content["degraded"] == ["empty", "unknown"]
+    assert all(0.5 <= result["probability"] <= 1 for result in content["results"])

@@ -1,0 +1,149 @@
+"""The HTTP contract of the gateway: what good requests get, and one clear problem for each bad one."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from pydantic import TypeAdapter
+
+from serving import openapi
+from serving.gateway import Gateway
+from serving.schemas import ANSWERS
+from tests.serving.conftest import ITEMS, NOW, Ask, ServedShop, ask
+
+GOOD: dict[str, dict[str, Any]] = {
+    "recommend": {"user_id": "u1", "k": 3},
+    "forecast": {"series": [{"item_id": "i0"}], "horizon": 3},
+    "sentiment": {"texts": ["很好", "bad and slow"]},
+}
+
+
+def problem(answer: Any, status: int, kind: str) -> dict[str, Any]:
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    content: dict[str, Any] = answer.json()
+    assert content["type"] == f"urn:shopgraph:problem:{kind}"
+    assert content["status"] == status
+    assert content["request_id"] == answer.headers["x-request-id"]
+    return content
+
+
+@pytest.mark.parametrize("product", GOOD)
+def test_an_answer_fits_its_schema_and_names_what_made_it(product: str, post: Ask, served: ServedShop) -> None:
+    answer = post(f"/v1/{product}", GOOD[product], headers={"x-request-id": "my-request.1"})
+    assert answer.status_code == 200, answer.text
+    content = TypeAdapter(ANSWERS[product]).validate_json(answer.content)
+    assert content.graph_version == served.manifests[product].version
+    assert set(content.model_versions.values()) == {"1"}
+    assert content.request_id == answer.headers["x-request-id"] == "my-request.1"
+    assert content.as_of == NOW
+
+
+def test_a_request_id_that_could_harm_a_log_is_replaced(post: Ask) -> None:
+    answer = post("/v1/recommend", GOOD["recommend"], headers={"x-request-id": "a b\tc"})
+    assert len(answer.json()["request_id"]) == 32
+
+
+BAD: list[tuple[str, str, bytes, int, str, str]] = [
+    ("not JSON", "recommend", b"{user_id: 1}", 400, "malformed-json", ""),
+    ("empty", "recommend", b"", 400, "malformed-json", ""),
+    ("cut", "recommend", b'{"user_id": "u', 400, "malformed-json", ""),
+    ("not UTF-8", "recommend", b'{"user_id": "\xff"}', 400, "malformed-json", ""),
+    ("a lone surrogate", "recommend", b'{"user_id": "\\ud800"}', 400, "malformed-json", ""),
+    ("deep", "recommend", b"[" * 40_000 + b"]" * 40_000, 400, "malformed-json", ""),
+    ("no object", "recommend", b"[1]", 422, "invalid-request", "#"),
+    ("a number as id", "recommend", b'{"user_id": 17850}', 422, "invalid-request", "#/user_id"),
+    ("an empty id", "recommend", b'{"user_id": ""}', 422, "invalid-request", "#/user_id"),
+    ("two persons", "recommend", b'{"user_id": "a", "visitor_id": "b"}', 422, "invalid-request", "#"),
+    ("an unknown field", "recommend", b'{"userid": "a"}', 422, "invalid-request", "#/userid"),
+    ("a later field", "recommend", b'{"basket": []}', 422, "invalid-request", "#/basket"),
+    ("k as text", "recommend", b'{"k": "3"}', 422, "invalid-request", "#/k"),
+    ("k of zero", "recommend", b'{"k": 0}', 422, "invalid-request", "#/k"),
+    ("k too large", "recommend", b'{"k": 100000}', 422, "invalid-request", "#/k"),
+    ("an unknown placement", "recommend", b'{"placement": "buy_again"}', 422, "invalid-request", "#/placement"),
+    ("similar to nothing", "recommend", b'{"placement": "similar"}', 422, "invalid-request", "#"),
+    ("NaN", "recommend", b'{"filters": {"price_min": NaN}}', 422, "invalid-request", "#/filters/price_min"),
+    ("infinity", "recommend", b'{"filters": {"price_max": 1e999}}', 422, "invalid-request", "#/filters/price_max"),
+    ("prices crossed", "recommend", b'{"filters": {"price_min": 2, "price_max": 1}}', 422, "invalid-request", "#/filters"),
+    ("no series", "forecast", b'{"series": [], "horizon": 3}', 422, "invalid-request", "#/series"),
+    ("no horizon", "forecast", b'{"series": [{"item_id": "i0"}]}', 422, "invalid-request", "#/horizon"),
+    ("ten thousand days", "forecast", b'{"series": [{"item_id": "i0"}], "horizon": 10000}', 422, "invalid-request", "#/horizon"),
+    ("beyond the model", "forecast", b'{"series": [{"item_id": "i0"}], "horizon": 8}', 422, "invalid-request", "#/horizon"),
+    ("the same item twice", "forecast", b'{"series": [{"item_id": "i0"}, {"item_id": "i0"}], "horizon": 2}', 422, "invalid-request", "#"),
+    ("a quantile of 1", "forecast", b'{"series": [{"item_id": "i0"}], "horizon": 2, "quantiles": [1.0]}', 422, "invalid-request", "#"),
+    ("a far quantile", "forecast", b'{"series": [{"item_id": "i0"}], "horizon": 1, "quantiles": [0.001]}', 422, "invalid-request", ""),
+    ("a short plan", "forecast", b'{"series": [{"item_id": "i0"}], "horizon": 2, "future": {"i0": {"price_mean": [1.0]}}}', 422,
+     "invalid-request", "#"),
+    ("a plan for another", "forecast", b'{"series": [{"item_id": "i0"}], "horizon": 1, "future": {"i1": {}}}', 422, "invalid-request", "#"),
+    ("no texts", "sentiment", b'{"texts": []}', 422, "invalid-request", "#/texts"),
+    ("a text that is none", "sentiment", b'{"texts": [1]}', 422, "invalid-request", "#/texts/0"),
+    ("too many texts", "sentiment", json.dumps({"texts": ["a"] * 129}).encode(), 422, "invalid-request", "#/texts"),
+    ("a text too long", "sentiment", json.dumps({"texts": ["a" * 10_001]}).encode(), 422, "invalid-request", "#/texts/0"),
+    ("too large", "sentiment", json.dumps({"texts": ["a" * 99_990]}).encode() + b" " * 100, 413, "too-large", ""),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("product", "body", "status", "kind", "pointer"), [case[1:] for case in BAD], ids=[case[0] for case in BAD]
+)
+def test_a_bad_body_gets_one_clear_problem(product: str, body: bytes, status: int, kind: str, pointer: str, post: Ask) -> None:
+    content = problem(post(f"/v1/{product}", method="POST", content=body), status, kind)
+    if pointer:
+        assert content["errors"][0]["pointer"] == pointer
+    assert len(content["detail"]) > 10
+    assert "pydantic" not in json.dumps(content)
+
+
+def test_a_body_too_large_is_refused_before_it_is_read(gateway: Gateway) -> None:
+    read: list[bytes] = []
+
+    async def chunks() -> Any:
+        for _ in range(1000):
+            read.append(b" " * 10_000)
+            yield read[-1]
+
+    problem(ask(gateway, "/v1/sentiment", method="POST", content=chunks()), 413, "too-large")
+    assert sum(map(len, read)) < 300_000
+
+
+def test_wrong_paths_and_methods_say_what_there_is(post: Ask) -> None:
+    assert "/docs" in problem(post("/v1/recommendations", {}), 404, "not-found")["detail"]
+    answer = post("/v1/recommend", method="GET")
+    problem(answer, 405, "method-not-allowed")
+    assert answer.headers["allow"] == "POST"
+    assert post("/livez", method="DELETE").headers["allow"] == "GET, HEAD"
+    head = post("/openapi.json", method="HEAD")
+    assert (head.status_code, head.content) == (200, b"")
+    assert int(head.headers["content-length"]) == len(openapi.text())
+
+
+def test_health_metrics_and_documents(post: Ask, served: ServedShop) -> None:
+    assert post("/livez").json() == {"is_alive": True}
+    ready = post("/readyz")
+    assert ready.status_code == 200
+    assert ready.json()["graphs"] == {product: manifest.version for product, manifest in served.manifests.items()}
+    post("/v1/recommend", {"user_id": "nobody"})
+    metrics = post("/metrics").text
+    assert 'shopgraph_degraded_total{product="recommend",reason="unknown_user"}' in metrics
+    assert 'shopgraph_request_seconds_count{product="recommend",status="200"}' in metrics
+    assert f'graph_version="{served.manifests["recommend"].version}"' in metrics
+    assert post("/openapi.json").json()["openapi"] == "3.1.0"
+    page = post("/docs").text
+    assert "POST /v1/recommend" in page
+    assert "<script" not in page
+    assert "https://" not in page  # it must not need the network
+
+
+def test_an_error_of_ours_tells_nothing(served: ServedShop) -> None:
+    broken = served.gateway()
+    broken.live.served["recommend"].graph.history.store = None  # type: ignore[attr-defined]  # whatever it may be
+    content = problem(ask(broken, "/v1/recommend", {"user_id": "u1"}), 500, "internal")
+    assert "NoneType" not in json.dumps(content)
+    assert ask(broken, "/v1/sentiment", GOOD["sentiment"]).status_code == 200
+
+
+def test_items_are_ids_of_the_catalogue(post: Ask) -> None:
+    content = post("/v1/recommend", {"user_id": "u1", "k": 200}).json()
+    assert {item["item_id"] for item in content["items"]} == set(ITEMS[:9])

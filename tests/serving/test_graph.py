@@ -1,0 +1,61 @@
+"""Manifests: immutable, named by their digest, and tied to what the features mean."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from pydantic import ValidationError
+
+from infra.errors import ReleaseError
+from serving.graph import PRODUCTS, Manifest, compose
+from tests.serving.conftest import Registered, ServedShop
+
+MODEL = Registered(3, "ab" * 32, "run-3", {"features/interactions": 7})
+
+
+def test_the_version_is_the_digest_of_the_canonical_text() -> None:
+    manifest = compose("sample", "recommend", {"recommender": MODEL})
+    again = Manifest.model_validate_json(manifest.canonical())
+    assert again == manifest
+    assert again.version == manifest.version
+    shuffled = json.dumps(dict(reversed(json.loads(manifest.canonical()).items())), indent=3)
+    assert Manifest.model_validate_json(shuffled).version == manifest.version
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        Registered(4, "ab" * 32, "run-3", {"features/interactions": 7}),
+        Registered(3, "cd" * 32, "run-3", {"features/interactions": 7}),
+        Registered(3, "ab" * 32, "run-3", {"features/interactions": 8}),
+    ],
+)
+def test_another_model_or_table_version_is_another_graph(other: Registered) -> None:
+    versions = {compose("sample", "recommend", {"recommender": model}).version for model in (MODEL, other)}
+    assert len(versions) == 2
+    assert compose("other", "recommend", {"recommender": MODEL}).version not in versions
+
+
+def test_a_manifest_cannot_be_changed() -> None:
+    manifest = compose("sample", "sentiment", {"sentiment": MODEL})
+    with pytest.raises(ValidationError, match="frozen"):
+        manifest.shop = "other"
+    with pytest.raises(ValidationError, match="Extra inputs"):
+        Manifest.model_validate({**json.loads(manifest.canonical()), "note": "x"})
+
+
+def test_every_node_reads_only_what_comes_before_it(served: ServedShop) -> None:
+    for product in PRODUCTS:
+        seen = {"request"}
+        for node in served.manifests[product].nodes:
+            assert set(node.reads) <= seen
+            seen.add(node.name)
+
+
+def test_a_feature_service_with_another_meaning_is_refused() -> None:
+    manifest = compose("sample", "recommend", {"recommender": MODEL})
+    manifest.check_definitions()
+    text = manifest.canonical().replace(str(manifest.nodes[0].definition), "0" * 64)
+    with pytest.raises(ReleaseError, match=r"feature service recommender is not the one it was made with.*features apply"):
+        Manifest.model_validate_json(text).check_definitions()

@@ -1,0 +1,149 @@
+"""What the recommend graph answers, through the gateway: personal where it can be, honest where it cannot."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from features.store import FeatureStore
+from infra.errors import EngineError
+from serving.loading import Loader
+from serving.nodes.user_history import UserHistory
+from serving.schemas import RecommendRequest
+from tests.serving.conftest import ITEMS, NOW, Ask, ServedShop
+
+ON_SALE = set(ITEMS[:9])
+
+
+def recommend(post: Ask, **body: Any) -> dict[str, Any]:
+    answer = post("/v1/recommend", body)
+    assert answer.status_code == 200, answer.text
+    content: dict[str, Any] = answer.json()
+    return content
+
+
+def ids(content: dict[str, Any]) -> list[str]:
+    return [item["item_id"] for item in content["items"]]
+
+
+def test_a_known_user_gets_a_personal_list_as_the_model_gives_it(post: Ask, served: ServedShop) -> None:
+    content = recommend(post, user_id="u1", k=4)
+    assert (content["personalized"], content["degraded"]) == (True, [])
+    graph = Loader(served.settings, served.shop, served.lake).load(served.manifests["recommend"], NOW)
+    expected = graph.model.recommend([["i0", "i1"]], 5, event_types=[["view", "purchase"]])[0]  # type: ignore[attr-defined]
+    assert ids(content) == [item for item, _ in expected if item != "i9"][:4]
+    scores = [item["score"] for item in content["items"]]
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_lists_have_names_of_their_own(post: Ask) -> None:
+    assert recommend(post, user_id="u1")["list_id"] != recommend(post, user_id="u1")["list_id"]
+
+
+@pytest.mark.parametrize(
+    ("body", "degraded"),
+    [
+        ({"user_id": "nobody"}, ["unknown_user"]),
+        ({"user_id": "u_empty"}, ["empty_history"]),
+        ({"user_id": "u_strange"}, ["unknown_item"]),
+        ({"visitor_id": "v1"}, ["unknown_visitor"]),
+        ({}, []),
+        ({"user_id": "u1", "personalize": False}, []),
+        ({"session": [{"item_id": "never seen"}]}, ["unknown_item"]),
+        ({"placement": "similar", "item_id": "never seen"}, ["unknown_item"]),
+    ],
+)
+def test_without_a_usable_history_the_popular_items_come_and_it_says_so(
+    body: dict[str, Any], degraded: list[str], post: Ask
+) -> None:
+    content = recommend(post, **body, k=3)
+    assert (content["personalized"], content["degraded"]) == (False, degraded)
+    assert ids(content) == ["i0", "i1", "i2"]
+
+
+def test_the_running_visit_counts_at_once(post: Ask) -> None:
+    by_session = recommend(post, session=[{"item_id": "i7"}], k=9)
+    assert by_session["personalized"]
+    assert by_session["degraded"] == []
+    assert ids(by_session) == ids(recommend(post, user_id="u2", k=9))
+    both = recommend(post, user_id="nobody", session=[{"item_id": "i7"}], k=9)
+    assert (both["personalized"], both["degraded"]) == (True, ["unknown_user"])
+    assert ids(both) == ids(by_session)
+
+
+def test_session_events_are_ordered_by_their_times(post: Ask) -> None:
+    later = {"item_id": "i7", "event_timestamp": "2024-05-01T11:00:00Z"}
+    earlier = {"item_id": "i2", "event_timestamp": "2024-05-01T12:00:00+02:00"}
+    in_order = [{"item_id": "i2"}, {"item_id": "i7"}]
+    scores = recommend(post, session=[later, earlier])["items"]
+    assert scores == recommend(post, session=in_order)["items"]
+    assert scores != recommend(post, session=in_order[::-1])["items"]
+
+
+def test_impressions_say_nothing_of_taste(post: Ask) -> None:
+    seen = {"item_id": "i7", "event_type": "impression"}
+    assert recommend(post, session=[seen]) | {"list_id": "", "request_id": ""} == recommend(post) | {
+        "list_id": "",
+        "request_id": "",
+    }
+
+
+def test_personalize_false_reads_nothing_about_the_person(served: ServedShop) -> None:
+    class Watched(FeatureStore):
+        """Refuses to be read."""
+
+        def online_rows(self, *_: Any, **__: Any) -> dict[str, list[Any]]:
+            raise AssertionError("the online store was read")
+
+    node = UserHistory(Watched(served.settings, served.shop, served.lake))
+    request = RecommendRequest(user_id="u1", session=[{"item_id": "i7"}], personalize=False)  # type: ignore[list-item]
+    trending = RecommendRequest(user_id="u1", placement="trending")
+    assert [history.item_ids for history in node.read([request, trending])] == [(), ()]
+
+
+def test_a_store_that_does_not_answer_degrades_the_list(served: ServedShop) -> None:
+    away = replace(served, settings=served.settings.model_copy(update={"online_store": "redis://127.0.0.1:1/0"}))
+
+    class Away(FeatureStore):
+        """Its online store is gone."""
+
+        def online_rows(self, *_: Any, **__: Any) -> dict[str, list[Any]]:
+            raise EngineError("the online store does not answer")
+
+    node = UserHistory(Away(away.settings, away.shop, away.lake))
+    read = node.read([RecommendRequest(user_id="u1", session=[{"item_id": "i7"}])])[0]  # type: ignore[list-item]
+    assert (read.item_ids, read.degraded) == (("i7",), ("history_unavailable",))
+
+
+def test_withdrawn_items_never_come(post: Ask) -> None:
+    for body in ({"user_id": "u1"}, {}, {"placement": "similar", "item_id": "i9"}, {"placement": "trending"}):
+        assert "i9" not in ids(recommend(post, **body, k=200))
+
+
+def test_filters_and_exclusions(post: Ask) -> None:
+    shoes = recommend(post, user_id="u1", k=10, filters={"category": ["shoes"]})
+    assert set(ids(shoes)) == set(ITEMS[:5])
+    assert set(ids(recommend(post, k=10, filters={"category": ["shoes", "bags"]}))) == ON_SALE
+    assert ids(recommend(post, k=10, filters={"category": ["hats"]})) == []
+    assert set(ids(recommend(post, k=10, filters={"price_min": 20, "price_max": 30}))) == {"i1", "i2"}
+    assert set(ids(recommend(post, k=10, filters={"price_max": 1e9}))) == set(ITEMS[:5])  # what has no price is left out
+    assert set(ids(recommend(post, user_id="u1", k=10, exclude=["i0", "i5", "no such"]))) == ON_SALE - {"i0", "i5"}
+
+
+def test_similar_items(post: Ask) -> None:
+    content = recommend(post, placement="similar", item_id="i2", k=200, user_id="u1")
+    assert set(ids(content)) == ON_SALE - {"i2"}
+    assert (content["personalized"], content["degraded"]) == (False, [])
+    assert ids(recommend(post, placement="similar", item_id="i2", exclude=ids(content)[:1], k=1)) == [ids(content)[1]]
+    bags = recommend(post, placement="similar", item_id="i2", filters={"category": ["bags"]}, k=200)
+    assert set(ids(bags)) == {"i5", "i6", "i7", "i8"}
+
+
+def test_trending_items_are_those_with_most_acts_this_week(post: Ask) -> None:
+    content = recommend(post, placement="trending", user_id="u1")
+    assert content["items"] == [{"item_id": "i6", "score": 9.0}, {"item_id": "i3", "score": 7.0}]
+    assert ids(recommend(post, placement="trending", exclude=["i6"])) == ["i3"]
+    none = recommend(post, placement="trending", filters={"category": ["shoes"], "price_max": 15})
+    assert (ids(none), none["degraded"]) == (["i0"], ["no_recent_activity"])
