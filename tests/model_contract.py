@@ -80,7 +80,7 @@ class ModelContract:
 
     def test_batches_are_what_the_network_says_it_eats(self) -> None:
         task = self.task()
-        spec = task.build().input_spec()  # type: ignore[operator]
+        spec = task.build().input_spec  # type: ignore[union-attr]
         assert spec
         batch = next(iter(task.batches(0, 0, 1)))
         for name, (shape, dtype) in spec.items():

@@ -148,9 +148,10 @@ def session_codes(rows: pa.Table) -> NDArray[np.int64]:
     users, time = _codes(rows[USER_ID]), microseconds(rows)
     if SESSION_ID in rows.column_names:
         pair = users * (len(users) + 1) + _codes(rows[SESSION_ID].cast(pa.string()).fill_null(""))
-        return np.unique(pair, return_inverse=True)[1].astype(np.int64)
+        return np.asarray(np.unique(pair, return_inverse=True)[1], dtype=np.int64)
     begins = np.r_[True, (np.diff(users) != 0) | (np.diff(time) > SESSION_GAP_US)]
-    return np.cumsum(begins) - 1
+    numbers: NDArray[np.int64] = np.cumsum(begins) - 1
+    return numbers
 
 
 def _fingerprint(rows: pa.Table) -> str:

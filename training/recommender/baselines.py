@@ -22,7 +22,10 @@ Floats = NDArray[np.float32]
 class Baseline(Protocol):
     """A floor: fitted on sequences, then a scorer (see `training.recommender.data.Scorer`)."""
 
-    name: str
+    @property
+    def settings(self) -> dict[str, float | None]:
+        """What distinguishes it from others of its kind."""
+        ...
 
     def fit(self, sequences: Sequences, num_items: int) -> None: ...
 
@@ -40,8 +43,8 @@ class Popularity:
     counts: Floats = field(default_factory=lambda: np.zeros(0, dtype=np.float32), repr=False)
 
     @property
-    def name(self) -> str:
-        return "popularity" if self.days is None else f"popularity_{self.days:g}d"
+    def settings(self) -> dict[str, float | None]:
+        return {"days": self.days}
 
     def fit(self, sequences: Sequences, num_items: int) -> None:
         counts = np.bincount(sequences.items, minlength=num_items) / (len(sequences.items) + 1)
@@ -50,7 +53,7 @@ class Popularity:
             counts = np.bincount(sequences.items[recent], minlength=num_items) + counts
         self.counts = counts.astype(np.float32)
 
-    def __call__(self, history: Sequences, users: Ints) -> Floats:
+    def __call__(self, history: Sequences, users: Ints) -> Floats:  # noqa: ARG002 - the same for everybody
         return np.tile(self.counts, (len(users), 1))
 
 
@@ -60,8 +63,11 @@ class Repetition:
 
     half_life: float = 50.0
     """Acts after which an act counts half."""
-    popularity: Popularity = field(default_factory=lambda: Popularity(28))
-    name: str = "repetition"
+    popularity: Popularity = field(default_factory=lambda: Popularity(28), repr=False)
+
+    @property
+    def settings(self) -> dict[str, float | None]:
+        return {"half_life": self.half_life}
 
     def fit(self, sequences: Sequences, num_items: int) -> None:
         self.popularity.fit(sequences, num_items)
@@ -69,7 +75,8 @@ class Repetition:
     def __call__(self, history: Sequences, users: Ints) -> Floats:
         weights = _recency_weights(history, users, 0.5 ** (1 / self.half_life), len(self.popularity.counts))
         popular = self.popularity(history, users)
-        return (weights.toarray() + popular / (popular.max() + 1) * 1e-3).astype(np.float32)
+        scores: Floats = weights.toarray() + popular / (popular.max() + 1) * np.float32(1e-3)
+        return scores
 
 
 @dataclass
@@ -80,8 +87,11 @@ class ItemKNN:
     shrinkage: float = 10.0
     decay: float = 0.98
     """Weight of an act relative to the next newer one; 1: plain ItemKNN."""
-    name: str = "item_knn"
     similarity: sparse.csr_array = field(default_factory=lambda: sparse.csr_array((0, 0), dtype=np.float32), repr=False)
+
+    @property
+    def settings(self) -> dict[str, float | None]:
+        return {"neighbours": self.neighbours, "shrinkage": self.shrinkage, "decay": self.decay}
 
     def fit(self, sequences: Sequences, num_items: int) -> None:
         users = np.repeat(np.arange(len(sequences)), np.diff(sequences.offsets))
@@ -108,8 +118,11 @@ class CoOccurrence:
     """Weight of an act of the history relative to the next newer one."""
     damping: float = 0.3
     """Power of the follower's popularity that is divided out."""
-    name: str = "co_occurrence"
     follows: sparse.csr_array = field(default_factory=lambda: sparse.csr_array((0, 0), dtype=np.float32), repr=False)
+
+    @property
+    def settings(self) -> dict[str, float | None]:
+        return {"window": self.window, "decay": self.decay, "damping": self.damping}
 
     def fit(self, sequences: Sequences, num_items: int) -> None:
         users = np.repeat(np.arange(len(sequences)), np.diff(sequences.offsets))
@@ -129,9 +142,16 @@ class CoOccurrence:
         return np.asarray((weights @ self.follows).toarray(), dtype=np.float32)
 
 
-def floors() -> list[Baseline]:
-    """The floors that every recommender is measured against."""
-    return [Popularity(), Popularity(7), Popularity(28), Repetition(), ItemKNN(), CoOccurrence()]
+def floors() -> dict[str, list[Baseline]]:
+    """The floors that every recommender is measured against: name -> settings to choose from on the validation part."""
+    return {
+        "popularity": [Popularity()],
+        "popularity_7d": [Popularity(7)],
+        "popularity_28d": [Popularity(28)],
+        "repetition": [Repetition(half_life) for half_life in (20, 50, 200)],
+        "item_knn": [ItemKNN(decay=decay, shrinkage=shrinkage) for decay in (1.0, 0.98, 0.8) for shrinkage in (0.0, 10.0)],
+        "co_occurrence": [CoOccurrence(window, decay) for window in (10, 50) for decay in (1.0, 0.98, 0.8)],
+    }
 
 
 def _recency_weights(history: Sequences, users: Ints, decay: float, num_items: int) -> sparse.csr_array:

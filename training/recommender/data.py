@@ -6,7 +6,7 @@ Batches hold sequences of like length, so little is computed for padding, and th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
@@ -42,7 +42,6 @@ class DataConfig(BaseModel):
     event_types: tuple[str, ...] | None = Field(
         ("click", "view", "favourite", "cart", "purchase"), description="Acts that count; null: all."
     )
-    seen_items: Literal["keep", "drop"] = Field("keep", description="Whether items of the history may be recommended again.")
     objective: Literal["next_item", "next_session", "both"] = Field(
         "both", description="What follows a position: the next act, each item of the next session, or either."
     )
@@ -163,8 +162,11 @@ Scorer = Callable[[Sequences, Ints], Scores]
 """(histories, which users of them) -> one score per user and item of the catalogue."""
 
 
-def ask(scorer: Scorer, queries: Queries, num_items: int, seen_items: str, users: Ints | None = None) -> ranking.RankingReport:
-    """Put the questions (or those of some users) to a scorer, a few at a time: memory is bounded by 16 M scores."""
+def ask(scorer: Scorer, queries: Queries, num_items: int, repeats: bool, users: Ints | None = None) -> ranking.RankingReport:
+    """Put the questions (or those of some users) to a scorer, a few at a time: memory is bounded by 16 M scores.
+
+    Without `repeats` nobody is offered an item of the own history again.
+    """
     users = np.arange(len(queries)) if users is None else users
     step = max(1, 16_000_000 // num_items)
 
@@ -172,7 +174,7 @@ def ask(scorer: Scorer, queries: Queries, num_items: int, seen_items: str, users
         for start in range(0, len(users), step):
             some = users[start : start + step]
             scores = scorer(queries.history, some)
-            if seen_items == "drop":
+            if not repeats:
                 for row, user in enumerate(some):
                     scores[row, queries.history.items[queries.history.of(user)]] = -np.inf
             yield scores, [queries.targets[user] for user in some]
@@ -246,19 +248,16 @@ class RecommenderTask:
     """None: nothing is held back, every epoch is trained."""
     batch_size: int
     seed: int
+    monitor: str = field(init=False)
+    mode: Literal["max", "min"] = field(init=False)
 
-    @property
-    def monitor(self) -> str:
-        return "val_ndcg_at_10" if self.val else "train_loss"
-
-    @property
-    def mode(self) -> Literal["max", "min"]:
-        return "max" if self.val else "min"
+    def __post_init__(self) -> None:
+        self.monitor, self.mode = ("val_ndcg_at_10", "max") if self.val else ("train_loss", "min")
 
     def build(self) -> Network:
         return Network(self.config, len(self.encoder.items), len(self.encoder.event_types))
 
-    def num_steps(self, epoch: int) -> int:
+    def num_steps(self, epoch: int) -> int:  # noqa: ARG002 - every epoch has as many
         return -(-len(self._windows) // self.batch_size)
 
     def batches(self, epoch: int, rank: int, world_size: int) -> Iterator[dict[str, Tensor]]:
@@ -287,7 +286,7 @@ class RecommenderTask:
         assert isinstance(module, Network)
         users = np.arange(0, len(self.val), -(-len(self.val) // self.data.max_val_queries))
         scorer = network_scorer(module, self.encoder.popularity)
-        found = ask(scorer, self.val, len(self.encoder.items), self.data.seen_items, users)
+        found = ask(scorer, self.val, len(self.encoder.items), self.config.repeats, users)
         return {f"val_{name}": value for name, value in found.means.items()}
 
     @cached_property
@@ -320,7 +319,8 @@ class RecommenderTask:
     def _proposal(self) -> NDArray[np.float64]:
         """Half of the negatives are drawn evenly, half as often as the items occur."""
         counts = np.bincount(self.sequences.items, minlength=len(self.encoder.items))
-        return 0.5 / len(counts) + 0.5 * counts / counts.sum()
+        proposal: NDArray[np.float64] = 0.5 / len(counts) + 0.5 * counts / counts.sum()
+        return proposal
 
     def _collate(self, windows: Ints, weight: float) -> dict[str, Tensor]:
         """One batch; each pair weighs `weight`, so that the losses of all ranks average to the mean over the global batch."""

@@ -10,7 +10,7 @@ Shapes: B sequences, L acts, D width, I items, R scored positions, P (position, 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -45,7 +45,9 @@ class Config(BaseModel):
     num_negatives: PositiveInt | None = Field(
         None, description="Sampled softmax over this many shared negatives, for catalogues too large for the full one."
     )
-    repeats: bool = Field(True, description="Learn how much more likely an item of the history is to come back.")
+    repeats: bool = Field(
+        True, description="An item of the history may come again, and how likely is learned; false: it is never recommended again."
+    )
 
     @model_validator(mode="after")
     def _heads_divide_dim(self) -> Config:
@@ -104,7 +106,9 @@ class Encoder:
 
 def last_of_runs(items: Ints) -> NDArray[np.bool_]:
     """True where the next act is on another item: a view, cart and purchase of one thing in a row is one step of taste."""
-    return np.r_[items[1:] != items[:-1], True][: len(items)]
+    ends = np.ones(len(items), dtype=np.bool_)
+    ends[:-1] = items[1:] != items[:-1]
+    return ends
 
 
 def pad(items: Sequence[Ints], events: Sequence[Ints]) -> dict[str, Tensor]:
@@ -137,7 +141,8 @@ class Block(nn.Module):
         # Padding is at the end, so the causal mask alone keeps it from every real position.
         mixed = functional.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).reshape(B, L, D)
         x = x + self.dropout(self.attention_out(mixed))
-        return x + self.dropout(self.feed(self.feed_norm(x)))
+        out: Tensor = x + self.dropout(self.feed(self.feed_norm(x)))
+        return out
 
 
 class CatalogueSoftmax(torch.autograd.Function):
@@ -206,6 +211,7 @@ class Network(nn.Module):
         for embedding in (self.item, self.event, self.position):
             nn.init.normal_(embedding.weight, std=config.dim**-0.5 / 2)
 
+    @property
     def input_spec(self) -> dict[str, tuple[tuple[int, ...], str]]:
         """What `scores` takes: name -> (shape, dtype); -1: any size."""
         return {"items": ((-1, -1), "int64"), "events": ((-1, -1), "int64"), "lengths": ((-1,), "int64")}
@@ -216,13 +222,15 @@ class Network(nn.Module):
         x = self.dropout(self.item(items) + self.event(events) + self.position(age))
         for block in self.blocks:
             x = block(x)
-        return self.norm(x)  # type: ignore[no-any-return]
+        states: Tensor = self.norm(x)
+        return states
 
     def scores(self, items: Tensor, events: Tensor, lengths: Tensor) -> Tensor:
         """Score of every item after each whole history, (B, I); a history must not be empty."""
         rows = torch.arange(len(items), device=items.device) * items.shape[1] + lengths - 1
         states = self.states(items, events, lengths).flatten(0, 1)[rows]
-        return functional.linear(states, self.item.weight, self.item_bias).scatter_add(1, *self._repeats(states, rows, items))
+        scores: Tensor = functional.linear(states, self.item.weight, self.item_bias)
+        return scores.scatter_add(1, *self._repeats(states, rows, items))
 
     def forward(
         self,
@@ -259,7 +267,8 @@ class Network(nn.Module):
         others = others + ((seen[:, :, None] == negatives) * bonus[:, :, None]).sum(dim=1)
         others = others.masked_fill(negatives == pair_targets[:, None], -torch.inf)
         losses = torch.logsumexp(torch.cat([wanted[:, None], others], dim=1), dim=1) - wanted
-        return (losses * pair_weights).sum()
+        loss: Tensor = (losses * pair_weights).sum()
+        return loss
 
     def _repeats(self, states: Tensor, rows: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
         """Per scored position, its history (R, S) and what each act adds to the score of its own item (R, S); S is L or 0."""
@@ -332,16 +341,13 @@ class Recommender:
         Raises:
             ValueError: k is negative, or the arguments differ in length.
         """
-        if k < 0:
-            raise ValueError(f"k must be at least 0, got {k}")
         for name, value in (("exclude", exclude), ("event_types", event_types)):
             if value is not None and len(value) != len(histories):
                 raise ValueError(f"{len(histories)} histories but {len(value)} of {name}")
         scores = self.scores(histories, event_types)
-        for row, banned in enumerate(exclude or ()):
-            scores[row, [self.encoder.index[item] for item in banned if item in self.encoder.index]] = -np.inf
-        if allowed is not None:
-            scores[:, ~allowed] = -np.inf
+        for row, history in enumerate(histories):
+            banned = list(exclude[row]) if exclude is not None else []
+            self._ban(scores[row], banned if self.config.repeats else [*banned, *history], allowed)
         return [self._named(row, best) for row, best in zip(scores, top_k(scores, k), strict=True)]
 
     def popular(self, k: int) -> Recommendations:
@@ -353,23 +359,23 @@ class Recommender:
     ) -> Recommendations:
         """The k items whose embeddings point most nearly the same way (cosine), without the item itself.
 
-        Args:
-            exclude: items not to be shown.
-            allowed: (items,) of the catalogue, False: not shown.
-
         Raises:
             KeyError: the item is not in the catalogue.
+            ValueError: k is negative.
         """
-        position = self.encoder.index[item_id]
-        cosines = self._directions @ self._directions[position]
-        cosines[[position, *(self.encoder.index[item] for item in exclude if item in self.encoder.index)]] = -np.inf
-        if allowed is not None:
-            cosines[~allowed] = -np.inf
+        cosines = self._directions @ self._directions[self.encoder.index[item_id]]
+        self._ban(cosines, [item_id, *exclude], allowed)
         return self._named(cosines, top_k(cosines[None], k)[0])
 
     @cached_property
     def _directions(self) -> Floats:
         return np.asarray(functional.normalize(self.network.item.weight.detach(), dim=1).numpy())
+
+    def _ban(self, scores: Floats, items: Iterable[str], allowed: NDArray[np.bool_] | None) -> None:
+        """Set what may not be shown to -inf, in place."""
+        scores[[self.encoder.index[item] for item in items if item in self.encoder.index]] = -np.inf
+        if allowed is not None:
+            scores[~allowed] = -np.inf
 
     def _named(self, scores: Floats, best: Ints) -> Recommendations:
         return [(self.encoder.items[item], float(scores[item])) for item in best if scores[item] > -np.inf]

@@ -1,0 +1,91 @@
+import itertools
+
+import numpy as np
+import pytest
+
+from training.metrics.ranking import MISS, coverage_interval, mrr_at, ndcg_at, recall_at, report, top_k, worst_ranks
+
+
+def ranks(scores: list[float], *targets: int) -> list[int]:
+    return worst_ranks(np.array([scores]), [np.array(targets)])[0].tolist()
+
+
+def test_ranks_count_better_items() -> None:
+    assert ranks([0.1, 0.9, 0.5], 1) == [1]
+    assert ranks([0.1, 0.9, 0.5], 0) == [3]
+    assert ranks([0.1, 0.9, 0.5, 0.3], 1, 3) == [1, 3]
+
+
+def test_ties_count_against_the_model() -> None:
+    assert ranks([0.0] * 100, 7) == [100]
+    assert ranks([1.0, 1.0, 0.0], 0) == [2]
+    assert ranks([1.0, 1.0, 1.0], 0, 2) == [2, 3]  # the stranger first, then the two wanted
+
+
+def test_ranks_equal_those_of_the_worst_order_of_a_full_sort() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        scores = rng.integers(0, 4, 8).astype(float)
+        wanted = rng.choice(8, rng.integers(1, 4), replace=False)
+        order = sorted(range(8), key=lambda item: (-scores[item], item in wanted))
+        assert ranks(scores.tolist(), *wanted) == sorted(order.index(item) + 1 for item in wanted)
+
+
+def test_what_cannot_be_recommended_is_a_miss() -> None:
+    assert ranks([0.5, -np.inf, 0.2], 1, -1, 2) == [2, MISS, MISS]
+
+
+def test_metrics_of_known_ranks() -> None:
+    single = np.array([3])
+    assert ndcg_at(single, 10) == pytest.approx(1 / np.log2(4))
+    assert recall_at(single, 10) == 1
+    assert mrr_at(single, 20) == pytest.approx(1 / 3)
+    several = np.array([1, 11, MISS])
+    assert ndcg_at(several, 10) == pytest.approx(1 / (1 + 1 / np.log2(3) + 0.5))
+    assert recall_at(several, 10) == pytest.approx(1 / 3)
+    assert mrr_at(np.array([21]), 20) == 0
+    assert ndcg_at(np.arange(1, 31), 10) == pytest.approx(1)
+
+
+def test_top_k_is_stable_and_equals_a_full_sort() -> None:
+    scores = np.random.default_rng(0).integers(0, 5, (50, 30)).astype(np.float32)
+    assert np.array_equal(top_k(scores, 7), np.argsort(-scores, axis=1, kind="stable")[:, :7])
+    assert top_k(scores, 0).shape == (50, 0)
+    assert top_k(scores, 99).shape == (50, 30)
+    with pytest.raises(ValueError, match="at least 0, got -1"):
+        top_k(scores, -1)
+
+
+def test_report_streams_and_counts() -> None:
+    scores = np.eye(12) + np.linspace(0.5, 0, 12)
+    targets = [np.array([item]) for item in range(12)]
+    whole = report([(scores, targets)], 12)
+    parts = report(((scores[a:b], targets[a:b]) for a, b in itertools.pairwise((0, 5, 12))), 12)
+    assert whole.means == parts.means
+    assert whole.means == {"ndcg_at_10": 1, "recall_at_10": 1, "mrr_at_20": 1, "coverage_at_10": 1}
+    assert whole.relevant.sum() == whole.hits.sum() == 12
+
+
+def test_lists_do_not_show_what_is_forbidden() -> None:
+    scores = np.array([[1.0, -np.inf, 0.5]])
+    assert report([(scores, [np.array([0])])], 3).lists.tolist() == [[0, 2, -1]]
+
+
+def test_coverage_interval() -> None:
+    lists = np.array([[0, 1], [0, 2], [0, -1]])
+    share, lo, hi = coverage_interval(lists, 6)
+    assert share == 0.5
+    assert 0 <= lo < share < hi <= 1
+    same = np.zeros((5, 2), dtype=np.int64)
+    assert coverage_interval(same, 4) == (0.25, 0.25, 0.25)
+
+
+def test_misuse_is_refused() -> None:
+    with pytest.raises(ValueError, match="NaN"):
+        worst_ranks(np.array([[np.nan]]), [np.array([0])])
+    with pytest.raises(ValueError, match="1 rows of scores for 2"):
+        worst_ranks(np.zeros((1, 2)), [np.array([0]), np.array([1])])
+    with pytest.raises(ValueError, match="no query"):
+        report([], 3)
+    with pytest.raises(ValueError, match="without a relevant item"):
+        report([(np.zeros((1, 2)), [np.array([], dtype=np.int64)])], 2)

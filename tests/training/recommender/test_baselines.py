@@ -1,0 +1,73 @@
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from training.recommender.baselines import CoOccurrence, ItemKNN, Popularity, Repetition, floors
+from training.recommender.data import DataConfig, Sequences, ask, make_encoder, make_queries, make_sequences, split
+from training.splits import DAY_US
+
+
+def sequences(*items: list[int], days: list[list[int]] | None = None) -> Sequences:
+    flat = np.concatenate([np.array(part, dtype=np.int64) for part in items])
+    offsets = np.r_[0, np.cumsum([len(part) for part in items])]
+    time = np.concatenate([np.array(part) for part in days]) * DAY_US if days else np.arange(len(flat)) * DAY_US
+    return Sequences(
+        tuple(map(str, range(len(items)))), offsets, flat, np.zeros(len(flat), dtype=np.int64), np.arange(len(flat)), time
+    )
+
+
+ALL = np.array([0])
+
+
+def test_popularity_counts_within_its_window() -> None:
+    acts = sequences([0, 0, 0, 1], days=[[0, 1, 2, 100]])
+    ever, lately = Popularity(), Popularity(7)
+    for floor in (ever, lately):
+        floor.fit(acts, 3)
+    assert np.argsort(-ever(acts, ALL)[0]).tolist() == [0, 1, 2]
+    assert np.argsort(-lately(acts, ALL)[0]).tolist() == [1, 0, 2]
+
+
+def test_repetition_prefers_the_frequent_and_the_late_then_the_popular() -> None:
+    floor = Repetition(half_life=2)
+    floor.fit(sequences([3, 3, 3, 4], days=[[0, 1, 2, 3]]), 5)
+    assert np.argsort(-floor(sequences([0, 1, 0, 2]), ALL)[0], kind="stable").tolist() == [0, 2, 1, 3, 4]
+
+
+def test_item_knn_is_the_cosine_of_the_users() -> None:
+    floor = ItemKNN(shrinkage=0, decay=1)
+    floor.fit(sequences([0, 1], [0, 1, 2], [0, 3, 3]), 4)
+    scores = floor(sequences([0]), ALL)[0]
+    assert scores == pytest.approx([1, 2 / np.sqrt(3 * 2), 1 / np.sqrt(3), 1 / np.sqrt(3)])
+    nearest = ItemKNN(neighbours=1, shrinkage=0, decay=1)
+    nearest.fit(sequences([0, 1], [0, 1, 2], [0, 3, 3]), 4)
+    assert np.count_nonzero(nearest(sequences([0]), ALL)) == 1
+
+
+def test_co_occurrence_knows_direction_and_does_not_cross_users() -> None:
+    floor = CoOccurrence(window=2, damping=0)
+    floor.fit(sequences([0, 1, 2], [3]), 4)
+    assert np.argsort(-floor(sequences([0]), ALL)[0])[0] == 1
+    assert floor(sequences([2]), ALL)[0].tolist() == [0, 0, 0, 0]
+    assert floor(sequences([1]), ALL)[0, 0] == 0
+
+
+def test_every_floor_answers_an_empty_history_and_says_its_settings() -> None:
+    acts = sequences([0, 1, 2, 0], [2, 1])
+    empty = sequences([], [1])
+    for candidates in floors().values():
+        assert len({str(floor.settings) for floor in candidates}) == len(candidates)
+        for floor in candidates:
+            floor.fit(acts, 4)
+            assert floor(empty, np.array([0, 1])).shape == (2, 4)
+
+
+def test_floors_rank_as_the_planted_order_says(cycle: pa.Table) -> None:
+    parts = split(cycle, DataConfig(val_days=14, test_days=14))
+    encoder = make_encoder(parts.train, 28)
+    queries, acts = make_queries(parts.val, encoder), make_sequences(parts.train, encoder)
+    found = {}
+    for name, floor in {"popularity": Popularity(), "co_occurrence": CoOccurrence(decay=0.5)}.items():
+        floor.fit(acts, len(encoder.items))
+        found[name] = ask(floor, queries, len(encoder.items), True).means["ndcg_at_10"]
+    assert found["co_occurrence"] > 2 * found["popularity"]

@@ -1,0 +1,116 @@
+"""What the recommender is worth on the untouched test part: metrics with intervals, gains over the floors, plots, one row per user."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from features.columns import USER_ID
+from training.metrics.intervals import mean_interval, paired_interval
+from training.metrics.names import RANKING, with_interval
+from training.metrics.ranking import RankingReport, coverage_interval
+from training.recommender.data import Queries
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Interval = tuple[float, float, float]
+Reports = Mapping[str, RankingReport]
+
+MAX_USERS = 200_000
+"""Rows of the per-user table, at most; beyond it an even sample."""
+HISTORY_BUCKETS = (1, 4, 16, 64, 256)
+"""Lower bounds of the segments by length of history."""
+
+
+def metrics(report: RankingReport, seed: int) -> dict[str, float]:
+    """Test metrics with 95 % intervals."""
+    found: dict[str, float] = {}
+    for name, values in report.per_query.items():
+        found |= with_interval(f"test_{name}", mean_interval(values, seed))
+    return found | with_interval("test_coverage_at_10", coverage_interval(report.lists, len(report.relevant)))
+
+
+def gains(model: RankingReport, floors: Reports, seed: int) -> dict[str, Interval]:
+    """Paired gain in ndcg_at_10 over each floor `(mean, lo, hi)`, the hardest floor first; above zero the model is better."""
+    found = {name: paired_interval(model.ndcg_at_10, floor.ndcg_at_10, seed) for name, floor in floors.items()}
+    return dict(sorted(found.items(), key=lambda item: item[1][0]))
+
+
+def per_user(report: RankingReport, queries: Queries, pseudonym: Callable[[str], str]) -> pa.Table:
+    """One row per user asked, so that any two runs can be paired later; users as keyed hashes."""
+    rows = np.arange(0, len(queries), -(-len(queries) // MAX_USERS))
+    return pa.table(
+        {
+            USER_ID: pa.array([pseudonym(queries.history.users[row]) for row in rows]),
+            "num_history": np.diff(queries.history.offsets)[rows],
+            "num_targets": np.array([len(queries.targets[row]) for row in rows]),
+            **{name: values[rows] for name, values in report.per_query.items()},
+        }
+    )
+
+
+def recall_by_popularity(reports: Reports, counts: NDArray[np.int64]) -> Figure:
+    """Recall at 10 per decile of the items by how often they occur in training (10: the most popular tenth)."""
+    figure, axis = _figure((8, 4.5))
+    deciles = np.array_split(np.argsort(counts, kind="stable"), 10)
+    for name, report in reports.items():
+        wanted = np.array([report.relevant[items].sum() for items in deciles])
+        hits = np.array([report.hits[items].sum() for items in deciles])
+        axis.plot(range(1, 11), hits / np.maximum(wanted, 1), marker="o", label=name)
+    axis.set(
+        xlabel="decile of items by popularity (10: most popular)", ylabel="share of wanted items in the top 10", xticks=range(1, 11)
+    )
+    axis.set_title("Recall at 10 by popularity of the wanted item")
+    axis.legend(fontsize=8)
+    return figure
+
+
+def gains_over_floors(found: Mapping[str, Interval]) -> Figure:
+    """The paired intervals: what lies right of zero is beaten."""
+    figure, axis = _figure((8, 0.5 * len(found) + 1.8))
+    for place, (mean, lo, hi) in enumerate(found.values()):
+        axis.errorbar(mean, place, xerr=[[mean - lo], [hi - mean]], fmt="o", color="tab:blue" if lo > 0 else "tab:red", capsize=4)
+    axis.axvline(0, color="0.5", linewidth=0.8)
+    axis.set(yticks=range(len(found)), yticklabels=list(found), xlabel="paired gain in ndcg_at_10, 95 % interval over users")
+    axis.set_title("The recommender against each floor")
+    return figure
+
+
+def ndcg_by_history(reports: Reports, queries: Queries) -> Figure:
+    """How much of the quality is owed to users who are well known."""
+    figure, axis = _figure((8, 4.5))
+    bucket = np.searchsorted(HISTORY_BUCKETS, np.diff(queries.history.offsets), side="right")
+    present = np.unique(bucket)
+    for name, report in reports.items():
+        axis.plot(range(len(present)), [report.ndcg_at_10[bucket == one].mean() for one in present], marker="o", label=name)
+    lower = (0, *HISTORY_BUCKETS)
+    axis.set(xlabel="acts in the history, at least (users)", ylabel="ndcg_at_10", xticks=range(len(present)))
+    axis.set_xticklabels([f"{lower[one]} ({np.count_nonzero(bucket == one)})" for one in present])
+    axis.set_title("Quality by length of history")
+    axis.legend(fontsize=8)
+    return figure
+
+
+def table(reports: Mapping[str, Mapping[str, float]]) -> str:
+    """Model and floors side by side, in Markdown."""
+    lines = ["| | " + " | ".join(RANKING) + " |", "|---" * (len(RANKING) + 1) + "|"]
+    for name, values in reports.items():
+        cells = [
+            f"{values[f'test_{metric}']:.4f} [{values[f'test_{metric}_lo']:.4f}, {values[f'test_{metric}_hi']:.4f}]"
+            for metric in RANKING
+        ]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _figure(size: tuple[float, float]) -> tuple[Figure, Axes]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout="constrained")
+    return figure, figure.subplots()

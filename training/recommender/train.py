@@ -1,0 +1,213 @@
+"""Training the recommender: tune on the validation part, refit up to the test part, score it once, register."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from features.columns import EVENT_TIMESTAMP, EVENT_TYPE, ITEM_ID, SESSION_ID, USER_ID
+from features.tables import INTERACTIONS
+from infra import log
+from infra.errors import TableContractError
+from infra.lake import digest_of
+from training.context import Context
+from training.metrics.names import with_interval
+from training.metrics.ranking import RankingReport
+from training.recommender import evaluate
+from training.recommender.baselines import Baseline, floors
+from training.recommender.data import (
+    Queries,
+    RecommenderTask,
+    ask,
+    make_encoder,
+    make_queries,
+    make_sequences,
+    network_scorer,
+    split,
+)
+from training.recommender.model import Encoder, Recommender
+from training.recommender.recipes import Recipe
+from training.splits import Split
+from training.tracking import Run
+from training.trainer import FitResult
+from training.trainer import train as fit
+
+TASK = "recommender"
+
+
+def train(recipe: Recipe, context: Context) -> dict[str, Any]:
+    """Train, compare with the floors, register.
+
+    Returns:
+        `version` and `run_id` of the model, `metrics` of model and floors on the test part, `gains` over each floor,
+        `summary` to read.
+
+    Raises:
+        TableContractError: `interactions` is missing, empty, or too short for the recipe.
+    """
+    version = context.lake.version(INTERACTIONS.path)
+    if version is None:
+        raise TableContractError(f"table {INTERACTIONS.path} does not exist; run `shopgraph build interactions` first.")
+    columns = ["interaction_id", USER_ID, SESSION_ID, ITEM_ID, EVENT_TYPE, EVENT_TIMESTAMP]
+    parts = split(context.lake.read(INTERACTIONS.path, version, columns), recipe.data)
+    inputs, seed = {INTERACTIONS.path: version}, recipe.fit.seed
+    tags = {"split_digest": parts.digest, "protocol": recipe.data.protocol}
+    digest = digest_of(recipe.model_dump(), inputs, parts.digest)[:12]
+
+    with context.tracking.run(TASK, name=recipe.name, role="model", recipe=recipe.model_dump(), inputs=inputs, tags=tags) as run:
+        started = time.perf_counter()
+        tuning = _task(recipe, parts, is_tuning=True)
+        tuned = _fit(recipe, tuning, context, f"{digest}-tune", run)
+        final, result = tuning, tuned
+        if recipe.data.protocol == "time":  # published leave-one-out tables do not refit
+            fixed = recipe.fit.model_copy(update={"epochs": tuned.best_epoch + 1, "patience": None})
+            final = _task(recipe, parts, is_tuning=False)
+            result = _fit(recipe.model_copy(update={"fit": fixed}), final, context, f"{digest}-refit", None)
+        seconds = time.perf_counter() - started
+        network = final.build()
+        network.load_state_dict(result.state)
+        recommender = Recommender(recipe.model, final.encoder, network.eval())
+
+        queries = make_queries(parts.test, final.encoder)
+        chosen = _choose_floors(tuning, final)
+        answers = {TASK: _ask(network_scorer(network, final.encoder.popularity), queries, final)}
+        answers |= {name: _ask(floor, queries, final) for name, floor in chosen.items()}
+        reports = {name: evaluate.metrics(answer, seed) for name, answer in answers.items()}
+        others = {name: answer for name, answer in answers.items() if name != TASK}
+        gains = evaluate.gains(answers[TASK], others, seed)
+        hardest, gain = next(iter(gains.items()))
+        reports[TASK] |= with_interval("test_ndcg_at_10_gain", gain)
+
+        run.tags({"hardest_floor": hardest, "num_cold_users": str(queries.num_cold_users)})
+        _log_answer(run, TASK, answers, reports, queries, final, context)
+        run.figure(evaluate.gains_over_floors(gains), "gains_over_floors.png")
+        card = _card(recipe, parts, final.encoder, queries, reports, gains, tuned.best_epoch + 1, seconds)
+        run.note(card)
+        with tempfile.TemporaryDirectory() as folder:
+            recommender.save(Path(folder))
+            registered = context.tracking.register(run, TASK, Path(folder), network.input_spec, card)
+    for name, floor in chosen.items():
+        content = {"name": name, "settings": floor.settings, "data": recipe.data.model_dump()}
+        with context.tracking.run(TASK, name=name, role="baseline", recipe=content, inputs=inputs, tags=tags) as floor_run:
+            _log_answer(floor_run, name, answers, reports, queries, final, context)
+    return {
+        "version": registered,
+        "run_id": run.id,
+        "train_s": seconds,
+        "metrics": reports,
+        "gains": gains,
+        "summary": evaluate.table(reports),
+    }
+
+
+def _task(recipe: Recipe, parts: Split, *, is_tuning: bool) -> RecommenderTask:
+    """While tuning: learn from the training part, watch the validation part. Then: learn from all before the test part."""
+    rows = parts.train if is_tuning else parts.refit
+    encoder = make_encoder(rows, recipe.data.popular_days)
+    val = make_queries(parts.val, encoder) if is_tuning else None
+    sequences = make_sequences(rows, encoder)
+    return RecommenderTask(recipe.model, recipe.data, encoder, sequences, val, recipe.fit.batch_size, recipe.fit.seed)
+
+
+def _fit(recipe: Recipe, task: RecommenderTask, context: Context, name: str, run: Run | None) -> FitResult:
+    """Fit through Ray Train; with a run, its curve is logged."""
+
+    def on_epoch(epoch: int, metrics: dict[str, float]) -> None:
+        told = {key: round(value, 4) for key, value in metrics.items()}
+        log.get(__name__).info("epoch", task=TASK, fit=name.rsplit("-", 1)[-1], epoch=epoch, **told)
+        if run:
+            run.metrics(metrics, step=epoch)
+
+    storage = context.home.path / "checkpoints" / TASK
+    return fit(task, recipe.fit, context.settings, name=name, storage=storage, on_epoch=on_epoch)
+
+
+def _choose_floors(tuning: RecommenderTask, final: RecommenderTask) -> dict[str, Baseline]:
+    """Each kind of floor in its best setting on the validation part, then fitted on what the model was fitted on."""
+    assert tuning.val is not None
+    chosen = {}
+    for name, candidates in floors().items():
+        scores = []
+        for candidate in candidates if len(candidates) > 1 else ():
+            candidate.fit(tuning.sequences, len(tuning.encoder.items))
+            scores.append(_ask(candidate, tuning.val, tuning).means["ndcg_at_10"])
+        chosen[name] = candidates[int(np.argmax(scores))] if scores else candidates[0]
+        chosen[name].fit(final.sequences, len(final.encoder.items))
+    return chosen
+
+
+def _ask(scorer: Any, queries: Queries, task: RecommenderTask) -> RankingReport:
+    return ask(scorer, queries, len(task.encoder.items), task.config.repeats)
+
+
+def _log_answer(
+    run: Run,
+    name: str,
+    answers: Mapping[str, RankingReport],
+    reports: Mapping[str, Mapping[str, float]],
+    queries: Queries,
+    task: RecommenderTask,
+    context: Context,
+) -> None:
+    """What every run of the experiment shows, model and floor alike."""
+    run.metrics(reports[name])
+    shown = answers if name == TASK else {name: answers[name], TASK: answers[TASK]}
+    counts = np.bincount(task.sequences.items, minlength=len(task.encoder.items))
+    run.figure(evaluate.recall_by_popularity(shown, counts), "recall_by_popularity.png")
+    run.figure(evaluate.ndcg_by_history(shown, queries), "ndcg_by_history.png")
+    run.table(evaluate.per_user(answers[name], queries, context.home.pseudonym), "per_user.parquet")
+
+
+def _card(
+    recipe: Recipe,
+    parts: Split,
+    encoder: Encoder,
+    queries: Queries,
+    reports: Mapping[str, Mapping[str, float]],
+    gains: Mapping[str, evaluate.Interval],
+    epochs: int,
+    seconds: float,
+) -> str:
+    """What the model is, what it was judged on, and where it falls short."""
+    targets = parts.test.targets
+    times = targets[EVENT_TIMESTAMP].to_pylist()
+    unknown = sum(int((wanted < 0).sum()) for wanted in queries.targets) / sum(len(wanted) for wanted in queries.targets)
+    by_time = recipe.data.protocol == "time"
+    asked = {"session": "all items of the next session", "item": "the first item of the next session"}[recipe.data.target]
+    return "\n".join(
+        [
+            "# Recommender",
+            "",
+            f"What a user takes next, out of {len(encoder.items)} items, from the newest {recipe.model.max_length} acts of the history.",
+            "A causal transformer with a softmax over the whole catalogue and tied item embeddings.",
+            "",
+            f"Protocol `{recipe.data.protocol}`; asked: {asked if by_time else 'the last act of each user'}. Test part: "
+            f"{min(times):%Y-%m-%d} to {max(times):%Y-%m-%d}, touched once; split {parts.digest[:12]}.",
+            f"{len(queries)} users with a history were asked for {targets.num_rows} acts; "
+            f"{queries.num_cold_users} users without one were not asked.",
+            f"{unknown:.1%} of the wanted items are new to the catalogue: nobody can hit them, they count as misses for all.",
+            f"{epochs} epochs were chosen on the validation part"
+            + (", then the network was fitted again on all that precedes the test part" if by_time else "")
+            + f" ({seconds:.0f} s in all).",
+            "Ranked: the whole catalogue; items of the own history "
+            + ("may come again." if recipe.model.repeats else "are left out.")
+            + " Ties count against whoever made them. Floors: same rows, same candidates, settings chosen on the validation part.",
+            "",
+            evaluate.table(reports),
+            "",
+            "Paired gain in ndcg_at_10 (95 % bootstrap over users):",
+            *(
+                f"- over `{name}`: {mean:+.4f} [{lo:+.4f}, {hi:+.4f}], "
+                + ("above zero" if lo > 0 else "NOT above zero: the floor stands")
+                for name, (mean, lo, hi) in gains.items()
+            ),
+            "",
+            "Limits: an item is known only after the next training; the model sees ids and kinds of act, not time, price or text;",
+            "who has no history gets the popular list. Scores order one answer and are no probabilities.",
+        ]
+    )
