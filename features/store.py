@@ -169,12 +169,15 @@ class FeatureStore:
             note_materialization(self.feast, [view.name for view in chosen], as_of)
         return written
 
-    def online_rows(self, service: str, keys: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
+    def online_rows(
+        self, service: str, keys: Mapping[str, Sequence[Any]], as_of: datetime | None = None
+    ) -> dict[str, list[Any]]:
         """The values a reader at the shop's clock sees, in key order.
 
         Args:
             keys: key column -> values, all of one length; dates as `date` or ISO text. Views whose keys are not all given are
                 left out, so `{"user_id": [...]}` reads only what is kept by user.
+            as_of: the present instant, where the caller keeps the shop's clock itself; it decides what has expired.
 
         Returns:
             Column -> values, and `<view>__event_timestamp` -> when they became true; None where missing or expired.
@@ -188,7 +191,7 @@ class FeatureStore:
             raise FeatureError(f"service {service} has no key {', '.join(unknown)}; its keys are {', '.join(wanted.keys)}.")
         if len({len(values) for values in keys.values()}) > 1:
             raise FeatureError("keys must be lists of one length; got " + ", ".join(f"{k}: {len(v)}" for k, v in keys.items()))
-        now = self._microseconds_now()
+        now = self._microseconds_now() if as_of is None else to_microseconds(as_of)
         answer: dict[str, list[Any]] = {}
         for view in wanted.views_for(keys):
             self._online(view)

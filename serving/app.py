@@ -33,7 +33,7 @@ def gateway(metrics_folder: str) -> Any:
     live = LiveGraphs(
         Releases(settings, shop.name), Loader(settings, shop, lake), ShopClock(settings.now or shop.now, lake), metrics
     )
-    return Gateway(live, metrics, settings.http_max_body_bytes)
+    return Gateway(live, metrics, settings.http_max_body_bytes, echoes_request_id=False)
 
 
 @serve.deployment(name=NAME, max_ongoing_requests=MAX_ONGOING_REQUESTS, max_surge_percent=100, ray_actor_options={"num_cpus": 0.1})

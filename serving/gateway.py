@@ -39,12 +39,14 @@ class Gateway:
         live: the graphs that answer.
         metrics: where requests are counted.
         max_body_bytes: the largest body that is read.
+        echoes_request_id: add `x-request-id` to answers; Ray Serve adds it by itself.
     """
 
-    def __init__(self, live: LiveGraphs, metrics: Metrics, max_body_bytes: int) -> None:
+    def __init__(self, live: LiveGraphs, metrics: Metrics, max_body_bytes: int, echoes_request_id: bool = True) -> None:
         self.live = live
         self.metrics = metrics
         self.max_body_bytes = max_body_bytes
+        self.echoes_request_id = echoes_request_id
         self._pages: dict[str, Callable[[], tuple[int, str, bytes]]] = {
             "/livez": lambda: (200, JSON, b'{"is_alive":true}'),
             "/readyz": self._readiness,
@@ -87,7 +89,9 @@ class Gateway:
         if product:
             self.metrics.seconds.labels(product, status).observe(time.perf_counter() - began)
         sent = [(b"content-type", content_type.encode()), (b"content-length", b"%d" % len(content))]
-        sent += [(b"x-request-id", request_id.encode()), *((name.encode(), value.encode()) for name, value in more.items())]
+        sent += [(name.encode(), value.encode()) for name, value in more.items()]
+        if self.echoes_request_id:
+            sent.append((b"x-request-id", request_id.encode()))
         await send({"type": "http.response.start", "status": status, "headers": sent})
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else content})
 

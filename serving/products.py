@@ -58,8 +58,8 @@ class Recommend:
     def refresh(self, at: datetime) -> None:
         self.rules.refresh(at)
 
-    def answer(self, requests: Sequence[RecommendRequest], at: datetime) -> list[Content | Problem]:  # noqa: ARG002
-        histories = self.history.read(requests)
+    def answer(self, requests: Sequence[RecommendRequest], at: datetime) -> list[Content | Problem]:
+        histories = self.history.read(requests, at)
         answers: list[Content | Problem] = [{}] * len(requests)
         scored: defaultdict[int, list[int]] = defaultdict(list)
         masks: dict[int, Bools] = {}
@@ -130,7 +130,7 @@ class Forecast:
     def _answer(self, request: ForecastRequest, at: datetime) -> Content | Problem:
         ids = [series.item_id for series in request.series]
         start = at.astimezone(self.zone).date()
-        context = self.demand.read(ids, start)
+        context = self.demand.read(ids, start, at)
         planned = [request.future[item].model_dump(exclude_none=True) if item in request.future else {} for item in ids]
         try:
             forecasts = self.model.forecast(context.series, planned, request.horizon, request.quantiles, start)

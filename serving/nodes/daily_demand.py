@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from typing import Any
 
 from features.columns import CATEGORY, DS, ITEM_ID
@@ -32,13 +32,13 @@ class DailyDemand:
         self.store = store
         self.num_days = num_days
 
-    def read(self, item_ids: Sequence[str], start: date) -> Context:
+    def read(self, item_ids: Sequence[str], start: date, at: datetime) -> Context:
         """The `num_days` days before `start` of each item, without the days of which nothing is known."""
         days = [start - timedelta(days=back) for back in range(self.num_days, 0, -1)]
         keys: dict[str, list[Any]] = {ITEM_ID: [item for item in item_ids for _ in days], DS: days * len(item_ids)}
         try:
-            rows = self.store.online_rows("demand", keys)
-            categories = self.store.online_rows("recommender", {ITEM_ID: list(item_ids)})[CATEGORY]
+            rows = self.store.online_rows("demand", keys, at)
+            categories = self.store.online_rows("recommender", {ITEM_ID: list(item_ids)}, at)[CATEGORY]
         except ShopgraphError as error:
             log.get(__name__).warning("daily_demand cannot be read", error=str(error))
             return Context([{ITEM_ID: item, DS: []} for item in item_ids], ("history_unavailable",))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from features.store import FeatureStore
 from infra import log
@@ -29,13 +30,13 @@ class UserHistory:
     def __init__(self, store: FeatureStore) -> None:
         self.store = store
 
-    def read(self, requests: Sequence[RecommendRequest]) -> list[History]:
+    def read(self, requests: Sequence[RecommendRequest], at: datetime) -> list[History]:
         """One history per request. Nothing is read for a request that is not about the person."""
         wanted = sorted({r.user_id for r in requests if r.user_id is not None and is_personal(r)})
         stored: dict[str, History] = {}
         if wanted:
             try:
-                rows = self.store.online_rows("recommender", {"user_id": wanted})
+                rows = self.store.online_rows("recommender", {"user_id": wanted}, at)
             except ShopgraphError as error:
                 log.get(__name__).warning("user_history cannot be read", error=str(error))
                 stored = {user: History(degraded=("history_unavailable",)) for user in wanted}

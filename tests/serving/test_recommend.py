@@ -100,7 +100,7 @@ def test_personalize_false_reads_nothing_about_the_person(served: ServedShop) ->
     node = UserHistory(Watched(served.settings, served.shop, served.lake))
     request = RecommendRequest(user_id="u1", session=[{"item_id": "i7"}], personalize=False)  # type: ignore[list-item]
     trending = RecommendRequest(user_id="u1", placement="trending")
-    assert [history.item_ids for history in node.read([request, trending])] == [(), ()]
+    assert [history.item_ids for history in node.read([request, trending], NOW)] == [(), ()]
 
 
 def test_a_store_that_does_not_answer_degrades_the_list(served: ServedShop) -> None:
@@ -113,7 +113,7 @@ def test_a_store_that_does_not_answer_degrades_the_list(served: ServedShop) -> N
             raise EngineError("the online store does not answer")
 
     node = UserHistory(Away(away.settings, away.shop, away.lake))
-    read = node.read([RecommendRequest(user_id="u1", session=[{"item_id": "i7"}])])[0]  # type: ignore[list-item]
+    read = node.read([RecommendRequest(user_id="u1", session=[{"item_id": "i7"}])], NOW)[0]  # type: ignore[list-item]
     assert (read.item_ids, read.degraded) == (("i7",), ("history_unavailable",))
 
 
