@@ -51,7 +51,8 @@ class Config(BaseModel):
     dim: PositiveInt = Field(64, description="Width of a piece's embedding.")
     filters: PositiveInt = Field(128, description="Filters per convolution width.")
     widths: tuple[PositiveInt, ...] = Field((1, 3, 5), min_length=1, description="Convolution widths in characters, odd.")
-    dropout: float = Field(0.3, ge=0, lt=1, description="On embeddings; on the pooled filters it is one half.")
+    dropout: float = Field(0.3, ge=0, lt=1, description="Share of a piece's embedding hidden in training.")
+    pooled_dropout: float = Field(0.5, ge=0, lt=1, description="Share of the pooled filters hidden in training.")
     term_dropout: float = Field(0.1, ge=0, lt=1, description="Share of a text's terms hidden in training.")
     term_scale: float = Field(4.0, gt=0, description="How far a step of the optimizer moves the logit of terms.")
 
@@ -81,6 +82,7 @@ class Network(nn.Module):
         )
         self.out = nn.Linear(len(config.widths) * config.filters, 1)
 
+    @property
     def input_spec(self) -> dict[str, tuple[tuple[int, ...], str]]:
         """What `forward` takes: name -> (shape, dtype); -1: any size."""
         return {"terms": ((-1,), "int64"), "term_begins": ((-1,), "int64"), "pieces": ((-1, -1, NUM_CHANNELS), "int64")}
@@ -100,9 +102,9 @@ class Network(nn.Module):
         return logits @ self.mix + self.mix_bias
 
     def _term_logits(self, terms: Tensor, begins: Tensor) -> Tensor:
-        counts = torch.diff(begins, append=begins.new_tensor([len(terms)])).clamp(min=1)
+        counts = torch.diff(begins, append=begins.new_tensor([len(terms)]))
         values = (
-            self.ratios[terms] * torch.repeat_interleave(counts.rsqrt(), counts, output_size=len(terms))
+            self.ratios[terms] * torch.repeat_interleave(counts.clamp(min=1).rsqrt(), counts, output_size=len(terms))
             if len(terms)
             else self.ratios[:0]
         )
@@ -115,7 +117,7 @@ class Network(nn.Module):
         embedded = functional.dropout(self.piece_embedding(pieces).sum(dim=2), self.config.dropout, self.training)
         x = embedded.masked_fill(hidden[:, :, None], 0).transpose(1, 2)
         pooled = [functional.relu(convolve(x)).masked_fill(hidden[:, None], 0).amax(dim=2) for convolve in self.convolutions]
-        return self.out(functional.dropout(torch.cat(pooled, dim=1), 0.5, self.training))[:, 0]  # type: ignore[no-any-return]
+        return self.out(functional.dropout(torch.cat(pooled, dim=1), self.config.pooled_dropout, self.training))[:, 0]  # type: ignore[no-any-return]
 
 
 def collate(encoded: Encoded, rows: NDArray[np.int64]) -> Batch:

@@ -74,7 +74,7 @@ def train(recipe: Recipe, context: Context) -> dict[str, Any]:
         run.note(card)
         with tempfile.TemporaryDirectory() as folder:
             classifier.save(Path(folder))
-            number = context.tracking.register(run, TASK, Path(folder), classifier.network.input_spec(), card)
+            number = context.tracking.register(run, TASK, Path(folder), classifier.network.input_spec, card)
     for name in BASELINES:
         with context.tracking.run(TASK, name=name, role="baseline", recipe={"name": name}, inputs=inputs, tags=tags) as floor:
             floor.metrics(reports[name])
