@@ -2,6 +2,178 @@
 
 from __future__ import annotations
 
+import json
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
 import typer
 
+from infra.errors import FeatureError
+from infra.settings import Settings
+
+if TYPE_CHECKING:
+    from features.store import FeatureStore
+
 app = typer.Typer()
+features = typer.Typer(
+    help="Features: register what is declared, load the online store, look a row up.\n\n"
+    "What each feature means is in docs/dictionary.md; it is declared in features/tables.py, and everything else follows from there.",
+    no_args_is_help=True,
+)
+app.add_typer(features, name="features")
+
+AsJson = Annotated[bool, typer.Option("--json", help="Report as JSON.")]
+
+
+@features.command()
+def apply(
+    context: typer.Context,
+    is_dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would change, and change nothing.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Register entities, views and services in Feast's registry, as features/tables.py declares them.
+
+    Run it after an upgrade or after a table declaration changed. A second run changes nothing. What is no longer declared is
+    deleted from the registry, with its online rows. Afterwards Feast's own command works on this shop; the line to type is printed.
+
+    Example: `shopgraph features apply --dry-run`.
+    """
+    from features.repo.config import feast_command
+
+    store = _store(context.obj)
+    report = store.changes() if is_dry_run else store.apply()
+    if as_json:
+        typer.echo(json.dumps(report))
+        return
+    typer.echo(("would be " if is_dry_run else "") + ", ".join(f"{word} {len(names)}" for word, names in report.items()))
+    for word in ("created", "updated", "deleted"):
+        for name in report[word]:
+            typer.echo(f"  {word} {name}")
+    if not is_dry_run:
+        typer.echo(f"Feast itself: {feast_command(store.settings, store.shop.name)} feature-views list")
+
+
+@features.command()
+def materialize(
+    context: typer.Context,
+    view: Annotated[list[str] | None, typer.Argument(help="Views to load; default: all that are kept online.")] = None,
+    as_of: Annotated[
+        str | None,
+        typer.Option(
+            "--as-of", help="Load what was visible then, ISO 8601, e.g. 2011-10-01T00:00+00:00. Default: the shop's clock."
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Load the newest visible row of every key into the online store, where serving reads it.
+
+    Reads go on meanwhile, and a row never replaces a newer one. Rows past their expiry are left out; a row's expiry and meaning
+    are in docs/dictionary.md.
+
+    Examples: `shopgraph features materialize`, `shopgraph features materialize user_history --as-of 2011-10-01`.
+    """
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    store = _store(context.obj)
+    moment = _moment(as_of) if as_of else store.now()
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=_stderr(), transient=True) as bars:
+        tasks: dict[str, Any] = {}
+
+        def report(name: str, done: int, total: int) -> None:
+            if name not in tasks:
+                tasks[name] = bars.add_task(name, total=total)
+            bars.update(tasks[name], completed=done)
+
+        written = store.materialize(moment, view or None, report)
+    if as_json:
+        typer.echo(json.dumps({"as_of": moment.isoformat(), "rows": written}))
+        return
+    typer.echo(f"as of {moment.isoformat()}:")
+    for name, rows in written.items():
+        typer.echo(f"  {name:24}{rows:>12,} rows")
+    if not written:
+        typer.echo("  nothing: no feature table was built yet; run `shopgraph build`.")
+
+
+@features.command()
+def get(
+    context: typer.Context,
+    key: Annotated[list[str], typer.Option("--key", help="Key column and value, e.g. user_id=u17; repeat for more columns.")],
+    service: Annotated[
+        str, typer.Option("--service", help="A model's features: recommender, demand or sentiment.")
+    ] = "recommender",
+    as_of: Annotated[
+        str | None, typer.Option("--as-of", help="Read history instead: the values as they were visible then, from the lake.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Look up one entity: what serving sees now, or, with --as-of, what training sees at that instant.
+
+    Examples: `shopgraph features get --key user_id=u17`, `shopgraph features get --service demand --key item_id=i3 --key
+    ds=2011-10-01`, `shopgraph features get --key user_id=u17 --as-of 2011-10-01`.
+    """
+    store = _store(context.obj)
+    keys = dict(_pair(text) for text in key)
+    values = _history(store, service, keys, _moment(as_of)) if as_of else _online(store, service, keys)
+    if as_json:
+        typer.echo(json.dumps({**keys, **values}, default=str, ensure_ascii=False))
+        return
+    from rich.table import Table
+
+    table = Table("column", "value", box=None)
+    for name, value in {**keys, **values}.items():
+        table.add_row(name, "[dim]missing or expired[/dim]" if value is None else str(value))
+    _stdout().print(table)
+
+
+def _store(settings: Settings) -> FeatureStore:
+    from features.shop import Shop
+    from features.store import FeatureStore
+    from infra.home import Home
+    from infra.lake import Lake
+
+    return FeatureStore(settings, Shop.load(Home(settings)), Lake.open(settings))
+
+
+def _online(store: FeatureStore, service: str, keys: dict[str, str]) -> dict[str, Any]:
+    return {name: values[0] for name, values in store.online_rows(service, {k: [v] for k, v in keys.items()}).items()}
+
+
+def _history(store: FeatureStore, service: str, keys: dict[str, str], at: datetime) -> dict[str, Any]:
+    import pyarrow as pa
+
+    from features.columns import EVENT_TIMESTAMP
+    from features.tables import ARROW_TYPES
+
+    time = pa.array([at], ARROW_TYPES["timestamp"])
+    frame = store.training_frame(pa.table({**{k: [v] for k, v in keys.items()}, EVENT_TIMESTAMP: time}), service)
+    row: dict[str, Any] = frame.to_pylist()[0]
+    return {name: value for name, value in row.items() if name not in keys}
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise FeatureError(f"--key {text!r}: expected column=value such as user_id=u17.")
+    return name, value
+
+
+def _moment(text: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise FeatureError(f"--as-of {text!r}: expected an ISO 8601 time such as 2011-10-01T00:00+00:00.") from None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _stderr() -> Any:
+    from rich.console import Console
+
+    return Console(stderr=True)
+
+
+def _stdout() -> Any:
+    from rich.console import Console
+
+    return Console()

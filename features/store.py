@@ -7,7 +7,6 @@ the process. The `feast` command and Feast's own API work on the same registry a
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from functools import cached_property
@@ -34,9 +33,6 @@ from infra.settings import Settings
 if TYPE_CHECKING:
     import feast
 
-_CLOCK_SECONDS = 5.0
-"""How long an online read trusts the shop's clock: with `data` it is read from the lake, which costs milliseconds."""
-
 
 class FeatureStore:
     """Features of one shop. Making the object touches nothing.
@@ -58,7 +54,6 @@ class FeatureStore:
         self.lake = lake
         self.views = views
         self.services = services
-        self._clock: tuple[float, int] = (float("-inf"), 0)
 
     # -- definitions --------------------------------------------------------------------------------------------------------
 
@@ -73,12 +68,11 @@ class FeatureStore:
         Home(self.settings).create()
         return apply(self.feast, self.views, self.services, self.settings)
 
-    def drift(self) -> list[str]:
-        """What `apply` would change, as sentences; empty if the registry says what `features/tables.py` declares."""
+    def changes(self) -> dict[str, list[str]]:
+        """What `apply` would do, in its words; all but `unchanged` is empty while the registry says what is declared."""
         from features.repo.registry import changes
 
-        return [f"{what} would be {word}" for word, names in changes(self.feast, self.views, self.services).items()
-                if word != "unchanged" for what in names]  # fmt: skip
+        return changes(self.feast, self.views, self.services)
 
     def definition_digest(self, service: str) -> str:
         """Digest of a service's definition: columns, types, expiry and window code of its views (SHA-256, hex)."""
@@ -169,15 +163,14 @@ class FeatureStore:
             note_materialization(self.feast, [view.name for view in chosen], as_of)
         return written
 
-    def online_rows(
-        self, service: str, keys: Mapping[str, Sequence[Any]], as_of: datetime | None = None
-    ) -> dict[str, list[Any]]:
-        """The values a reader at the shop's clock sees, in key order.
+    def online_rows(self, service: str, keys: Mapping[str, Sequence[Any]], as_of: datetime | None = None) -> dict[str, list[Any]]:
+        """The values a reader sees now, in key order.
 
         Args:
             keys: key column -> values, all of one length; dates as `date` or ISO text. Views whose keys are not all given are
                 left out, so `{"user_id": [...]}` reads only what is kept by user.
-            as_of: the present instant, where the caller keeps the shop's clock itself; it decides what has expired.
+            as_of: the present instant, where the caller keeps the shop's clock itself; reading it takes milliseconds where it is
+                `data`.
 
         Returns:
             Column -> values, and `<view>__event_timestamp` -> when they became true; None where missing or expired.
@@ -191,7 +184,7 @@ class FeatureStore:
             raise FeatureError(f"service {service} has no key {', '.join(unknown)}; its keys are {', '.join(wanted.keys)}.")
         if len({len(values) for values in keys.values()}) > 1:
             raise FeatureError("keys must be lists of one length; got " + ", ".join(f"{k}: {len(v)}" for k, v in keys.items()))
-        now = self._microseconds_now() if as_of is None else to_microseconds(as_of)
+        now = to_microseconds(as_of or self.now())
         answer: dict[str, list[Any]] = {}
         for view in wanted.views_for(keys):
             self._online(view)
@@ -213,13 +206,6 @@ class FeatureStore:
         if not view.online:
             raise FeatureError(f"view {view.name} is kept offline only; read it with a training frame or from the lake.")
         return view
-
-    def _microseconds_now(self) -> int:
-        read, now = self._clock
-        if time.monotonic() - read > _CLOCK_SECONDS:
-            now = to_microseconds(self.now())
-            self._clock = (time.monotonic(), now)
-        return now
 
 
 def _key(value: Any, name: str, kind: Type) -> Any:

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from features.columns import CREATED_TIMESTAMP, EVENT_TIMESTAMP
-from features.offline.join import latest_rows, rows_at
+from features.offline.join import NOTHING, latest_rows, rows_at
 from features.tables import ARROW_TYPES
 from features.views import View
 from infra.errors import FeatureError
@@ -45,7 +45,7 @@ def join(labels: pa.Table, views: Sequence[View], names: dict[str, dict[str, str
         visible = None if newest is None else (pc.field(EVENT_TIMESTAMP) <= newest) & (pc.field(CREATED_TIMESTAMP) <= newest)
         rows = read(lake, view, visible)
         found = rows_at(keys, times, [rows[k] for k in view.key_names], rows[EVENT_TIMESTAMP], rows[CREATED_TIMESTAMP], view.ttl)
-        values = rows.select(list(names[view.name])).take(pa.array(found, mask=found < 0))
+        values = rows.select(list(names[view.name])).take(pa.array(found, mask=found == NOTHING))
         for column, name in names[view.name].items():
             frame = frame.append_column(name, values[column])
     return frame

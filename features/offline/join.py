@@ -1,16 +1,16 @@
-"""The point-in-time join: which row of a feature table a reader at time t could see. Exact, embedded, on DuckDB.
+"""The point-in-time join: which row of a feature table a reader at time t could see. Exact, in process, on NumPy.
 
 The rule: a row is visible at t iff event <= t, created <= t and, where there is a ttl, event >= t - ttl; the greatest
 (event, created) wins, and among equals the row that lies last in the table.
 
-A row becomes visible at max(event, created) and stays so. Per key, sort by that instant and keep the frontier: rows whose
-(event, created) is at least that of every row visible before them. A late row about an older day never enters the frontier, so
-it can never replace a newer one. Between two frontier instants the answer does not change, hence one plain ASOF join on the
-instant finds it. Expiry is checked last: if the greatest event is too old, every other visible one is older still.
+A row becomes visible at max(event, created) and stays so. Per key, sort by that instant and keep the frontier: rows whose event
+is at least that of every row visible before them. A late row about an older day never enters it, so it can never replace a
+newer one; a later row about the same event has the later created time, so it rightly does. Between two instants of the frontier
+the answer does not change, hence one binary search finds it. Expiry is checked last: if the greatest event is too old, every
+other visible one is older still.
 
-Only keys and times go through DuckDB, as 64-bit microseconds; features are gathered by row number afterwards, so nothing is
-converted, rounded or moved between zones. Times are expected within +-146,000 years, keys as Arrow arrays without nulls inside
-nested types; a NULL in any key part matches nothing.
+Only keys, as small integers, and times, as 64-bit microseconds, take part, in one sort of all rows: the cost grows as n log n
+also when one key holds most of them. Features are gathered by row number afterwards. A NULL in any key part matches nothing.
 """
 
 from __future__ import annotations
@@ -18,29 +18,30 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
-import duckdb
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+Integers = npt.NDArray[np.int64]
 Keys = Sequence[pa.ChunkedArray]
 """One array per key part; all of one length."""
 
-_FRONTIER = """
-    SELECT {keys}, visible, event, position FROM (
-        SELECT {keys}, greatest(event, created) AS visible, event, position,
-            event::HUGEINT * 18446744073709551616::HUGEINT + created AS stamp
-        FROM source WHERE {not_null}
-    )
-    WINDOW seen AS (PARTITION BY {keys} ORDER BY visible, stamp, position ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW)
-    QUALIFY stamp = max(stamp) OVER seen AND visible IS DISTINCT FROM lead(visible) OVER seen
-"""
+NOTHING = -1
+
+_PACKED_BITS = 63
+"""Key and time are sorted as one integer of so many bits."""
 
 
-def rows_at(label_keys: Keys, label_times: pa.ChunkedArray, keys: Keys, events: pa.ChunkedArray, createds: pa.ChunkedArray,
-            ttl: timedelta | None) -> npt.NDArray[np.int64]:  # fmt: skip
-    """For each label the number of the table row it could see, -1 where there is none.
+def rows_at(
+    label_keys: Keys,
+    label_times: pa.ChunkedArray,
+    keys: Keys,
+    events: pa.ChunkedArray,
+    createds: pa.ChunkedArray,
+    ttl: timedelta | None,
+) -> Integers:
+    """For each label the number of the table row it could see, NOTHING where there is none.
 
     Args:
         label_keys, keys: key parts of labels and of table rows, of the same types.
@@ -50,30 +51,32 @@ def rows_at(label_keys: Keys, label_times: pa.ChunkedArray, keys: Keys, events: 
     Returns:
         int64 of shape (labels,), in label order.
     """
-    names = [f"k{i}" for i in range(len(keys))]
-    labels = _frame(names, label_keys, t=label_times)
-    source = _frame(names, keys, event=events, created=createds)
-    frontier = _FRONTIER.format(keys=", ".join(names), not_null=" AND ".join(f"{n} IS NOT NULL" for n in names))
-    on = " AND ".join(f"l.{n} = f.{n}" for n in names)
-    alive = "TRUE" if ttl is None else f"f.event >= l.t - {_microseconds(ttl)}"
-    query = f"""
-        SELECT l.position AS label, CASE WHEN {alive} THEN f.position END AS found
-        FROM (SELECT * FROM labels WHERE {" AND ".join(f"{n} IS NOT NULL" for n in names)}) l
-        ASOF JOIN ({frontier}) f ON {on} AND l.t >= f.visible
-    """  # noqa: S608 - names are ours
-    answer = np.full(len(label_times), -1, dtype=np.int64)
-    with duckdb.connect() as connection:
-        connection.register("labels", labels)
-        connection.register("source", source)
-        matched = connection.execute(query).fetchnumpy()
-    found = matched["found"]
-    hits = ~np.ma.getmaskarray(found)
-    answer[matched["label"][hits]] = np.ma.getdata(found)[hits]
+    label_codes, codes = _encode(label_keys, keys)
+    t, event, created = (_microseconds_of(times) for times in (label_times, events, createds))
+    known = np.flatnonzero(codes != NOTHING)
+    answer = np.full(len(t), NOTHING, dtype=np.int64)
+    if not len(known) or not len(t):
+        return answer
+    span, (now, happened, visible) = _compress(
+        int(max(codes.max(), label_codes.max())) + 1, t, event[known], np.maximum(event, created)[known]
+    )
+    base = codes[known] * span
+    order = _sort(base + visible, event[known], created[known])
+    instants = (base + visible)[order]
+    newest = np.maximum.accumulate((base + happened)[order])
+    frontier = ((base + happened)[order] == newest) & np.append(instants[1:] != instants[:-1], True)
+    order, instants = known[order[frontier]], instants[frontier]
+
+    place = np.searchsorted(instants, label_codes * span + now, side="right") - 1
+    row = order[np.maximum(place, 0)]
+    seen = (place >= 0) & (label_codes != NOTHING) & (codes[row] == label_codes)
+    if ttl is not None:
+        seen &= event[row] >= t - _microseconds(ttl)
+    answer[seen] = row[seen]
     return answer
 
 
-def latest_rows(keys: Keys, events: pa.ChunkedArray, createds: pa.ChunkedArray, as_of: datetime,
-                age: timedelta | None) -> npt.NDArray[np.int64]:  # fmt: skip
+def latest_rows(keys: Keys, events: pa.ChunkedArray, createds: pa.ChunkedArray, as_of: datetime, age: timedelta | None) -> Integers:
     """Numbers of the rows a reader at `as_of` sees, one per key, in table order; rows with a NULL key are left out.
 
     Args:
@@ -82,27 +85,61 @@ def latest_rows(keys: Keys, events: pa.ChunkedArray, createds: pa.ChunkedArray, 
     Returns:
         int64 of shape (keys with a visible row,), ascending.
     """
-    names = [f"k{i}" for i in range(len(keys))]
-    source = _frame(names, keys, event=events, created=createds)
+    (codes,) = _encode(keys)
+    event, created = _microseconds_of(events), _microseconds_of(createds)
     t = _microseconds(as_of - datetime(1970, 1, 1, tzinfo=UTC))
-    oldest = "" if age is None else f"AND event >= {t - _microseconds(age)}"
-    query = f"""
-        SELECT max_by(position, (event, created, position)) AS found FROM source
-        WHERE event <= {t} AND created <= {t} {oldest} AND {" AND ".join(f"{n} IS NOT NULL" for n in names)}
-        GROUP BY {", ".join(names)}
-    """  # noqa: S608 - names are ours
-    with duckdb.connect() as connection:
-        connection.register("source", source)
-        found: npt.NDArray[np.int64] = np.ma.getdata(connection.execute(query).fetchnumpy()["found"])
-    return np.sort(found)
+    visible = (codes != NOTHING) & (event <= t) & (created <= t)
+    if age is not None:
+        visible &= event >= t - _microseconds(age)
+    rows = np.flatnonzero(visible)
+    if not len(rows):
+        return rows
+    span, (happened,) = _compress(int(codes.max()) + 1, event[rows])
+    order = _sort(codes[rows] * span + happened, created[rows])
+    ordered = codes[rows][order]
+    return np.sort(rows[order[np.append(ordered[1:] != ordered[:-1], True)]])
 
 
-def _frame(names: list[str], keys: Keys, **times: pa.ChunkedArray) -> pa.Table:
-    """Keys, times as integers and the row number, as one narrow table."""
-    columns = dict(zip(names, keys, strict=True))
-    columns |= {name: pc.cast(column, pa.int64()) for name, column in times.items()}
-    length = len(next(iter(times.values())))
-    return pa.table({**columns, "position": pa.array(np.arange(length))})
+def _encode(*tables: Keys) -> list[Integers]:
+    """One integer per entity, the same in every table, for keys of one or more parts; NOTHING where a part is null."""
+    codes = [np.zeros(len(keys[0]), dtype=np.int64) for keys in tables]
+    ends = np.cumsum([len(code) for code in codes])[:-1]
+    for parts in zip(*tables, strict=True):
+        together = pa.chunked_array([chunk for part in parts for chunk in part.chunks], parts[0].type).combine_chunks()
+        encoded = pc.dictionary_encode(together, null_encoding="mask")
+        numbers = np.asarray(encoded.indices.fill_null(NOTHING), dtype=np.int64)
+        before = np.concatenate(codes)
+        pairs = before * (len(encoded.dictionary) + 1) + numbers
+        if len(tables[0]) > 1:  # renumber densely, so that the next product cannot overflow
+            pairs = np.unique(pairs, return_inverse=True)[1]
+        joined = np.where((numbers == NOTHING) | (before == NOTHING), NOTHING, pairs)
+        codes = np.split(joined, ends)
+    return codes
+
+
+def _compress(keys: int, *times: Integers) -> tuple[int, list[Integers]]:
+    """Times as integers in [0, span) that compare as they did, small enough that key * span + time fits 63 bits."""
+    low = min(int(time.min()) for time in times)
+    span = max(int(time.max()) for time in times) - low + 1
+    if keys * span < 2**_PACKED_BITS:
+        return span, [time - low for time in times]
+    instants = np.unique(np.concatenate(times))
+    return len(instants), [np.searchsorted(instants, time) for time in times]
+
+
+def _sort(first: Integers, *then: Integers) -> Integers:
+    """Stable order by `first`, then by `then`; cheap where few are tied on `first`."""
+    order = np.argsort(first, kind="stable")
+    tie = first[order][1:] == first[order][:-1]
+    if tie.any():
+        tied = np.append(tie, False) | np.insert(tie, 0, False)
+        part = order[tied]
+        order[tied] = part[np.lexsort((*(column[part] for column in reversed(then)), first[part]))]
+    return order
+
+
+def _microseconds_of(times: pa.ChunkedArray) -> Integers:
+    return np.asarray(times.cast(pa.int64()).to_numpy(), dtype=np.int64)
 
 
 def _microseconds(span: timedelta) -> int:

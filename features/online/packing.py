@@ -59,7 +59,7 @@ class Layout:
                 nulls[:, i] = pc.is_null(column).to_numpy()
             body[:, i] = _as_integers(column, kind)
         head[:, 1 : self._start] = np.packbits(nulls, axis=1)
-        head[:, self._start :] = body.view(np.uint8).reshape(n, -1)
+        head[:, self._start :] = body.view(np.uint8).reshape(n, 8 * len(self.fixed))
         flat = head.tobytes()
         heads = [flat[i : i + self._end] for i in range(0, n * self._end, self._end)]
         if not self.text:

@@ -1,0 +1,72 @@
+"""Generates docs/dictionary.md, the data dictionary, from features/tables.py, features/views.py and features/services.py."""
+
+from __future__ import annotations
+
+from features.columns import CREATED_TIMESTAMP, EVENT_TIMESTAMP
+from features.services import SERVICES
+from features.tables import FEATURE_TABLES, RAW_TABLES, Table
+from features.views import VIEWS
+
+_INTRODUCTION = f"""# Data dictionary
+
+Every table of a shop and every column, with its type, unit and meaning. Generated from `features/tables.py` by `make docs`; do
+not edit.
+
+- **Time.** `{EVENT_TIMESTAMP}` is when a row became true, `{CREATED_TIMESTAMP}` when the shop could first know it, both in
+  microseconds UTC. A daily row of local day D is stamped with the first instant of D+1.
+- **Visible.** A reader at time t sees a row iff its event and its created time are not after t and, where the table has an
+  expiry, its event is not older than that; of these, the one with the greatest (event, created). Late rows and corrections are
+  added with a later created time and overwrite nothing.
+- **Types.** string, strings (a list), int (64 bits), float (64 bits), bool, timestamp (microseconds UTC), date (local day),
+  money (DECIMAL(18,4) in the shop's currency; float once it is served). `*` marks what is never null.
+- **Marks.** `pseudonym` stands for a person, `personal` speaks of one; what has no mark does neither.
+- **Online.** Feature tables are views of the same name in Feast. The key of an online row is the table's key; a date in a key is
+  written as ISO text such as 2011-10-01.
+"""
+
+
+def dictionary_page() -> str:
+    """The page in Markdown: services, feature tables, raw tables."""
+    parts = [_INTRODUCTION, "## Feature services\n", "One per model, by the model's name.\n"]
+    rows = [
+        f"| {service.name} | {', '.join(f'[{view.name}](#{view.name})' for view in service.views)} | {service.meaning} |"
+        for service in SERVICES.values()
+    ]
+    parts.append("\n".join(["| service | views | meaning |", "|---|---|---|", *rows]) + "\n")
+    parts.append("## Feature tables\n")
+    parts += [_section(table) for table in FEATURE_TABLES.values()]
+    parts.append("## Raw tables\n")
+    parts += [_section(table) for table in RAW_TABLES.values()]
+    return "\n".join(parts)
+
+
+def _section(table: Table) -> str:
+    facts = []
+    if table.keys:
+        facts.append(f"Key: {_names(table.keys)}.")
+    if table.kind == "raw":
+        facts.append(f"A row is known by {_names(table.identity)}." if table.identity else "Identical rows are kept.")
+    view = VIEWS.get(table.name) if table.kind == "features" else None
+    if view is not None:
+        facts.append("Never expires." if view.ttl_days is None else f"Expires after {view.ttl_days} days.")
+        days = f", the last {view.online_days} days" if view.online_days else ""
+        facts.append(f"Kept online{days}." if view.online else "Offline only.")
+    lines = [
+        f"### {table.name}",
+        "",
+        f"{table.meaning[0].upper()}{table.meaning[1:]}.",
+        "",
+        " ".join(facts),
+        "",
+        "| column | type | unit | mark | meaning |",
+        "|---|---|---|---|---|",
+    ]
+    for column in table.columns:
+        star = "\\*" if column.required else ""
+        mark = "" if column.mark == "none" else column.mark
+        lines.append(f"| `{column.name}` | {column.type}{star} | {column.unit} | {mark} | {column.meaning} |")
+    return "\n".join(lines) + "\n"
+
+
+def _names(columns: tuple[str, ...]) -> str:
+    return ", ".join(f"`{name}`" for name in columns)
