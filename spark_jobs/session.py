@@ -27,6 +27,8 @@ from infra.home import Home
 from infra.lake import Attempt, Commit, Lake, Mode, digest_of
 from infra.settings import Settings, foreign_variable, variables
 
+_LOGGING = Path(__file__).parent / "log4j2.properties"
+
 
 def find_java(settings: Settings) -> Path:
     """The `java` of version 17 or newer that Spark will use.
@@ -67,7 +69,10 @@ def session(settings: Settings, name: str) -> Iterator[SparkSession]:
         SparkSession.builder.appName(f"shopgraph {name}")
         .master(settings.spark_master)
         .config("spark.driver.memory", settings.spark_driver_memory)
-        .config("spark.driver.extraJavaOptions", f'-Dderby.system.home="{scratch}" -XX:+UseParallelGC')
+        .config(
+            "spark.driver.extraJavaOptions",
+            f'-Dderby.system.home="{scratch}" -Dlog4j2.configurationFile="{_LOGGING}" -XX:+UseParallelGC',
+        )
         .config("spark.sql.warehouse.dir", str(scratch / "warehouse"))
         .config("spark.local.dir", str(scratch))
         .config("spark.ui.enabled", "false")
@@ -84,8 +89,11 @@ def session(settings: Settings, name: str) -> Iterator[SparkSession]:
         builder = builder.config("spark.driver.bindAddress", "127.0.0.1").config("spark.driver.host", "127.0.0.1")
     if settings.spark_master.startswith("local"):
         builder = builder.config("spark.sql.shuffle.partitions", "8")
-    # Spark's launcher reads both from the environment only
-    with variables({"JAVA_HOME": str(java.parent.parent), "PYSPARK_PYTHON": settings.spark_python or sys.executable}):
+    # Spark's launcher reads these from the environment only
+    launcher = {"JAVA_HOME": str(java.parent.parent), "PYSPARK_PYTHON": settings.spark_python or sys.executable}
+    if is_loopback(settings.spark_master):
+        launcher["SPARK_LOCAL_IP"] = "127.0.0.1"
+    with variables(launcher):
         try:
             spark = builder.getOrCreate()
         except Exception as error:  # py4j and Spark raise no common class here
@@ -135,7 +143,7 @@ def read_files(spark: SparkSession, lake: Lake, files: Sequence[str], schema: pa
     if not files:
         return spark.createDataFrame(schema.empty_table(), spark_schema)
     if lake.is_remote:
-        return _read_with_arrow(spark, lake, list(files), spark_schema)
+        return _read_with_arrow(spark, lake, list(files), schema)
     return spark.read.schema(spark_schema).parquet(*files)
 
 
@@ -198,7 +206,7 @@ def _read_with_arrow(spark: SparkSession, lake: Lake, files: list[str], schema: 
                         yield _conform(rows, schema)
 
     paths = spark.createDataFrame([(uri,) for uri in files], "uri string").repartition(len(files))
-    return paths.mapInArrow(read, from_arrow_schema(schema))
+    return paths.mapInArrow(read, from_arrow_schema(schema, prefer_timestamp_ntz=True))
 
 
 def _conform(rows: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
