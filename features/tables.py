@@ -66,6 +66,15 @@ class Table:
         return f"{self.kind}/{self.name}"
 
     @property
+    def row_id(self) -> str | None:
+        """The column without which a raw row has no identity (`event_id`, `order_line_id`).
+
+        None: the identity is always there; a null in it, such as the place of a stock, is a value like others.
+        """
+        last = self.identity[-1] if self.identity else None
+        return last if last in ("event_id", "order_line_id") else None
+
+    @property
     def names(self) -> tuple[str, ...]:
         return tuple(column.name for column in self.columns)
 

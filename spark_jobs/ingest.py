@@ -38,7 +38,7 @@ from infra.settings import Settings
 from spark_jobs.session import read_files, read_table, write_files
 from spark_jobs.sources import drift, seen
 from spark_jobs.sources.arrow_files import ROW, family
-from spark_jobs.sources.changes import ACCEPTED, CORRECTION, DUPLICATE, FATE, ORDER, decide, row_id
+from spark_jobs.sources.changes import ACCEPTED, CORRECTION, DUPLICATE, FATE, ORDER, decide
 from spark_jobs.sources.mapped import DROPPED, REASON, SOURCE_ROW, mapped
 from spark_jobs.sources.parts import Part, find_parts
 from spark_jobs.sources.report import Line, Report
@@ -272,7 +272,7 @@ class _Ingest:
         feed.line.corrections = counts.get(CORRECTION, 0)
         feed.line.accepted = counts.get(ACCEPTED, 0) + feed.line.corrections
         feed.line.duplicates = counts.get(DUPLICATE, 0)
-        own = row_id(table)
+        own = table.row_id
         if own and feed.mapping.identical == "keep":
             bare = decided.where(F.col(own).isNull())
             whole = [F.col(name) for name in feed.content]
@@ -320,11 +320,11 @@ class _Ingest:
         bare = [
             mapping.table
             for mapping in source.tables
-            if (own := row_id(mapping.declared)) and own not in mapping.columns and mapping.identical == "keep"
+            if (own := mapping.declared.row_id) and own not in mapping.columns and mapping.identical == "keep"
         ]
         if not bare or not self.seen.has_part(source.name, part.name) or (source.format == "postgres" and source.cursor):
             return
-        own = row_id(RAW_TABLES[bare[0]])
+        own = RAW_TABLES[bare[0]].row_id
         if source.format == "postgres":
             raise IngestError(
                 f"source {source.name} was read before and has no `cursor`, and {bare[0]} has no {own}: its rows would be counted twice. "

@@ -18,13 +18,7 @@ from features.tables import Table
 
 FATE, ORDER = "__fate", "__order"
 ACCEPTED, CORRECTION, DUPLICATE = "accepted", "correction", "duplicate"
-_ROW_IDS = {"events": "event_id", "orders": "order_line_id"}
 _STORED, _HASH = "__stored", "__content"
-
-
-def row_id(table: Table) -> str | None:
-    """The column without which a row of the table has no identity; None: its identity is always there."""
-    return _ROW_IDS.get(table.name)
 
 
 def decide(new: DataFrame, stored: DataFrame, table: Table, content: Sequence[str], now: datetime, identical: str) -> DataFrame:
@@ -39,7 +33,7 @@ def decide(new: DataFrame, stored: DataFrame, table: Table, content: Sequence[st
     """
     whole = [name for name in content if name != CREATED_TIMESTAMP]
     is_said = CREATED_TIMESTAMP in content
-    own = row_id(table)
+    own = table.row_id
     if own is None:
         decided = _by_identity(new, stored, list(table.identity), whole, now, is_said)
     else:

@@ -13,7 +13,6 @@ from typing import Any
 
 from features.columns import CREATED_TIMESTAMP, EVENT_TIMESTAMP, EVENT_TYPES
 from features.tables import RAW_TABLES, Table
-from spark_jobs.sources.changes import row_id
 from spark_jobs.sources.drift import looks_personal
 
 ALWAYS_KNOWN = "2000-01-01T00:00:00+00:00"
@@ -172,7 +171,7 @@ def _match(table: Table, columns: Sequence[str], samples: Mapping[str, Sequence[
                     found[target] = column
                     left.remove(column)
                     break
-    own = next((name for name in (*table.identity, row_id(table)) if name and name.endswith("_id") and name not in found), None)
+    own = next((name for name in (*table.identity, table.row_id) if name and name.endswith("_id") and name not in found), None)
     bare = next((column for column in left if column.lower() == "id"), None)
     if own and bare:
         found[own] = bare

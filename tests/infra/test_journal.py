@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from infra.journal import Append, Journal
+from infra.lake import Lake
+
+ONE = pa.schema([pa.field("a", pa.int64())])
+TWO = ONE.append(pa.field("b", pa.string()))
+
+
+def prepared(lake: Lake, path: str, table: pa.Table, digest: str) -> Append:
+    attempt = lake.attempt(path)
+    pq.write_table(table, f"{attempt.uri}/part.parquet")
+    return Append(attempt, table.schema, digest, {"ingest": digest})
+
+
+def test_several_tables_become_visible_in_order_and_columns_are_added(lake: Lake) -> None:
+    journal = Journal(lake, "ingest")
+    appends = [prepared(lake, "raw/x", pa.table({"a": [1]}, schema=ONE), "1"), prepared(lake, "raw/y", pa.table({"a": [2]}, schema=ONE), "1")]
+    assert [(c.path, c.version) for c in journal.commit(appends)] == [("raw/x", 0), ("raw/y", 0)]
+    journal.commit([prepared(lake, "raw/x", pa.table({"a": [3], "b": ["z"]}, schema=TWO), "2")])
+    assert lake.read("raw/x").sort_by("a").to_pylist() == [{"a": 1, "b": None}, {"a": 3, "b": "z"}]
+    assert journal.recover() == []
+
+
+@pytest.mark.parametrize("dies_at", [0, 1, 2])
+def test_what_a_killed_commit_left_is_finished_once(dies_at: int, lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = Journal(lake, "ingest")
+    appends = [prepared(lake, f"raw/{name}", pa.table({"a": [1]}, schema=ONE), "1") for name in "xyz"]
+    real = Lake.commit
+    done: list[str] = []
+
+    def die(self: Lake, attempt: object, *rest: object, **more: object) -> object:
+        if len(done) == dies_at:
+            raise KeyboardInterrupt
+        done.append("")
+        return real(self, attempt, *rest, **more)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Lake, "commit", die)
+        with pytest.raises(KeyboardInterrupt):
+            journal.commit(appends)
+    assert len(lake.tables()) == dies_at
+    assert len(journal.recover()) == 3 - dies_at
+    assert [lake.num_rows(path) for path in lake.tables()] == [1, 1, 1]
+    assert journal.recover() == []

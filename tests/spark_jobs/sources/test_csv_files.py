@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from features.mapping import TextFormat
+from infra.errors import IngestError
+from spark_jobs.sources.csv_files import batches, header
+
+
+def read(path: Path, **form: Any) -> list[dict[str, Any]]:
+    return [row for batch in batches(TextFormat(**form), path) for row in batch.to_pylist()]
+
+
+def test_fields_stay_text_and_records_have_numbers(tmp_path: Path) -> None:
+    file = tmp_path / "a.csv"
+    file.write_bytes("\ufeffid;note;menge\r\n007;\"zwei\r\nZeilen; \"\"so\"\"\";1.234,5\r\n\r\n1;NA;\r\n".encode())
+    assert read(file, delimiter=";", nulls=["NA"]) == [
+        {"id": "007", "note": 'zwei\r\nZeilen; "so"', "menge": "1.234,5", "__row": 1},
+        {"id": "1", "note": None, "menge": None, "__row": 2},
+    ]
+
+
+def test_records_with_too_many_or_too_few_fields_are_handed_on(tmp_path: Path) -> None:
+    file = tmp_path / "a.csv"
+    file.write_text("a,b\n1,2\n3\n4,5\n6,7,8\n9,0\n")
+    rows = read(file)
+    assert [(row["__row"], row.get("a"), row.get("__problem"), row.get("__text")) for row in rows] == [
+        (1, "1", None, None),
+        (3, "4", None, None),
+        (5, "9", None, None),
+        (2, None, "1 fields, expected 2", "3"),
+        (4, None, "3 fields, expected 2", "6,7,8"),
+    ]
+
+
+def test_gb18030_with_a_byte_order_mark(tmp_path: Path) -> None:
+    file = tmp_path / "a.csv"
+    file.write_bytes("\ufeff订单,名称\n1,㐀𠮷\n".encode("gb18030"))
+    assert read(file, encoding="gb18030") == [{"订单": "1", "名称": "㐀𠮷", "__row": 1}]
+    assert header(TextFormat(encoding="gb18030"), file) == ["订单", "名称"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "gb18030"])
+def test_bytes_of_another_encoding_are_refused_with_their_line(encoding: str, tmp_path: Path) -> None:
+    file = tmp_path / "a.csv"
+    file.write_bytes(b"a,b\n1,2\n3,\xff\xff\n")
+    with pytest.raises(IngestError, match=f"line 3: expected {encoding}"):
+        read(file, encoding=encoding)
+
+
+def test_a_large_file_comes_in_blocks(tmp_path: Path) -> None:
+    file = tmp_path / "a.csv"
+    file.write_text("a,b\n" + "".join(f"{i},{'x' * 100}\n" for i in range(200_000)))
+    sizes = [batch.num_rows for batch in batches(TextFormat(), file)]
+    assert len(sizes) > 1
+    assert sum(sizes) == 200_000
+    last = list(batches(TextFormat(), file))[-1]
+    assert last["__row"][-1].as_py() == 200_000
+    assert last["a"][-1].as_py() == "199999"
