@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime
 
+import pyarrow.compute as pc
+
+from features.columns import EVENT_TIMESTAMP
 from features.offline.frames import latest
 from features.online.packing import pack_rows
 from features.online.rows import Rows
@@ -23,14 +26,16 @@ def materialize(
     """Write the rows a reader at `as_of` sees, none older than the view keeps online; the definition is complete after it.
 
     Args:
-        since: write only rows whose event is at or after it; the definition is then not said to be complete.
+        since: write only rows whose event is at or after it; where that leaves rows out, the definition is not yet complete.
         progress: called with rows done and rows in all.
 
     Returns:
         How many keys were written.
     """
     oldest = None if view.online_age is None else as_of - view.online_age
-    packed = pack_rows(view, latest(view, as_of, lake, max((t for t in (since, oldest) if t is not None), default=None)))
+    found = latest(view, as_of, lake, oldest)
+    chosen = found if since is None else found.filter(pc.field(EVENT_TIMESTAMP) >= since)
+    packed = pack_rows(view, chosen)
     done = 0
 
     def advance(count: int) -> None:
@@ -40,6 +45,6 @@ def materialize(
             progress(done, len(packed))
 
     rows.write(view, packed, advance)
-    if since is None or (oldest is not None and since <= oldest):
+    if chosen.num_rows == found.num_rows:
         rows.complete(view, as_of, oldest)
     return len(packed)

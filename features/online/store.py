@@ -33,6 +33,7 @@ from features.online.packing import from_microseconds, key_texts, pack_rows
 from features.online.read import read_columns
 from features.online.rows import Rows, open_rows
 from features.views import View
+from infra import log
 from infra.settings import Settings
 
 
@@ -134,9 +135,12 @@ class LakeComputeEngine(ComputeEngine):  # type: ignore[misc]
         view: View = task.feature_view.batch_source.view
         since = None if task.disable_event_timestamp else _utc(task.start_time)
         name = f"{view.name}-{task.start_time}-{task.end_time}"
-        config = self.repo_config
+        lake = self.repo_config.offline_store.lake()
         try:
-            materialize(view, _utc(task.end_time), config.offline_store.lake(), config.online_store.rows(), since)
+            if lake.version(view.path) is None:
+                log.get(__name__).warning("table was not built yet; nothing to materialise", table=view.path)
+            else:
+                materialize(view, _utc(task.end_time), lake, self.repo_config.online_store.rows(), since)
         except Exception as error:  # Feast carries a job's error to its caller inside the job
             return LocalMaterializationJob(name, MaterializationJobStatus.ERROR, error)
         return LocalMaterializationJob(name, MaterializationJobStatus.SUCCEEDED)
