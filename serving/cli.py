@@ -88,13 +88,16 @@ def _show(found: Status) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("server", "state", "address", "pid", "memory", "", box=None)
+    table = Table("server", "state", "address", "pid", "memory", box=None)
+    notes = [f"{server.name}: {server.told}" for server in found.servers if server.told]
     for server in found.servers:
         memory = f"{server.memory_mb} MB" if server.memory_mb else ""
         state = "[green]up[/green]" if server.is_up else "[red]down[/red]"
-        table.add_row(server.name, state, server.address, str(server.pid or ""), memory, server.told)
+        table.add_row(server.name, state, server.address, str(server.pid or ""), memory)
     console = Console()
     console.print(table)
+    for note in notes:
+        console.print(note, style="dim", highlight=False, soft_wrap=True)
     for product, version in found.graphs.items():
         console.print(f"graph {product} {version}", highlight=False)
     for product, why in found.waiting.items():

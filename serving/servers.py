@@ -152,10 +152,11 @@ def status(settings: Settings) -> Status:
     )
     ray = Server(
         RAY,
-        f"127.0.0.1:{settings.ray_port}, dashboard http://127.0.0.1:{settings.ray_dashboard_port}",
+        f"http://127.0.0.1:{settings.ray_dashboard_port}",
         bool(pids[RAY]) and processes.is_open(settings.ray_port),
         pids[RAY],
         memory[RAY],
+        f"the address is the dashboard's; nodes join 127.0.0.1:{settings.ray_port}" if pids[RAY] else "",
     )
     http_server = Server(
         "http",
@@ -208,7 +209,7 @@ def _start_ray(home: Home) -> None:
     settings = home.settings
     folder = processes.socket_folder(home, _RAY_SOCKET_BYTES)
     client, agent, metrics, stats = _free_ports(4)
-    proxy, environment = _proxy(folder, metrics, stats)
+    proxy, environment = choose_proxy(folder, metrics, stats)
     (home.run / "serve.json").write_text(json.dumps({"proxy": proxy, "sockets": str(folder)}))
     shared = _metrics_folder(home)
     shutil.rmtree(shared, ignore_errors=True)  # counters of replicas that are gone
@@ -222,7 +223,7 @@ def _start_ray(home: Home) -> None:
     processes.start(home, RAY, command, environment, lambda: _serve_api(home, "GET")[0] == 200, _UP_TIMEOUT_S)
 
 
-def _proxy(folder: Path, metrics_port: int, stats_port: int) -> tuple[str, dict[str, str]]:
+def choose_proxy(folder: Path, metrics_port: int, stats_port: int) -> tuple[str, dict[str, str]]:
     """The fastest HTTP proxy that runs here: its name, and the variables Serve reads when it is imported."""
     binary = _haproxy_binary()
     if binary is None:

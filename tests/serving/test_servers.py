@@ -1,0 +1,149 @@
+"""up, status and down of one home; the last test starts the real servers."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from typer.testing import CliRunner
+
+import shopgraph
+from infra import processes
+from infra.errors import EngineError, SettingsError
+from infra.home import Home
+from infra.settings import Settings
+from serving import servers
+from tests.serving.conftest import ServedShop, ask
+
+
+def with_ports(settings: Settings, **more: Any) -> Settings:
+    """The same settings on ports that are free now."""
+    names = ("http_port", "mlflow_port", "ray_port", "ray_dashboard_port")
+    with ExitStack() as held:
+        sockets = [held.enter_context(socket.socket()) for _ in names]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        ports = [one.getsockname()[1] for one in sockets]
+    return Settings.load(home=settings.home, **dict(zip(names, ports, strict=True)), **more)
+
+
+def command(settings: Settings, *arguments: str) -> Any:
+    """Run the command line in this process."""
+    environment = {f"SHOPGRAPH_{name.upper()}": str(getattr(settings, name)) for name in ("http_port", "mlflow_port", "ray_port")}
+    return CliRunner().invoke(shopgraph.app, ["--home", str(settings.home), *arguments], env=environment)
+
+
+def test_with_nothing_up_status_and_down_say_so(settings: Settings) -> None:
+    settings = with_ports(settings)
+    found = servers.status(settings)
+    assert [(server.name, server.is_up, server.pid) for server in found.servers] == [
+        ("mlflow", False, None),
+        ("ray", False, None),
+        ("http", False, None),
+    ]
+    told = command(settings, "status", "--json")
+    assert told.exit_code == 1
+    assert json.loads(told.stdout)["is_up"] is False
+    down = command(settings, "down")
+    assert (down.exit_code, down.stdout) == (0, "nothing was up.\n")
+
+
+def test_a_folder_that_is_no_home_is_not_deleted(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("ten years of work")
+    with pytest.raises(SettingsError, match="is no shopgraph home"):
+        servers.purge(Settings.load(home=tmp_path))
+    assert (tmp_path / "thesis.txt").exists()
+
+
+def test_purge_asks_and_then_deletes_the_home_and_its_sockets(tmp_path: Path) -> None:
+    settings = with_ports(Settings.load(home=tmp_path / ("a long path " * 9)))
+    home = Home(settings).create()
+    sockets = processes.socket_folder(home, 88)
+    assert sockets.exists()
+    assert not sockets.is_relative_to(home.path)
+    asked = CliRunner().invoke(shopgraph.app, ["--home", str(settings.home), "down", "--purge"], input="n\n")
+    assert asked.exit_code == 1
+    assert home.path.exists()
+    assert command(settings, "down", "--purge", "--yes").exit_code == 0
+    assert not home.path.exists()
+    assert not sockets.exists()
+
+
+def test_up_says_what_is_missing_or_taken(settings: Settings, served: ServedShop) -> None:
+    with pytest.raises(SettingsError, match="shopgraph sample"):
+        servers.up(with_ports(settings), False, print)
+    with pytest.raises(SettingsError, match="SHOPGRAPH_RAY_ADDRESS"):
+        servers.up(with_ports(served.settings, ray_address="somewhere:6379"), False, print)
+    taken = with_ports(served.settings)
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", taken.ray_dashboard_port))
+        holder.listen()
+        with pytest.raises(EngineError, match=rf"port {taken.ray_dashboard_port} .*SHOPGRAPH_RAY_DASHBOARD_PORT"):
+            servers.up(taken, False, print)
+    assert servers.down(taken) == []
+
+
+def test_where_haproxy_does_not_run_the_default_proxy_serves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fast, variables = servers.choose_proxy(tmp_path, 20001, 20002)
+    assert fast == "HAProxy"
+    paths = [Path(value) for name, value in variables.items() if name.endswith(("_LOC", "_PATH", "_BASE", "_FILE"))]
+    assert [path for path in paths if not path.is_relative_to(tmp_path)] == [Path(variables["RAY_SERVE_HAPROXY_BINARY_PATH"])]
+    monkeypatch.setattr("platform.system", lambda: "Darwin")
+    slow, variables = servers.choose_proxy(tmp_path, 20001, 20002)
+    assert "default" in slow
+    assert variables == {}
+
+
+@pytest.fixture
+def running(served: ServedShop) -> Iterator[Settings]:
+    """The served shop, up on ports of its own."""
+    settings = with_ports(served.settings)
+    try:
+        assert servers.up(settings, False, print)
+        yield settings
+    finally:
+        servers.down(settings)
+
+
+@pytest.mark.e2e
+@pytest.mark.timeout(600)
+def test_the_real_servers(running: Settings, served: ServedShop, tmp_path: Path) -> None:
+    url = f"http://127.0.0.1:{running.http_port}"
+    body = {"user_id": "u1", "k": 5}
+    answer = httpx.post(f"{url}/v1/recommend", json=body, headers={"x-request-id": "mine"}, timeout=30)
+    assert answer.status_code == 200, answer.text
+    in_process = ask(served.gateway(), "/v1/recommend", body).json()
+    assert answer.json()["items"] == in_process["items"]
+    assert answer.json()["graph_version"] == in_process["graph_version"]
+    assert answer.json()["request_id"] == "mine"
+    assert answer.headers.get_list("x-request-id") == ["mine"]
+    for product, good in (("forecast", {"series": [{"item_id": "i0"}], "horizon": 2}), ("sentiment", {"texts": ["很好"]})):
+        assert httpx.post(f"{url}/v1/{product}", json=good, timeout=30).status_code == 200
+    refused = httpx.post(f"{url}/v1/forecast", json={"series": [{"item_id": "i0"}], "horizon": 10_000}, timeout=30)
+    assert (refused.status_code, refused.headers["content-type"]) == (422, "application/problem+json")
+    assert httpx.post(f"{url}/v1/sentiment", content=b"x" * 2_000_000, timeout=30).status_code == 413
+    assert httpx.get(f"{url}/nothing/here", timeout=30).json()["type"] == "urn:shopgraph:problem:not-found"
+    assert "shopgraph_request_seconds_count" in httpx.get(f"{url}/metrics", timeout=30).text
+
+    found = servers.status(running)
+    assert found.is_up
+    assert found.graphs == {product: manifest.version for product, manifest in served.manifests.items()}
+    assert all(server.memory_mb > 0 for server in found.servers[:2])
+    assert not servers.up(running, False, print)
+
+    other = with_ports(Settings.load(home=tmp_path / "other"))
+    Home(other).create()
+    assert servers.down(other) == []  # another home's `down` stops nothing here
+    assert httpx.get(f"{url}/livez", timeout=30).status_code == 200
+
+    pids = {process.pid for name in ("mlflow", "ray") for process in processes.processes(Home(running), name)}
+    assert servers.down(running) == ["ray", "mlflow"]
+    assert servers.down(running) == []
+    assert not any(processes.is_open(port) for port in (running.http_port, running.mlflow_port, running.ray_port))
+    assert not pids & {process.pid for name in ("mlflow", "ray") for process in processes.processes(Home(running), name)}
