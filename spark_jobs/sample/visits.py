@@ -71,7 +71,9 @@ def make_visits(chance: Chance, people: People) -> Visits:
 
     at = start_of_history() + day * DAY_US + _time_of_day(chance, people.users[who], counter)
     order = np.lexsort((at, who))
-    order = order[np.concatenate([[True], (np.diff(at[order]) >= APART) | (np.diff(who[order]) != 0)])]
+    happens = np.ones(len(order), dtype=bool)
+    happens[1:] = (np.diff(at[order]) >= APART) | (np.diff(who[order]) != 0)
+    order = order[happens]
     who, counter, day, at = who[order], counter[order], day[order], at[order]
 
     user = people.users[who]
