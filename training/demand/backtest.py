@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 from training.demand.encoder import Encoder, Future
@@ -34,9 +35,9 @@ class Answer:
         mean: (N, H) its expected units, judged by bias.
     """
 
-    quantiles: Floats
-    point: Floats
-    mean: Floats
+    quantiles: NDArray[np.floating]
+    point: NDArray[np.floating]
+    mean: NDArray[np.floating]
 
 
 Method = Callable[[Panel, int], Answer]

@@ -22,6 +22,8 @@ Arrays = dict[str, NDArray[np.float32] | NDArray[np.int64]]
 MEAN_DAYS = (7, 28)
 LEVEL_DAYS = 112
 """Days that tell the level of an item; together with last year's, all the history that a window looks at."""
+LEVEL_QUANTILES = (0.25, 0.5, 0.75, 0.9, 0.95)
+"""Where the item's own distribution of daily units is read; sparse and wholesale items differ in it, not in their mean."""
 WEEKDAY_WEEKS = 8
 YEAR_DAYS = 364
 SHRINK_DAYS = 7.0
@@ -324,6 +326,7 @@ class Encoder:
                 np.log(scale),
                 np.log(level / scale),
                 *(np.log(mean / scale) for mean in means[1:]),
+                *np.log1p(self._level_quantiles(prepared, rows, cutoffs, ~hidden) / scale[:, None]).T,
                 shares[0],
                 shares[-1],
                 np.log1p(np.minimum(cutoffs - prepared.last_sale[rows, np.maximum(cutoffs - 1, 0)], LEVEL_DAYS)) * history / 5,
@@ -388,6 +391,18 @@ class Encoder:
         return self.holiday_names.index(name) + 2 if name in self.holiday_names else UNKNOWN
 
     @staticmethod
+    def _level_quantiles(prepared: Prepared, rows: Ints, cutoffs: Ints, is_known: Bools) -> NDArray[np.float64]:
+        """(B, len(LEVEL_QUANTILES)) empirical quantiles of daily units over the days that tell the level; zero without a day."""
+        past = cutoffs[:, None] + np.arange(-LEVEL_DAYS, 0)
+        is_past = (past >= 0) & is_known[:, None]
+        past = np.maximum(past, 0)
+        seen = prepared.observed[rows[:, None], past] & is_past
+        units = np.sort(np.where(seen, prepared.panel.units[rows[:, None], past], np.inf), axis=1)
+        count = seen.sum(axis=1)
+        position = np.rint(np.maximum(count - 1, 0)[:, None] * np.array(LEVEL_QUANTILES)).astype(np.int64)
+        return np.where(count[:, None] > 0, np.take_along_axis(units, position, axis=1), 0.0)
+
+    @staticmethod
     def _weekday_means(
         prepared: Prepared, rows: Ints, cutoffs: Ints, horizon: int, level: NDArray[np.float64], is_known: Bools
     ) -> tuple[Floats, Floats]:
@@ -437,7 +452,7 @@ class Prepared:
 _DAY_FEATURES = 7 + 4 + 4
 _NUM_CONTEXT = 7 + _DAY_FEATURES
 _NUM_FUTURE = 8 + _DAY_FEATURES
-_NUM_STATIC = 2 + len(MEAN_DAYS) + 5
+_NUM_STATIC = 2 + len(MEAN_DAYS) + len(LEVEL_QUANTILES) + 5
 
 
 class _Saved(BaseModel):

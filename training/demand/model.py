@@ -32,6 +32,10 @@ from training.demand.panel import COLUMNS, Floats, Panel
 LEVELS = (0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.975, 0.99)
 
 
+MAX_LOG_MEAN = 15.0
+"""Bound of the mean's logarithm in units of the scale, far beyond any demand, so that no weight can overflow it."""
+
+
 class Config(BaseModel):
     """Shape of the demand network; the defaults are those of the recipe `full`."""
 
@@ -90,7 +94,7 @@ class Network(nn.Module):
         walked, _ = self.future_lstm(torch.cat([future, ahead], dim=-1), (last, cell))
         out = self.head(torch.cat([walked, ahead, future], dim=-1))
         steps = torch.cat([out[..., :1], nn.functional.softplus(out[..., 1:-1])], dim=-1)
-        return steps.cumsum(dim=-1), out[..., -1]
+        return steps.cumsum(dim=-1), out[..., -1].clamp(-MAX_LOG_MEAN, MAX_LOG_MEAN)
 
 
 @dataclass(frozen=True)
@@ -184,7 +188,7 @@ class Forecaster:
         panel = self._panel(context, start)
         longer, filled = self.encoder.extend(panel, horizon, planned)
         values, mean = self.predict_at(longer, np.full(panel.num_items, panel.num_days), horizon)
-        wanted = interpolate(values, self.config.levels, quantiles).astype(np.float64)
+        wanted = interpolate(values, self.config.levels, quantiles)
         is_cold = [not row.any() for row in panel.is_on_sale]
         days = tuple(panel.day(panel.num_days + step) for step in range(horizon))
         return [
@@ -251,14 +255,15 @@ class Forecaster:
         return replace(panel, holidays=holidays, is_open=np.array(is_open))
 
 
-def interpolate(values: Floats, levels: Sequence[float], wanted: Sequence[float]) -> Floats:
+def interpolate(values: Floats, levels: Sequence[float], wanted: Sequence[float]) -> NDArray[np.float64]:
     """(..., Q) values at ascending `levels` -> (..., W) at `wanted`, linear between neighbours, hence never crossing."""
     at = np.asarray(levels)
     right = np.clip(np.searchsorted(at, wanted), 1, len(at) - 1) if len(at) > 1 else np.zeros(len(wanted), int)
     left = np.maximum(right - 1, 0)
     span = np.where(right > left, at[right] - at[left], 1.0)
-    share = np.clip((np.asarray(wanted) - at[left]) / span, 0.0, 1.0).astype(np.float32)
-    result: Floats = values[..., left] * (1 - share) + values[..., right] * share
+    share = np.clip((np.asarray(wanted) - at[left]) / span, 0.0, 1.0)
+    low, high = values[..., left].astype(np.float64), values[..., right].astype(np.float64)
+    result: NDArray[np.float64] = low + share * (high - low)  # in double, so that rounding crosses nothing
     return result
 
 

@@ -8,6 +8,9 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from features.calendars import special_days
 from features.columns import CATEGORY, CREATED_TIMESTAMP, EVENT_TIMESTAMP, ITEM_ID
 from features.tables import CALENDAR, DAILY_DEMAND, ITEM_CATALOG
@@ -106,6 +109,7 @@ def read(context: Context) -> tuple[Panel, dict[date, str], dict[str, int]]:
     if calendar_version is not None:
         inputs[CALENDAR.path] = calendar_version
         rows = lake.read(CALENDAR.path, calendar_version)
+        rows = rows.filter(pc.is_in(rows["kind"], pa.array([None, "holiday", "shopping_day"], pa.string())))
         calendar |= dict(zip(rows["date"].to_pylist(), rows["name"].to_pylist(), strict=True))
     return panel, calendar, inputs
 

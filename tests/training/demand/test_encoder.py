@@ -53,7 +53,7 @@ def test_no_window_knows_its_own_future(encoder: Encoder, panel: Panel) -> None:
 
 def test_history_older_than_history_days_changes_nothing(encoder: Encoder, panel: Panel) -> None:
     begin = 180 - encoder.history_days
-    assert 0 < begin
+    assert begin > 0
     recent = replace(
         panel,
         start=panel.start + timedelta(days=begin),
@@ -70,7 +70,9 @@ def test_history_older_than_history_days_changes_nothing(encoder: Encoder, panel
 
 def test_scaling_sales_scales_only_the_scale(encoder: Encoder, panel: Panel) -> None:
     tenfold = replace(panel, units=panel.units * 10)
-    big = replace(encoder, mean_demand=encoder.mean_demand * 10, category_mean_demand={"even": encoder.category_mean_demand["even"] * 10})
+    big = replace(
+        encoder, mean_demand=encoder.mean_demand * 10, category_mean_demand={"even": encoder.category_mean_demand["even"] * 10}
+    )
     one, ten = encode(encoder, panel, [4], [150]), encode(big, tenfold, [4], [150])
     np.testing.assert_allclose(one["scale"] * 10, ten["scale"], rtol=1e-5)
     np.testing.assert_allclose(one["context"], ten["context"], rtol=1e-4, atol=1e-5)
@@ -134,7 +136,12 @@ def test_an_unknown_item_gets_the_level_of_its_category(encoder: Encoder, panel:
 
 def test_a_hidden_history_looks_like_an_unknown_item(encoder: Encoder, panel: Panel) -> None:
     hidden = encoder.encode(
-        encoder.prepare(panel), np.array([2]), np.array([150]), HORIZON, is_history_hidden=np.array([True]), is_price_known=np.array([False])
+        encoder.prepare(panel),
+        np.array([2]),
+        np.array([150]),
+        HORIZON,
+        is_history_hidden=np.array([True]),
+        is_price_known=np.array([False]),
     )
     unknown = encode(encoder, replace(panel, is_on_sale=np.zeros_like(panel.is_on_sale), price=panel.price * np.nan), [2], [150])
     for name in ("scale", "context", "future"):

@@ -1,0 +1,213 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import nn
+
+from tests.model_contract import ModelContract
+from training.demand.backtest import BacktestConfig
+from training.demand.data import DemandTask, LossConfig, WindowConfig
+from training.demand.encoder import Encoder, EncoderConfig
+from training.demand.model import Config, Forecast, Forecaster, Network, interpolate
+from training.demand.panel import Panel
+
+from .conftest import CALENDAR, NUM_DAYS, START
+
+HORIZON = 14
+SMALL = Config(encoder=EncoderConfig(context_length=28, max_horizon=HORIZON), hidden_size=16, dropout=0.0)
+START_AHEAD = START + timedelta(days=NUM_DAYS)
+
+
+def history(table: pa.Table, item_id: str, last_days: int | None = None) -> dict[str, Any]:
+    """One series as serving hands it over."""
+    rows = [row for row in table.to_pylist() if row["item_id"] == item_id]
+    rows = rows[-last_days:] if last_days else rows
+    return {"item_id": item_id, **{name: [row[name] for row in rows] for name in table.column_names if name != "item_id"}}
+
+
+class TestDemand(ModelContract):
+    overfit_to = 0.5  # the counts of a day are noise around their mean
+
+    @pytest.fixture(autouse=True)
+    def _rows(self, panel: Panel, table: pa.Table) -> None:
+        self.panel, self.table = panel, table
+
+    def config(self) -> Config:
+        return SMALL
+
+    def encoder(self) -> Encoder:
+        return Encoder.fit(SMALL.encoder, self.panel.until(160), CALENDAR)
+
+    def task(self) -> DemandTask:
+        rules = BacktestConfig(horizon=HORIZON)
+        loss = LossConfig(hide_history=0, mean_weight=0)
+        return DemandTask(self.panel, self.encoder(), SMALL, WindowConfig(windows_per_epoch=16), rules, loss, 4, 3, 160, (160,))
+
+    def model(self, module: nn.Module) -> Forecaster:
+        assert isinstance(module, Network)
+        return Forecaster(SMALL, self.encoder(), module)
+
+    def load(self, folder: Path) -> Forecaster:
+        return Forecaster.load(folder)
+
+    def answer(self, model: Forecaster, request: Any) -> Sequence[Any]:
+        forecasts = model.forecast([request], None, 5, (0.1, 0.5, 0.9), START_AHEAD)
+        return [(value.mean.tolist(), {level: row.tolist() for level, row in value.quantiles.items()}) for value in forecasts]
+
+    def ordinary(self) -> list[Any]:
+        return [history(self.table, "item-03"), history(self.table, "item-07", 40)]
+
+    def odd(self) -> list[Any]:
+        nothing: dict[str, Any] = {"item_id": "never seen", "ds": []}
+        long_ago = {name: values[:3] for name, values in history(self.table, "item-03").items() if name != "item_id"}
+        only_sales = {"ds": [START], "units_sum": [4]}
+        return [nothing, {}, {"ds": [], "category": "no such category"}, long_ago, only_sales, history(self.table, "item-03", 1)]
+
+
+@pytest.fixture(scope="module")
+def forecaster(panel: Panel) -> Forecaster:
+    torch.manual_seed(0)
+    encoder = Encoder.fit(SMALL.encoder, panel, CALENDAR)
+    return Forecaster(SMALL, encoder, Network(SMALL, encoder))
+
+
+def values(forecasts: list[Forecast]) -> np.ndarray:
+    return np.array([list(forecast.quantiles.values()) for forecast in forecasts])
+
+
+def test_quantiles_never_cross_and_are_never_negative(panel: Panel) -> None:
+    """By construction, so also with weights that are nonsense."""
+    encoder = Encoder.fit(SMALL.encoder, panel, CALENDAR)
+    network = Network(SMALL, encoder)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.normal_(0, 2, generator=torch.Generator().manual_seed(1))
+    levels = (0.011, 0.05, 0.3, 0.33, 0.5, 0.77, 0.98)
+    longer, _ = encoder.extend(panel, HORIZON)
+    found, mean = Forecaster(SMALL, encoder, network).predict_at(longer, np.full(panel.num_items, panel.num_days), HORIZON)
+    wanted = interpolate(found, SMALL.levels, levels)
+    assert wanted.shape == (panel.num_items, HORIZON, len(levels))
+    assert (np.diff(wanted, axis=2) >= 0).all()
+    assert (wanted >= 0).all()
+    assert (mean >= 0).all()
+    assert wanted.max() > 0
+
+
+def test_interpolation_is_exact_at_trained_levels_and_linear_between() -> None:
+    grid = np.array([[0.0, 10.0, 30.0]], np.float32)
+    np.testing.assert_allclose(interpolate(grid, (0.1, 0.5, 0.9), (0.1, 0.3, 0.5, 0.8, 0.9)), [[0, 5, 10, 25, 30]], rtol=1e-6)
+    np.testing.assert_allclose(interpolate(grid[:, 1:2], (0.5,), (0.5, 0.5)), [[10, 10]])
+
+
+def test_a_series_is_answered_the_same_alone_and_among_others(forecaster: Forecaster, table: pa.Table) -> None:
+    series = [history(table, f"item-{number:02d}") for number in range(6)]
+    together = forecaster.forecast(series, None, HORIZON, start=START_AHEAD)
+    alone = [forecaster.forecast([each], None, HORIZON, start=START_AHEAD)[0] for each in series]
+    np.testing.assert_allclose(values(together), values(alone), rtol=1e-4, atol=1e-5)
+
+
+def test_history_days_are_all_that_is_needed(forecaster: Forecaster, table: pa.Table) -> None:
+    whole, cut = (
+        forecaster.forecast([history(table, "item-05", days)], None, HORIZON, start=START_AHEAD)
+        for days in (None, forecaster.history_days)
+    )
+    np.testing.assert_allclose(values(whole), values(cut), rtol=1e-4, atol=1e-5)
+
+
+def test_rows_from_the_start_on_are_not_looked_at(forecaster: Forecaster, table: pa.Table) -> None:
+    start = START + timedelta(days=150)
+    known = history(table, "item-05")
+    before = {name: column[: known["ds"].index(start)] for name, column in known.items() if name != "item_id"}
+    one, two = (forecaster.forecast([series], None, HORIZON, start=start) for series in (known, before))
+    np.testing.assert_array_equal(values(one), values(two))
+    assert one[0].days[0] == start
+
+
+def test_days_follow_the_newest_row_unless_told(forecaster: Forecaster, table: pa.Table) -> None:
+    answer = forecaster.forecast([history(table, "item-05")], None, 3)[0]
+    assert answer.days == tuple(START_AHEAD + timedelta(days=step) for step in range(3))
+    with pytest.raises(ValueError, match="start"):
+        forecaster.forecast([{"ds": []}], None, 3)
+
+
+def test_closed_days_are_zero_and_a_plan_can_open_them(forecaster: Forecaster, table: pa.Table) -> None:
+    series = [history(table, "item-05")]
+    usual = forecaster.forecast(series, None, HORIZON)[0]
+    closed = [day.weekday() == 5 or day in CALENDAR for day in usual.days]
+    assert sum(closed) == 3  # two Saturdays and the holiday
+    assert [bool(value == 0) for value in usual.mean] == closed
+    opened = forecaster.forecast(series, [{"is_open": [True] * HORIZON}], HORIZON)[0]
+    assert (opened.mean > 0).all()
+    assert usual.filled == ("holiday", "is_open", "price", "promotion_depth")
+    assert opened.filled == ("holiday", "price", "promotion_depth")
+
+
+def test_what_was_filled_is_said_per_series(forecaster: Forecaster, table: pa.Table) -> None:
+    plans = [{"promotion_depth": [0.3] * 4, "price_mean": [8.0, None, 8.0, 8.0]}, {"price_mean": [8.0] * 4}]
+    one, two = forecaster.forecast([history(table, "item-05"), history(table, "item-06")], plans, 4)
+    assert one.filled == ("holiday", "is_open", "price")
+    assert two.filled == ("holiday", "is_open", "promotion_depth")
+
+
+def test_an_item_nothing_is_known_of_is_flagged_and_gets_the_level_of_its_category(forecaster: Forecaster, table: pa.Table) -> None:
+    known, cold, even = forecaster.forecast(
+        [history(table, "item-05"), {"ds": []}, {"ds": [], "category": "even"}], None, 3, start=START_AHEAD
+    )
+    assert (known.is_cold, cold.is_cold, even.is_cold) == (False, True, True)
+    assert cold.mean.sum() > 0
+    assert cold.mean.tolist() != even.mean.tolist()
+
+
+def test_an_item_whose_rows_ended_sold_nothing_since(forecaster: Forecaster, table: pa.Table) -> None:
+    """Alone in a request nobody else's rows tell that the shop was open; the rules do."""
+    rows = {name: column[:120] for name, column in history(table, "item-09").items() if name != "item_id"}
+    dead, alive = forecaster.forecast([rows], None, 5, start=START_AHEAD)[0], forecaster.forecast([rows], None, 5)[0]
+    assert dead.mean.sum() < 0.5 * alive.mean.sum()
+
+
+@pytest.mark.parametrize("horizon", [0, HORIZON + 1, 10_000])
+def test_a_horizon_out_of_reach_is_refused(forecaster: Forecaster, table: pa.Table, horizon: int) -> None:
+    with pytest.raises(ValueError, match=f"1..{HORIZON} days, got {horizon}"):
+        forecaster.forecast([history(table, "item-05")], None, horizon)
+
+
+@pytest.mark.parametrize("quantiles", [(0.5, 0.999), (0.0,), (-1.0,), (), (float("nan"),)])
+def test_quantiles_out_of_reach_are_refused(forecaster: Forecaster, table: pa.Table, quantiles: tuple[float, ...]) -> None:
+    with pytest.raises(ValueError, match=r"0\.01\.\.0\.99"):
+        forecaster.forecast([history(table, "item-05")], None, 3, quantiles)
+
+
+def test_lists_that_disagree_are_refused_in_words(forecaster: Forecaster, table: pa.Table) -> None:
+    series = history(table, "item-05")
+    with pytest.raises(ValueError, match="price_mean has 2 values for a horizon of 3"):
+        forecaster.forecast([series], [{"price_mean": [1.0, 2.0]}], 3)
+    with pytest.raises(ValueError, match="1 series and 2 futures"):
+        forecaster.forecast([series], [{}, {}], 3)
+    with pytest.raises(ValueError, match="units_sum has 1 values for"):
+        forecaster.forecast([{**series, "units_sum": [1]}], None, 3)
+    with pytest.raises(ValueError, match="is_open differs between series"):
+        forecaster.forecast([series, series], [{"is_open": [True] * 3}, {"is_open": [False] * 3}], 3)
+    assert forecaster.forecast([], None, 3) == []
+
+
+@pytest.mark.parametrize("levels", [(), (0.5, 0.1), (0.1, 0.1), (0.0, 0.5), (0.5, 1.0)])
+def test_levels_must_ascend_inside_the_unit_interval(levels: tuple[float, ...]) -> None:
+    with pytest.raises(ValidationError, match="ascend"):
+        Config(levels=levels)
+
+
+def test_the_calendar_reaches_the_network(forecaster: Forecaster, table: pa.Table) -> None:
+    named = ["Labour Day", *[None] * 4]
+    series = [history(table, "item-05")]
+    opened = {"is_open": [True] * 5}
+    plain, holiday = (forecaster.forecast(series, [{**opened, "holiday": names}], 5)[0] for names in ([None] * 5, named))
+    assert plain.mean.tolist() != holiday.mean.tolist()
+    assert isinstance(plain.days[0], date)
