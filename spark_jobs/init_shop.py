@@ -5,13 +5,13 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
 from types import ModuleType
 from typing import Any
-from urllib.parse import quote, unquote, urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 import pyarrow as pa
 from ruamel.yaml import YAML
@@ -155,11 +155,11 @@ def _grouped(folder: Path, files: Sequence[Path]) -> list[_Sample]:
 
 def _pattern(folder: Path, paths: Sequence[Path], alone: bool) -> Path | None:
     """One path that means exactly these files today: the folder, or a glob in it."""
-    if len(paths) == 1:
-        return paths[0]
     suffixes = {path.suffix.lower() for path in paths}
     if alone and len(suffixes) == 1:
         return folder
+    if len(paths) == 1:
+        return paths[0]
     stem = _common_prefix([path.name for path in paths])
     if stem and len(suffixes) == 1 and len({path.parent for path in paths}) == 1:
         glob = f"{stem}*{paths[0].suffix}"
@@ -213,8 +213,7 @@ def _sample(reads: dict[str, Any], batches: Iterable[pa.RecordBatch], columns: S
                 column = batch.column(index).slice(0, _SAMPLE_ROWS)
                 column = to_plain(column, plain(column.type))
                 values[name] = [value for value in column.to_pylist() if value is not None and value != ""]
-    texts = [value for found in values.values() for value in found if isinstance(value, str)]
-    decimal, thousands = number_signs(texts)
+    decimal, thousands = number_signs(values.values())
     signs = {"decimal": decimal, "thousands": thousands} if (decimal, thousands) != (".", "") else {}
     return _Sample({**reads, **signs}, list(values), values)
 
@@ -224,7 +223,8 @@ def _sample(reads: dict[str, Any], batches: Iterable[pa.RecordBatch], columns: S
 
 def _database_samples(url: str, folder: Path) -> list[_Sample]:
     """Tables of a database; order lines with the columns of their head where they fit better together."""
-    url = _without_password(url, folder)
+    bare = _without_password(url, folder)
+    url = postgres.with_passfile(bare, folder)
     tables, keys = postgres.tables(url), postgres.foreign_keys(url)
     samples: list[tuple[str, _Sample]] = []
     joined: set[str] = set()
@@ -240,10 +240,11 @@ def _database_samples(url: str, folder: Path) -> list[_Sample]:
                 )
                 variants.append((_query_sample(url, query, table), head))
         best, join = max(variants, key=lambda variant: _fit(variant[0]))
+        if not _fit(best)[0]:  # states need no join
+            best, join = variants[0]
         samples.append((table, best))
-        if join and guess_tables(best.columns, best.values)[0].table == "orders":
-            joined.add(join)
-    return [sample for table, sample in samples if table not in joined]
+        joined |= {join} if join else set()
+    return [replace(sample, reads={**sample.reads, "url": bare}) for table, sample in samples if table not in joined]
 
 
 def _fit(sample: _Sample) -> tuple[bool, int]:
@@ -259,19 +260,18 @@ def _query_sample(url: str, query: str, table: str) -> _Sample:
 
 
 def _without_password(url: str, folder: Path) -> str:
-    """`url` with its password moved to a file of the shop that only its owner reads; libpq finds it by `passfile`."""
+    """`url` with its password moved to a file of the shop that only its owner reads."""
     parts = urlsplit(url)
     if not parts.password:
         return url
     folder.mkdir(parents=True, exist_ok=True)
-    passfile = folder / "pgpass"
+    passfile = folder / postgres.PASSFILE
     passfile.touch(mode=0o600)
     fields = (parts.hostname or "*", str(parts.port or "*"), parts.path.lstrip("/") or "*", unquote(parts.username or "*"))
     line = ":".join(text.replace("\\", "\\\\").replace(":", "\\:") for text in (*fields, unquote(parts.password)))
     passfile.write_text(line + "\n", encoding="utf-8")
     host = parts.netloc.rsplit("@", 1)[1]
-    query = "&".join(filter(None, [parts.query, f"passfile={quote(str(passfile))}"]))
-    return urlunsplit((parts.scheme, f"{parts.username}@{host}", parts.path, query, ""))
+    return urlunsplit((parts.scheme, f"{parts.username}@{host}", parts.path, parts.query, ""))
 
 
 def _cursor(sample: _Sample, guess: Guess) -> str | None:

@@ -88,6 +88,9 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     server = subprocess.Popen([tools / "postgres", "-D", data, "-p", str(port), *options], **quiet, **as_user)
     try:
         wait_until_open(port, server)
+        ready = [tools / "pg_isready", "-h", "127.0.0.1", "-p", str(port)]
+        while subprocess.run(ready, check=False, **quiet).returncode:  # it listens before it answers
+            time.sleep(0.1)
         yield f"127.0.0.1:{port}"
     finally:
         server.send_signal(signal.SIGINT)

@@ -26,7 +26,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
     ),
     "order_line_id": (
         r"(order)?line(id|no|nr|number)?|order(item|detail)(id|no|nr)",
-        r"(bestell)?pos(ition)?(snr|snummer|sid|id)|positions(nr|nummer|id)",
+        r"(bestell)?pos(ition)?(s?(nr|nummer|id))?",
         r"订单行(id|号)|明细(id|号)",
     ),
     "user_id": (
@@ -43,7 +43,8 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "session_id": (r"session(id)?|visit(id)?", r"sitzung(sid)?", r"会话(id|号)?"),
     "event_type": (r"(event|action|behaviou?r|interaction)(type|name)?|type", r"ereignis|aktion", r"(行为|事件|操作)(类型)?"),
     EVENT_TIMESTAMP: (
-        r"(event|order|invoice|transaction|purchase|review|created?|sale|action)?(date|time|timestamp|datetime|at|dateat)|ts",
+        r"(event|order(ed)?|invoiced?|transaction|purchased?|review(ed)?|created?|sale|sold|action|placed|paid|happened|occurred)?(on|at)?"
+        r"(date|time|timestamp|datetime)(at)?|(event|order(ed)?|invoiced?|purchased?|reviewed|created|sold|placed|paid|happened|occurred)(at|on)|ts",
         r"(bestell|rechnungs|kauf|verkaufs|auftrags)?(datum|zeit|zeitpunkt|zeitstempel)",
         r"(下单|订单|购买|创建|支付|交易|评论|发生|行为)?(时间|日期|时间戳)",
     ),
@@ -142,9 +143,14 @@ def guess_tables(columns: Sequence[str], samples: Mapping[str, Sequence[Any]]) -
     return guesses
 
 
-def number_signs(values: Iterable[Any]) -> tuple[str, str]:
-    """(decimal sign, thousands sign) of numbers in text."""
-    texts = [value.strip() for value in values if isinstance(value, str)]
+def number_signs(columns: Iterable[Sequence[Any]]) -> tuple[str, str]:
+    """(decimal sign, thousands sign) of the numbers in text; only columns of nothing but numbers are asked."""
+    texts = [
+        text.strip()
+        for values in columns
+        if values and all(isinstance(value, str) and re.fullmatch(r"[-+]?\d[\d.,]*", value.strip()) for value in values)
+        for text in values
+    ]
     if any(re.fullmatch(r"[-+]?\d{1,3}(\.\d{3})*,\d+", text) and not re.fullmatch(r"\d{1,3},\d{3}", text) for text in texts):
         return ",", "."
     if any(re.fullmatch(r"[-+]?\d{1,3}(,\d{3})+(\.\d+)?", text) for text in texts):
@@ -193,6 +199,8 @@ def _guess(table: Table, found: Mapping[str, str], columns: Sequence[str], sampl
             values = samples.get(column, ())
             guess.columns[target], comment = _value(target, table, column, values)
             guess.comments[target] = comment or (f"e.g. {_short(values[0])}" if values and not looks_personal(column) else "")
+        elif target == EVENT_TIMESTAMP and (born := found.get("registered_at") or found.get("created_at")):
+            guess.columns[target], guess.comments[target] = _value(target, table, born, samples.get(born, ()))
         elif target == EVENT_TIMESTAMP and target in table.required:
             guess.columns[target] = {"constant": ALWAYS_KNOWN}
             guess.comments[target] = "no time found: known from ever; CHECK"

@@ -54,7 +54,7 @@ def find_parts(source: Source, folder: Path, seen: Seen) -> tuple[list[Part], in
         IngestError: nothing is at the path, or a part cannot be opened.
     """
     if source.format == "postgres":
-        return [_postgres_part(source, seen)], 0
+        return [_postgres_part(source, folder, seen)], 0
     if source.format == "delta":
         return _delta_parts(source, folder, seen)
     new, skipped = [], 0
@@ -145,17 +145,18 @@ def _delta_parts(source: Source, folder: Path, seen: Seen) -> tuple[list[Part], 
     return new, len(readers) - len(new)
 
 
-def _postgres_part(source: Source, seen: Seen) -> Part:
-    cursor = seen.cursor(source.name)
+def _postgres_part(source: Source, folder: Path, seen: Seen) -> Part:
+    cursor, url = seen.cursor(source.name), str(source.url)
+    reading = source.model_copy(update={"url": postgres.with_passfile(url, folder)})
     digest = hashlib.sha256(f"{source.name}#{cursor}#{seen.num_reads(source.name)}".encode()).hexdigest()
     return Part(
         source,
-        postgres.address(str(source.url)),
+        postgres.address(url),
         0,
         None,
         digest,
-        postgres.schema(source),
-        lambda: postgres.batches(source, after=cursor),
+        postgres.schema(reading),
+        lambda: postgres.batches(reading, after=cursor),
     )
 
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from urllib.parse import urlsplit
+from pathlib import Path
+from urllib.parse import quote, urlsplit, urlunsplit
 
 import pyarrow as pa
 from adbc_driver_manager import Error
@@ -16,11 +17,23 @@ from adbc_driver_postgresql import dbapi
 from features.mapping import Source
 from infra.errors import IngestError
 
+PASSFILE = "pgpass"
+"""File in a shop's folder with the password of its database, in libpq's format."""
+
 
 def address(url: str) -> str:
     """Host and database of an address, without user and password."""
     parts = urlsplit(url)
     return f"postgresql://{parts.hostname or 'localhost'}{f':{parts.port}' if parts.port else ''}{parts.path}"
+
+
+def with_passfile(url: str, folder: Path) -> str:
+    """`url` with the password file of the shop at `folder`, where it has one; else libpq's own ways hold (~/.pgpass, PGPASSWORD)."""
+    passfile = folder / PASSFILE
+    if not passfile.is_file():
+        return url
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(query="&".join(filter(None, [parts.query, f"passfile={quote(str(passfile))}"]))))
 
 
 def schema(source: Source) -> pa.Schema:

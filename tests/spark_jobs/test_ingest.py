@@ -59,7 +59,13 @@ def run(settings: Settings, spark: SparkSession) -> Run:
 
 
 def csv_orders(path: Path, columns: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
-    return {"name": "till", "format": "csv", "path": str(path), "tables": [{"table": "orders", "columns": columns or ORDERS}], **more}
+    return {
+        "name": "till",
+        "format": "csv",
+        "path": str(path),
+        "tables": [{"table": "orders", "columns": columns or ORDERS}],
+        **more,
+    }
 
 
 def rows(lake: Lake, path: str, *sort: str) -> list[dict[str, Any]]:
@@ -131,11 +137,18 @@ def test_a_second_day_adds_new_keys_corrections_and_counts_duplicates(folder: Pa
     first = run(csv_orders(folder))
     again = run(csv_orders(folder))
     assert (first.parts_read, again.parts_read, again.parts_skipped, again.lines) == (1, 0, 1, [])
-    (folder / "day2.csv").write_text(HEADER + "1,1,7,A,1,1.00,2025-06-01 10:00\n1,2,7,B,3,1.00,2025-06-01 10:00\n2,1,7,A,1,1.00,2025-06-02\n")
+    (folder / "day2.csv").write_text(
+        HEADER + "1,1,7,A,1,1.00,2025-06-01 10:00\n1,2,7,B,3,1.00,2025-06-01 10:00\n2,1,7,A,1,1.00,2025-06-02\n"
+    )
     (line,) = run(csv_orders(folder)).lines
     assert (line.read, line.accepted, line.corrections, line.duplicates) == (3, 2, 1, 1)
     stored = rows(lake, "raw/orders", "order_id", "order_line_id", "created_timestamp")
-    assert [(r["order_id"], r["order_line_id"], r["quantity"]) for r in stored] == [("1", "1", 1), ("1", "2", 1), ("1", "2", 3), ("2", "1", 1)]
+    assert [(r["order_id"], r["order_line_id"], r["quantity"]) for r in stored] == [
+        ("1", "1", 1),
+        ("1", "2", 1),
+        ("1", "2", 3),
+        ("2", "1", 1),
+    ]
     assert stored[2]["created_timestamp"] >= datetime.fromisoformat(NOW)
     assert stored[2]["event_timestamp"] == stored[1]["event_timestamp"]
     shutil.copy(folder / "day2.csv", folder / "copy of day2.csv")
@@ -160,7 +173,15 @@ def test_rows_without_an_id_are_kept_and_their_file_is_never_read_twice(folder: 
 
 def test_new_columns_are_kept_and_vanished_or_retyped_ones_stop(folder: Path, run: Run, lake: Lake) -> None:
     def write(name: str, **columns: list[Any]) -> None:
-        base = {"order": ["1"], "line": [name], "customer": [17850.0], "sku": ["A"], "qty": [1], "price": [1.0], "at": [datetime(2025, 6, 1, 10)]}
+        base = {
+            "order": ["1"],
+            "line": [name],
+            "customer": [17850.0],
+            "sku": ["A"],
+            "qty": [1],
+            "price": [1.0],
+            "at": [datetime(2025, 6, 1, 10)],
+        }
         pq.write_table(pa.table({key: value for key, value in {**base, **columns}.items() if value}), folder / f"{name}.parquet")
 
     source = csv_orders(folder, format="parquet")
@@ -197,7 +218,10 @@ def test_new_columns_are_kept_and_vanished_or_retyped_ones_stop(folder: Path, ru
         (HEADER.replace("line", "order").encode() + b"1,1,7,A,1,1,2025-06-01\n", "column `order` comes twice"),
         (HEADER.replace("line", "Order").encode() + b"1,1,7,A,1,1,2025-06-01\n", "column `Order` comes twice \\(beside `order`\\)"),
         (HEADER.encode() + b"1,1,7,\xb0\xa1,1,1,2025-06-01\n", "line 2: expected utf-8, got other bytes; it reads as gb18030"),
-        (HEADER.encode() + b"1,1,7,A,x,1,2025-06-01\n" * 3, r"3 of 3 rows are bad \(100.0%, at most 5.0%\): 3 x quantity: not a number"),
+        (
+            HEADER.encode() + b"1,1,7,A,x,1,2025-06-01\n" * 3,
+            r"3 of 3 rows are bad \(100.0%, at most 5.0%\): 3 x quantity: not a number",
+        ),
         (HEADER.encode() + b'1,1,7,"A,1,1,2025-06-01\n', "rows are bad|is no CSV"),
     ],
 )
@@ -250,7 +274,11 @@ def test_one_source_feeds_several_tables_by_rules_that_are_counted(folder: Path,
                         "query": "never there",
                     },
                 },
-                {"table": "items", "where": "name is not null", "columns": {"item_id": "sku", "title": "name", "event_timestamp": when}},
+                {
+                    "table": "items",
+                    "where": "name is not null",
+                    "columns": {"item_id": "sku", "title": "name", "event_timestamp": when},
+                },
             ],
         }
     )
@@ -313,7 +341,10 @@ def test_other_currencies_are_converted_by_dated_rates_or_quarantined(folder: Pa
     assert {r["order_id"]: r["unit_price"] for r in rows(lake, "raw/orders")} == {
         "1": Decimal("9.0000"), "2": Decimal("8.0000"), "4": Decimal("10.0000"), "5": Decimal("10.0000")
     }  # fmt: skip
-    assert [r["reason"] for r in rows(lake, "quarantine/orders", "row")] == ["currency: no rate for USD", "currency: no rate for JPY"]
+    assert [r["reason"] for r in rows(lake, "quarantine/orders", "row")] == [
+        "currency: no rate for USD",
+        "currency: no rate for JPY",
+    ]
 
 
 def test_on_a_data_clock_corrections_follow_the_newest_fact(folder: Path, run: Run, lake: Lake) -> None:
@@ -333,7 +364,9 @@ def test_check_commits_nothing(folder: Path, run: Run, lake: Lake) -> None:
     assert lake.tables() == []
 
 
-def test_a_killed_commit_is_finished_by_the_next_ingest(folder: Path, run: Run, lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_commit_is_finished_by_the_next_ingest(
+    folder: Path, run: Run, lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (folder / "orders.csv").write_text(HEADER + "1,1,7,A,1,1,2025-06-01\n1,1,7,A,1,x,2025-06-01\n")
     real = Journal._append
 

@@ -16,7 +16,7 @@ def read(path: Path, **form: Any) -> list[dict[str, Any]]:
 
 def test_fields_stay_text_and_records_have_numbers(tmp_path: Path) -> None:
     file = tmp_path / "a.csv"
-    file.write_bytes("\ufeffid;note;menge\r\n007;\"zwei\r\nZeilen; \"\"so\"\"\";1.234,5\r\n\r\n1;NA;\r\n".encode())
+    file.write_bytes('\ufeffid;note;menge\r\n007;"zwei\r\nZeilen; ""so""";1.234,5\r\n\r\n1;NA;\r\n'.encode())
     assert read(file, delimiter=";", nulls=["NA"]) == [
         {"id": "007", "note": 'zwei\r\nZeilen; "so"', "menge": "1.234,5", "__row": 1},
         {"id": "1", "note": None, "menge": None, "__row": 2},

@@ -1,0 +1,57 @@
+"""Current raw rows: corrections win, rows without an id all stand."""
+
+from __future__ import annotations
+
+from features.tables import EVENTS, INVENTORY, ORDERS, PROMOTIONS
+from spark_jobs.raw import ROW_ID, current
+
+AT = "2024-05-01T10:00+00:00"
+
+
+def test_a_correction_replaces_what_it_corrects_and_is_known_when_it_came(frame):
+    rows = frame(
+        EVENTS,
+        {"event_id": "e1", "event_type": "view", "item_id": "a", "event_timestamp": AT},
+        {
+            "event_id": "e1",
+            "event_type": "view",
+            "item_id": "b",
+            "event_timestamp": AT,
+            "created_timestamp": "2024-05-03T00:00+00:00",
+        },
+        {"event_id": "e2", "event_type": "view", "item_id": "c", "event_timestamp": AT},
+    )
+    found = current(rows, EVENTS).collect()
+    assert sorted((row[ROW_ID], row.item_id, row.created_timestamp.day) for row in found) == [("e1", "b", 3), ("e2", "c", 1)]
+
+
+def test_equal_rows_without_an_id_are_all_kept_and_have_ids_that_later_rows_do_not_change(frame):
+    line = {"order_id": "o", "item_id": "a", "quantity": 1, "unit_price": 2, "event_timestamp": AT}
+    later = {**line, "created_timestamp": "2024-06-01T00:00+00:00"}
+    before = {row[ROW_ID] for row in current(frame(ORDERS, line, line), ORDERS).collect()}
+    after = {row[ROW_ID] for row in current(frame(ORDERS, line, line, later), ORDERS).collect()}
+    assert len(before) == 2
+    assert len(after) == 3
+    assert before < after
+
+
+def test_ids_of_composite_identities_do_not_run_together(frame):
+    rows = frame(
+        ORDERS,
+        {"order_id": "1", "order_line_id": "23", "item_id": "a", "quantity": 1, "unit_price": 2, "event_timestamp": AT},
+        {"order_id": "12", "order_line_id": "3", "item_id": "a", "quantity": 1, "unit_price": 2, "event_timestamp": AT},
+    )
+    assert len({row[ROW_ID] for row in current(rows, ORDERS).collect()}) == 2
+
+
+def test_a_row_is_never_known_before_it_is_true(frame):
+    early = {"item_id": "a", "on_hand": 1, "event_timestamp": AT, "created_timestamp": "2024-04-01T00:00+00:00"}
+    (row,) = current(frame(INVENTORY, early), INVENTORY).collect()
+    assert row.created_timestamp == row.event_timestamp
+
+
+def test_a_table_without_an_event_time_keeps_its_newest_versions(frame):
+    offer = {"promotion_id": "p", "item_id": "a", "starts_at": AT, "ends_at": "2024-06-01T00:00+00:00", "depth": 0.1}
+    rows = frame(PROMOTIONS, offer, {**offer, "depth": 0.3, "created_timestamp": AT})
+    (row,) = current(rows, PROMOTIONS).collect()
+    assert row.depth == 0.3
