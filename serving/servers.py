@@ -36,7 +36,8 @@ ROOT = Path(__file__).parent.parent
 
 _RAY_SOCKET_BYTES = 88
 """Longest name below the socket folder: HAProxy's admin socket, which holds a node id of 56 digits and a suffix while it binds."""
-_UP_TIMEOUT_S = 120.0
+_UP_TIMEOUT_S = 240.0
+_PORTS = ("http_port", "ray_port", "ray_dashboard_port")
 
 Say = Callable[[str], None]
 
@@ -90,22 +91,23 @@ def up(settings: Settings, latest: bool, say: Say) -> bool:
     shop = Shop.load(home, settings.shop)
     with home.lock("up"):
         is_new = processes.running(home, RAY) is None
+        _check_same_ports(settings, _known(home), is_new)
         if is_new:
-            for port, name in _ports(settings).items():
-                processes.check_port_free(port, name)
+            processes.stop(home, RAY)  # what a Ray that was killed has left behind
+            for name in _PORTS:
+                processes.check_port_free(getattr(settings, name), f"SHOPGRAPH_{name.upper()}")
         with ThreadPoolExecutor(2) as threads, ExitStack() as undo:
             say("starting MLflow and Ray")
             mlflow = threads.submit(_start_mlflow, home)
             if is_new:
                 undo.callback(processes.stop, home, RAY)
                 _start_ray(home)
-                say("starting the gateway under Ray Serve")
-                _deploy(home)
+            say("starting the gateway under Ray Serve")
+            _deploy(home)
             mlflow.result()
             say("composing graphs of the registered models")
             release_newest(settings, shop.name, latest)
-            if is_new:
-                _wait(lambda: processes.answers(settings.http_port, "/livez", settings.http_host), home, "the gateway")
+            _wait(lambda: processes.answers(settings.http_port, "/livez", settings.http_host), home, "the gateway")
             say("loading models")
             _wait_for_graphs(home, shop.name, say)
             undo.pop_all()
@@ -138,9 +140,11 @@ def status(settings: Settings) -> Status:
     """What runs, without starting anything."""
     home = Home(settings)
     pids = {name: processes.running(home, name) for name in (MLFLOW, RAY)}
+    known = _known(home)
+    if pids[RAY]:  # the ports it was started with, whatever this shell's settings say
+        settings = settings.model_copy(update={name: known[name] for name in _PORTS if name in known})
     memory = {name: processes.memory_bytes(home, name) // 2**20 if pids[name] else 0 for name in pids}
     ready = _get_json(settings.http_host, settings.http_port, "/readyz") if pids[RAY] else None
-    known = _known(home)
     own_mlflow = settings.mlflow_uri is None
     mlflow = Server(
         MLFLOW,
@@ -210,7 +214,8 @@ def _start_ray(home: Home) -> None:
     folder = processes.socket_folder(home, _RAY_SOCKET_BYTES)
     client, agent, metrics, stats = _free_ports(4)
     proxy, environment = choose_proxy(folder, metrics, stats)
-    (home.run / "serve.json").write_text(json.dumps({"proxy": proxy, "sockets": str(folder)}))
+    kept = {"proxy": proxy, "sockets": str(folder), **{name: getattr(settings, name) for name in _PORTS}}
+    (home.run / "serve.json").write_text(json.dumps(kept))
     shared = _metrics_folder(home)
     shutil.rmtree(shared, ignore_errors=True)  # counters of replicas that are gone
     shared.mkdir()
@@ -363,9 +368,10 @@ def _wait_for_graphs(home: Home, shop: str, say: Say) -> None:
         say(f"{product}: {why}")
 
 
-def _known(home: Home) -> dict[str, str]:
+def _known(home: Home) -> dict[str, Any]:
+    """What `up` wrote down of the Ray it started."""
     try:
-        content: dict[str, str] = json.loads((home.run / "serve.json").read_text())
+        content: dict[str, Any] = json.loads((home.run / "serve.json").read_text())
     except (OSError, ValueError):
         return {}
     return content
@@ -375,12 +381,14 @@ def _metrics_folder(home: Home) -> Path:
     return home.run / "metrics"
 
 
-def _ports(settings: Settings) -> dict[int, str]:
-    return {
-        settings.http_port: "SHOPGRAPH_HTTP_PORT",
-        settings.ray_port: "SHOPGRAPH_RAY_PORT",
-        settings.ray_dashboard_port: "SHOPGRAPH_RAY_DASHBOARD_PORT",
-    }
+def _check_same_ports(settings: Settings, known: Mapping[str, Any], is_new: bool) -> None:
+    """Refuse to look on other ports for what runs already."""
+    for name in () if is_new else _PORTS:
+        if known.get(name) != getattr(settings, name):
+            raise EngineError(
+                f"this home is up with SHOPGRAPH_{name.upper()}={known.get(name)}, not {getattr(settings, name)}; "
+                "set it so, or run `shopgraph down` first."
+            )
 
 
 def _free_ports(number: int) -> list[int]:

@@ -6,10 +6,12 @@ import json
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 from typer.testing import CliRunner
 
@@ -37,6 +39,13 @@ def command(settings: Settings, *arguments: str) -> Any:
     """Run the command line in this process."""
     environment = {f"SHOPGRAPH_{name.upper()}": str(getattr(settings, name)) for name in ("http_port", "mlflow_port", "ray_port")}
     return CliRunner().invoke(shopgraph.app, ["--home", str(settings.home), *arguments], env=environment)
+
+
+def reachable_ports(settings: Settings, name: str) -> set[int]:
+    """Ports of a server that other machines can reach."""
+    family = processes.processes(Home(settings), name)
+    listening = [one.laddr for process in family for one in process.net_connections("inet") if one.status == psutil.CONN_LISTEN]
+    return {address.port for address in listening if not ip_address(address.ip.removeprefix("::ffff:")).is_loopback}
 
 
 def test_with_nothing_up_status_and_down_say_so(settings: Settings) -> None:
@@ -136,6 +145,14 @@ def test_the_real_servers(running: Settings, served: ServedShop, tmp_path: Path)
     assert found.graphs == {product: manifest.version for product, manifest in served.manifests.items()}
     assert all(server.memory_mb > 0 for server in found.servers[:2])
     assert not servers.up(running, False, print)
+    with pytest.raises(EngineError, match=f"SHOPGRAPH_HTTP_PORT={running.http_port}"):
+        servers.up(running.model_copy(update={"http_port": running.mlflow_port}), False, print)
+    assert servers.status(running.model_copy(update={"http_port": running.mlflow_port})).is_up
+
+    # What an application or a shopper reaches is on loopback; Ray's own ports are not all, and the token locks them.
+    assert reachable_ports(running, "mlflow") == set()
+    assert not reachable_ports(running, "ray") & {running.http_port, running.ray_dashboard_port}
+    assert httpx.get(f"http://127.0.0.1:{running.ray_dashboard_port}/api/serve/applications/", timeout=30).status_code == 401
 
     other = with_ports(Settings.load(home=tmp_path / "other"))
     Home(other).create()
