@@ -13,10 +13,11 @@ sum(mix(c_i) * M^(i - a)) mod 2^64 = (S[b] - S[a]) * M^-a.
 from __future__ import annotations
 
 import re
+import sys
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
@@ -83,16 +84,51 @@ class Encoded:
 
 
 @dataclass(frozen=True)
+class Vocabulary:
+    """Distinct hashes in ascending order, found by their leading bits: hashes are spread evenly, so few share them."""
+
+    hashes: Hashes
+
+    def __len__(self) -> int:
+        return len(self.hashes)
+
+    def places(self, hashes: Hashes) -> Ints:
+        """Place of each hash, -1 where it is not in the vocabulary."""
+        slots = (hashes >> self._shift).astype(np.int64)
+        places, stops = self._begins[slots], self._begins[slots + 1]
+        found = np.full(len(hashes), -1)
+        left = np.flatnonzero(places < stops)
+        while len(left):
+            match = self.hashes[places[left]] == hashes[left]
+            found[left[match]] = places[left[match]]
+            left = left[~match]
+            places[left] += 1
+            left = left[places[left] < stops[left]]
+        return found
+
+    @cached_property
+    def _shift(self) -> np.uint64:
+        return np.uint64(63 - max(1, len(self)).bit_length())
+
+    @cached_property
+    def _begins(self) -> NDArray[np.int32]:
+        """Per value of the leading bits, the place of the first hash that has it or a greater one."""
+        slots = (self.hashes >> self._shift).astype(np.int64)
+        counts = np.bincount(slots, minlength=2 ** (64 - int(self._shift)))
+        return np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
+
+
+@dataclass(frozen=True)
 class Encoder:
     """Texts to ids; part of every model version, so training and serving read a text alike."""
 
     config: EncoderConfig
-    terms: Hashes
-    """Sorted hashes of the known terms; a term's id is its place."""
+    terms: Vocabulary
+    """The known terms; a term's id is its place."""
     ratios: Floats
     """Per term, log of its share among good texts over its share among bad ones (Wang & Manning 2012)."""
-    pieces: Hashes
-    """Sorted hashes of the known pieces; a piece's id is its place + NUM_SPECIAL."""
+    pieces: Vocabulary
+    """The known pieces; a piece's id is its place + NUM_SPECIAL."""
 
     @classmethod
     def learn(cls, texts: Sequence[str], labels: NDArray[np.int64], config: EncoderConfig) -> Encoder:
@@ -118,7 +154,7 @@ class Encoder:
         good, bad = terms.good[kept] + 1, terms.bad[kept] + 1
         ratios = np.log(good / good.sum()) - np.log(bad / bad.sum())
         kept_pieces = pieces.commonest(config.max_pieces, config.min_piece_texts)
-        return cls(config, terms.hashes[kept], ratios.astype(np.float32), pieces.hashes[kept_pieces])
+        return cls(config, Vocabulary(terms.hashes[kept]), ratios.astype(np.float32), Vocabulary(pieces.hashes[kept_pieces]))
 
     @property
     def num_terms(self) -> int:
@@ -133,25 +169,22 @@ class Encoder:
         """Ids of each text; a text without any known term has none."""
         spans = Spans([normalised(text, self.config.max_chars) for text in texts])
         parts = list(spans.terms(self.config.max_ngram))
-        places, known = _look_up(self.terms, np.concatenate([hashes for hashes, _ in parts]))
+        places = self.terms.places(np.concatenate([hashes for hashes, _ in parts]))
         owners = np.concatenate([owners for _, owners in parts])
-        # A term counts once per text; the keys come out in order of texts.
-        keys = np.unique(owners[known] * self.num_terms + places[known])
-        channels = []
-        for hashes in spans.pieces():
-            places, known = _look_up(self.pieces, hashes)
-            channels.append(np.where(known, places + NUM_SPECIAL, UNKNOWN))
+        keys = np.sort((owners * self.num_terms + places)[places >= 0])  # in order of texts
+        keys = keys[np.diff(keys, prepend=-1) > 0]  # a term counts once per text
+        channels = [self.pieces.places(hashes) for hashes in spans.pieces()]
         return Encoded(
             terms=(keys % self.num_terms).astype(np.int32),
             term_ends=np.cumsum(np.bincount(keys // self.num_terms, minlength=len(texts))),
-            pieces=np.stack(channels, axis=1).astype(np.int32),
+            pieces=np.stack([np.where(places < 0, UNKNOWN, places + NUM_SPECIAL) for places in channels], axis=1).astype(np.int32),
             piece_ends=np.cumsum(np.bincount(spans.owners[spans.chars], minlength=len(texts))),
         )
 
     def save(self, folder: Path) -> None:
         """Write `encoder.json` and `encoder.safetensors` into `folder`."""
         (folder / "encoder.json").write_text(self.config.model_dump_json(indent=2))
-        arrays = {"terms": self.terms.view(np.int64), "ratios": self.ratios, "pieces": self.pieces.view(np.int64)}
+        arrays = {"terms": self.terms.hashes.view(np.int64), "ratios": self.ratios, "pieces": self.pieces.hashes.view(np.int64)}
         save_file(arrays, folder / "encoder.safetensors")
 
     @classmethod
@@ -159,7 +192,8 @@ class Encoder:
         """The encoder that `save` wrote."""
         config = EncoderConfig.model_validate_json((folder / "encoder.json").read_text())
         arrays = load_file(folder / "encoder.safetensors")
-        return cls(config, arrays["terms"].view(np.uint64), arrays["ratios"], arrays["pieces"].view(np.uint64))
+        terms, pieces = (Vocabulary(arrays[name].view(np.uint64)) for name in ("terms", "pieces"))
+        return cls(config, terms, arrays["ratios"], pieces)
 
 
 def normalised(text: str, max_chars: int) -> str:
@@ -224,9 +258,7 @@ class Spans:
     @cached_property
     def _words(self) -> tuple[Ints, Ints]:
         """Begins and stops of the runs of letters, marks and digits."""
-        distinct, places = np.unique(self.codes, return_inverse=True)
-        in_word = np.array([unicodedata.category(chr(code))[0] in "LMN" for code in distinct])[places]
-        edges = np.diff(in_word.astype(np.int8))  # the first and the last position are ends, so every run has both edges
+        edges = np.diff(_word_characters()[self.codes])  # the first and the last position are ends, so every run has both edges
         return np.flatnonzero(edges == 1) + 1, np.flatnonzero(edges == -1) + 1
 
 
@@ -265,12 +297,10 @@ def _distinct(hashes: Hashes, owners: Ints) -> tuple[Hashes, Ints]:
     return hashes[first], owners[first]
 
 
-def _look_up(vocabulary: Hashes, hashes: Hashes) -> tuple[Ints, NDArray[np.bool_]]:
-    """Place of each hash in the sorted vocabulary, and whether it is there."""
-    if not len(vocabulary):
-        return np.zeros(len(hashes), np.int64), np.zeros(len(hashes), bool)
-    places = np.minimum(np.searchsorted(vocabulary, hashes), len(vocabulary) - 1)
-    return places, vocabulary[places] == hashes
+@cache
+def _word_characters() -> NDArray[np.int8]:
+    """Per code point, 1 where it is a letter, a mark or a digit."""
+    return np.fromiter((unicodedata.category(chr(code))[0] in "LMN" for code in range(sys.maxunicode + 1)), np.int8)
 
 
 def _mixed(codes: NDArray[np.uint32]) -> Hashes:

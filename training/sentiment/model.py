@@ -51,7 +51,8 @@ class Config(BaseModel):
     dim: PositiveInt = Field(64, description="Width of a piece's embedding.")
     filters: PositiveInt = Field(128, description="Filters per convolution width.")
     widths: tuple[PositiveInt, ...] = Field((1, 3, 5), min_length=1, description="Convolution widths in characters, odd.")
-    dropout: float = Field(0.3, ge=0, lt=1, description="Share of a piece's embedding hidden in training.")
+    piece_dropout: float = Field(0.1, ge=0, lt=1, description="Share of a text's pieces hidden in training.")
+    dropout: float = Field(0.3, ge=0, lt=1, description="Share of each character's embedding hidden in training.")
     pooled_dropout: float = Field(0.5, ge=0, lt=1, description="Share of the pooled filters hidden in training.")
     term_dropout: float = Field(0.1, ge=0, lt=1, description="Share of a text's terms hidden in training.")
     term_scale: float = Field(4.0, gt=0, description="How far a step of the optimizer moves the logit of terms.")
@@ -75,7 +76,7 @@ class Network(nn.Module):
         self.term_weights = nn.EmbeddingBag(len(ratios), 1, mode="sum")
         nn.init.constant_(self.term_weights.weight, 1 / config.term_scale)
         self.term_bias = nn.Parameter(torch.zeros(()))
-        self.piece_embedding = nn.Embedding(num_pieces, config.dim, padding_idx=PAD)
+        self.piece_embedding = nn.EmbeddingBag(num_pieces, config.dim, mode="sum", padding_idx=PAD)
         nn.init.normal_(self.piece_embedding.weight, std=0.1)
         self.convolutions = nn.ModuleList(
             nn.Conv1d(config.dim, config.filters, width, padding=width // 2) for width in config.widths
@@ -114,7 +115,11 @@ class Network(nn.Module):
 
     def _piece_logits(self, pieces: Tensor) -> Tensor:
         hidden = pieces[:, :, 0] == PAD
-        embedded = functional.dropout(self.piece_embedding(pieces).sum(dim=2), self.config.dropout, self.training)
+        shown = functional.dropout(
+            torch.ones(pieces.shape, device=pieces.device).flatten(0, 1), self.config.piece_dropout, self.training
+        )
+        embedded = self.piece_embedding(pieces.flatten(0, 1), per_sample_weights=shown).view(*hidden.shape, -1)
+        embedded = functional.dropout(embedded, self.config.dropout, self.training)
         x = embedded.masked_fill(hidden[:, :, None], 0).transpose(1, 2)
         pooled = [functional.relu(convolve(x)).masked_fill(hidden[:, None], 0).amax(dim=2) for convolve in self.convolutions]
         return self.out(functional.dropout(torch.cat(pooled, dim=1), self.config.pooled_dropout, self.training))[:, 0]  # type: ignore[no-any-return]

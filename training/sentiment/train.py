@@ -47,7 +47,7 @@ def train(recipe: Recipe, context: Context) -> dict[str, Any]:
     split, copies = without_near_copies(data.split(reviews))
     logger.info("reviews", train=len(split.train), val=len(split.val), test=len(split.test), **copies)
     seed = recipe.fit.seed
-    tags = {"split": split.digest[:16]}
+    tags = {"split_digest": split.digest[:16]}
     started = time.perf_counter()
     answers, seconds = {}, {}
     for name, baseline in BASELINES.items():

@@ -7,7 +7,6 @@ from itertools import product
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from features.tables import CLEAN_REVIEWS
@@ -54,7 +53,5 @@ def full_lake(lake: Lake, reviews: Reviews) -> Lake:
         {field.name: pa.array(columns.get(field.name, [None] * rows), field.type) for field in CLEAN_REVIEWS.schema},
         schema=CLEAN_REVIEWS.schema,
     )
-    attempt = lake.attempt(CLEAN_REVIEWS.path)
-    pq.write_table(table, f"{attempt.uri}/part.parquet")
-    lake.commit(attempt, CLEAN_REVIEWS.schema, "overwrite", digest=str(len(reviews)), read_version=None)
+    lake.write(CLEAN_REVIEWS.path, table, "overwrite", digest="reviews")
     return lake

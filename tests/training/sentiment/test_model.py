@@ -23,6 +23,7 @@ CONFIG = Config(
     encoder=EncoderConfig(max_chars=40, min_texts=1, min_piece_texts=1),
     dim=8,
     filters=8,
+    piece_dropout=0,
     dropout=0,
     pooled_dropout=0,
     term_dropout=0,

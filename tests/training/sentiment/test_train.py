@@ -1,0 +1,89 @@
+"""The whole run on a few hundred reviews: lake -> split -> Ray Train -> floors -> MLflow -> registered model."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from mlflow.artifacts import download_artifacts
+
+from features.shop import Shop
+from features.tables import CLEAN_REVIEWS
+from infra.errors import TableContractError
+from infra.home import Home
+from infra.lake import Lake
+from infra.processes import stop
+from infra.settings import Settings
+from tests.conftest import free_port
+from training import recipe as recipes
+from training.context import Context
+from training.sentiment import data
+from training.sentiment.data import Reviews
+from training.sentiment.encoder import EncoderConfig
+from training.sentiment.model import Config, SentimentClassifier
+from training.sentiment.recipes import DataConfig, Recipe
+from training.sentiment.train import train, without_near_copies
+from training.tracking import Tracking
+from training.tracking.server import NAME
+from training.trainer import FitConfig
+
+RECIPE = Recipe(
+    name="tiny",
+    data=DataConfig(leave_one_category_out=True, min_category_texts=50),
+    model=Config(encoder=EncoderConfig(min_piece_texts=1), dim=8, filters=8, widths=(3,)),
+    fit=FitConfig(epochs=2, batch_size=16, learning_rate=1e-2),
+)
+SHOP = Shop(name="sample", currency="EUR", time_zone="Europe/Berlin")
+
+
+def test_a_missing_table_is_named(settings: Settings, lake: Lake) -> None:
+    with pytest.raises(TableContractError, match="shopgraph build"):
+        train(RECIPE, Context(settings, SHOP, lake, Tracking(settings, SHOP.name)))
+
+
+@pytest.mark.parametrize("name", ["demo", "full"])
+def test_named_recipes_can_be_changed_field_by_field(name: str) -> None:
+    changed = recipes.load("sentiment", name, ("model.encoder.max_chars=7", "fit.seed=3"))
+    assert isinstance(changed, Recipe)
+    assert (changed.name, changed.model.encoder.max_chars, changed.fit.seed) == (name, 7, 3)
+
+
+def test_training_texts_that_copy_the_test_part_go_and_the_test_part_stays() -> None:
+    long = "这件衣服的质量真的非常不错穿起来很舒服颜色也和图片上的一样下次还会再来买的推荐给大家"
+
+    def part(*texts: str) -> Reviews:
+        return Reviews(np.array(texts), texts, np.ones(len(texts), np.int64), np.array([""] * len(texts)))
+
+    split, copies = without_near_copies(data.Split(part("别的话", long.replace("推荐", "介绍")), part("x"), part(long, "y")))
+    assert split.train.texts == ("别的话",)
+    assert split.test.texts == (long, "y")
+    assert copies == {"leaked_share": 0.5, "dropped_from_train": 1}
+
+
+@pytest.mark.e2e
+def test_train_registers_a_model_beside_its_floors(full_lake: Lake, settings: Settings, reviews: Reviews) -> None:
+    settings = settings.model_copy(update={"mlflow_port": free_port()})
+    context = Context(settings, SHOP, full_lake, Tracking(settings, SHOP.name))
+    try:
+        report = train(RECIPE, context)
+        metrics = report["metrics"]
+        assert metrics["sentiment"]["test_accuracy"] > 0.95 > metrics["majority"]["test_accuracy"]
+        assert set(report["left_out"]) == {"shirts", "phones"}
+        saved = context.tracking.fetch("sentiment")
+        assert (saved.version, saved.inputs) == (report["version"], {CLEAN_REVIEWS.path: 0})
+        texts = ["质量很好, 非常喜欢", "poor quality, hate it"]
+        assert [answer["label"] for answer in SentimentClassifier.load(saved.folder).classify(texts)] == ["good", "bad"]
+        client = context.tracking.client
+        runs = client.search_runs([client.get_experiment_by_name("sample/sentiment").experiment_id])
+        assert {run.info.run_name: run.data.tags["role"] for run in runs} == {
+            "tiny": "model",
+            "majority": "baseline",
+            "tfidf_regression": "baseline",
+        }
+        assert len({(run.data.tags["data_digest"], run.data.tags["split_digest"]) for run in runs}) == 1
+        plots = {file.path for file in client.list_artifacts(report["run_id"], "plots")}
+        assert {"plots/confusion.png", "plots/calibration.png", "plots/accuracy_on_new_category.png"} <= plots
+        rows = pq.read_table(download_artifacts(run_id=report["run_id"], artifact_path="tables/per_review.parquet"))
+        assert not set(rows["review"].to_pylist()) & set(reviews.ids.tolist())
+    finally:
+        stop(Home(settings), NAME)
