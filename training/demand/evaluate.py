@@ -12,12 +12,14 @@ from features.columns import ITEM_ID
 from training.demand.backtest import Answer, Backtest
 from training.metrics import forecast
 from training.metrics.forecast import WQL_LEVELS, Doubles
-from training.metrics.names import with_interval
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Parts = dict[str, Doubles]
+Interval = tuple[float, float, float]
+JUDGED = ("wql", "wape")
+"""Metrics in which the model must beat every floor."""
 
 
 def metrics(parts: Parts, seed: int) -> dict[str, float]:
@@ -25,15 +27,14 @@ def metrics(parts: Parts, seed: int) -> dict[str, float]:
     return forecast.with_intervals(parts, seed, "test_")
 
 
-def gains(floors: Mapping[str, Parts], model: Parts, seed: int) -> tuple[dict[str, float], dict[str, str]]:
-    """Paired gain in WQL and WAPE over the best floor of each, and that floor's name; above zero the model is better."""
-    found: dict[str, float] = {}
-    best: dict[str, str] = {}
-    for metric in ("wql", "wape"):
-        best[metric] = min(floors, key=lambda name: forecast.pooled(floors[name])[metric])
-        interval = forecast.gain(floors[best[metric]], model, metric, seed)
-        found |= with_interval(f"test_{metric}_gain", interval)
-    return found, best
+def gains(others: Mapping[str, Parts], model: Parts, seed: int) -> dict[str, dict[str, Interval]]:
+    """Paired gain of the model over each other method in WQL and WAPE, with its 95 % interval; above zero the model is better."""
+    return {name: {metric: forecast.gain(parts, model, metric, seed) for metric in JUDGED} for name, parts in others.items()}
+
+
+def hardest(gains: Mapping[str, Mapping[str, Interval]], metric: str) -> str:
+    """The method over which the model gains least."""
+    return min(gains, key=lambda name: gains[name][metric][0])
 
 
 def per_series(test: Backtest, parts: Parts) -> pa.Table:
@@ -91,6 +92,18 @@ def error_by_horizon(test: Backtest, answers: Mapping[str, Answer]) -> Figure:
         axes[0, 0].plot(steps, np.where(units > 0, error / np.maximum(units, 1e-9), np.nan), marker=".", label=name)
     axes[0, 0].set(xlabel="days ahead", ylabel="WAPE", title="Error by horizon")
     axes[0, 0].legend()
+    return figure
+
+
+def gains_over_floors(gains: Mapping[str, Mapping[str, Interval]]) -> Figure:
+    """How much less error than each other method, with the paired interval; left of zero the other one is better."""
+    figure, axes = _figure(1, len(JUDGED), (11, 0.6 * len(gains) + 1.6))
+    names = list(gains)
+    for axis, metric in zip(axes.flat, JUDGED, strict=True):
+        mean, lo, hi = np.array([gains[name][metric] for name in names]).T
+        axis.errorbar(mean, range(len(names)), xerr=[mean - lo, hi - mean], fmt="o", capsize=3)
+        axis.axvline(0, color="0.5", linewidth=0.8)
+        axis.set(yticks=range(len(names)), yticklabels=names, title=f"{metric.upper()} gained (95 %)")
     return figure
 
 

@@ -26,6 +26,7 @@ from training.demand.encoder import Encoder
 from training.demand.model import Forecaster, Network
 from training.demand.panel import COLUMNS, Panel
 from training.demand.recipes import Recipe
+from training.metrics.names import with_interval
 from training.splits import rolling_origins
 from training.tracking import Run
 from training.trainer import FitResult
@@ -40,7 +41,8 @@ def train(recipe: Recipe, context: Context) -> dict[str, Any]:
     """Train, compare with the baselines, register.
 
     Returns:
-        `version` and `run_id` of the model, `metrics` of model and baselines on the test part, `summary` to read.
+        `version` and `run_id` of the model, `metrics` of model and baselines on the test part, `gains` over each baseline,
+        `summary` to read.
 
     Raises:
         TableContractError: `daily_demand` is missing, empty, or too short for the recipe.
@@ -51,7 +53,8 @@ def train(recipe: Recipe, context: Context) -> dict[str, Any]:
     except ValueError as error:
         raise TableContractError(f"table {DAILY_DEMAND.path}: {error} (recipe field backtest).") from None
     seed = recipe.fit.seed
-    with context.tracking.run(TASK, name=recipe.name, role="model", recipe=recipe.model_dump(), inputs=inputs) as run:
+    tags = {"split_digest": digest_of(panel.item_ids, panel.start, origins, test_origin, recipe.backtest.model_dump())[:16]}
+    with context.tracking.run(TASK, name=recipe.name, role="model", recipe=recipe.model_dump(), inputs=inputs, tags=tags) as run:
         started = time.perf_counter()
         digest = digest_of(recipe.model_dump(), inputs)[:12]
         tuned, _ = _fit(recipe, context, panel, calendar, origins[0], origins, f"{digest}-tune", run)
@@ -68,23 +71,34 @@ def train(recipe: Recipe, context: Context) -> dict[str, Any]:
         answers = {name: method(test.panel, test.origin) for name, method in methods.items()}
         parts = {name: test.score(answer) for name, answer in answers.items()}
         reports = {name: evaluate.metrics(part, seed) for name, part in parts.items()}
-        gains, best = evaluate.gains({name: parts[name] for name in FLOORS}, parts[TASK], seed)
-        reports[TASK] |= gains
+        gains = evaluate.gains({name: part for name, part in parts.items() if name != TASK}, parts[TASK], seed)
+        for metric in evaluate.JUDGED:
+            floor = evaluate.hardest({name: gains[name] for name in FLOORS}, metric)
+            reports[TASK] |= with_interval(f"test_{metric}_gain", gains[floor][metric])
+            run.tags({f"hardest_floor_{metric}": floor})
 
         run.metrics(reports[TASK])
         run.figure(evaluate.fan(test, answers[TASK]), "forecast_fan.png")
         run.figure(evaluate.calibration(test, answers[TASK]), "calibration.png")
+        run.figure(evaluate.gains_over_floors(gains), "gains_over_floors.png")
         run.figure(evaluate.error_by_horizon(test, answers), "error_by_horizon.png")
         run.table(evaluate.per_series(test, parts[TASK]), "per_series.parquet")
-        card = _card(recipe, panel, test, reports, best, epochs, seconds)
+        card = _card(recipe, panel, test, reports, gains, epochs, seconds)
         run.note(card)
         with tempfile.TemporaryDirectory() as folder:
             forecaster.save(Path(folder))
             version = context.tracking.register(run, TASK, Path(folder), forecaster.input_spec, card)
     for name in methods:
         if name != TASK:
-            _track_baseline(name, recipe, context, inputs, test, answers[name], reports[name], parts[name])
-    return {"version": version, "run_id": run.id, "train_s": seconds, "metrics": reports, "summary": evaluate.table(reports)}
+            _track_baseline(name, recipe, context, inputs, tags, test, answers[name], reports[name], parts[name])
+    return {
+        "version": version,
+        "run_id": run.id,
+        "train_s": seconds,
+        "metrics": reports,
+        "gains": gains,
+        "summary": evaluate.table(reports),
+    }
 
 
 def read(context: Context) -> tuple[Panel, dict[date, str], dict[str, int]]:
@@ -158,6 +172,7 @@ def _track_baseline(
     recipe: Recipe,
     context: Context,
     inputs: dict[str, int],
+    tags: dict[str, str],
     test: Backtest,
     answer: Answer,
     report: dict[str, float],
@@ -165,7 +180,7 @@ def _track_baseline(
 ) -> None:
     """One run per baseline, over the same tables and series."""
     content = {"name": name, "backtest": recipe.backtest.model_dump()}
-    with context.tracking.run(TASK, name=name, role="baseline", recipe=content, inputs=inputs) as run:
+    with context.tracking.run(TASK, name=name, role="baseline", recipe=content, inputs=inputs, tags=tags) as run:
         run.metrics(report)
         run.figure(evaluate.fan(test, answer), "forecast_fan.png")
         run.figure(evaluate.calibration(test, answer), "calibration.png")
@@ -177,18 +192,16 @@ def _card(
     panel: Panel,
     test: Backtest,
     reports: dict[str, dict[str, float]],
-    best: dict[str, str],
+    gains: dict[str, dict[str, evaluate.Interval]],
     epochs: int,
     seconds: float,
 ) -> str:
     """What the model is, what it was judged on, and where it falls short."""
-    report = reports[TASK]
     first, last = panel.day(test.origin), panel.day(test.origin + test.actual.shape[1] - 1)
     verdicts = [
-        f"- {metric.upper()}: gain {report[f'test_{metric}_gain']:.4f} "
-        f"[{report[f'test_{metric}_gain_lo']:.4f}, {report[f'test_{metric}_gain_hi']:.4f}] over `{best[metric]}`, "
-        + ("above zero" if report[f"test_{metric}_gain_lo"] > 0 else "NOT above zero: the floor stands")
-        for metric in ("wql", "wape")
+        f"- {metric.upper()} over `{name}`: {mean:+.4f} [{lo:+.4f}, {hi:+.4f}]" + ("" if lo > 0 else ", NOT above zero: it stands")
+        for name, intervals in gains.items()
+        for metric, (mean, lo, hi) in intervals.items()
     ]
     rules = recipe.backtest
     return "\n".join(
@@ -206,7 +219,7 @@ def _card(
             "",
             evaluate.table(reports),
             "",
-            "Paired gain over the best floor (95 % bootstrap over series):",
+            "Error saved against each floor and peer (paired, 95 % bootstrap over series):",
             *verdicts,
             "",
             "WAPE and MASE judge the median, bias the mean forecast. Medians of sparse items add up to less than the demand: order by the",

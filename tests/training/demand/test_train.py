@@ -1,0 +1,128 @@
+"""The whole run on a simulated shop: lake -> panel -> Ray Train -> floors -> MLflow -> registered model."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from zoneinfo import ZoneInfo
+
+import pyarrow as pa
+import pytest
+
+from features.shop import Shop
+from features.tables import CALENDAR, DAILY_DEMAND
+from infra.errors import TableContractError
+from infra.home import Home
+from infra.lake import Lake
+from infra.processes import stop
+from infra.settings import Settings
+from tests.conftest import free_port
+from training.context import Context
+from training.demand.backtest import BacktestConfig
+from training.demand.data import LossConfig, WindowConfig
+from training.demand.encoder import EncoderConfig
+from training.demand.model import Config, Forecaster
+from training.demand.recipes import Recipe, demo, full
+from training.demand.train import read, train
+from training.tracking import Tracking
+from training.tracking.server import NAME
+from training.trainer import FitConfig
+
+from .conftest import HOLIDAY, NUM_DAYS, START, simulate
+from .test_model import history
+
+HORIZON = 14
+RECIPE = Recipe(
+    name="tiny",
+    backtest=BacktestConfig(horizon=HORIZON, num_origins=2),
+    windows=WindowConfig(windows_per_epoch=640),
+    model=Config(encoder=EncoderConfig(context_length=28, max_horizon=HORIZON), hidden_size=24, dropout=0.0),
+    loss=LossConfig(),
+    fit=FitConfig(epochs=10, batch_size=64, learning_rate=1e-2, schedule="cosine", clip_norm=1.0),
+    peers=False,
+)
+SHOP = Shop(name="sample", currency="EUR", time_zone="Europe/Berlin", calendars=("DE",))
+
+
+def write(lake: Lake, rows: pa.Table) -> None:
+    """Rows of the simulation as the table that Spark writes."""
+    zone = ZoneInfo(SHOP.time_zone)
+    stamps = [datetime.combine(day + timedelta(days=1), datetime.min.time(), zone) for day in rows["ds"].to_pylist()]
+    known = {
+        **{name: rows[name] for name in rows.column_names},
+        "returned_units_sum": pa.array([0] * rows.num_rows),
+        "event_timestamp": pa.array(stamps),
+        "created_timestamp": pa.array(stamps),
+    }
+    columns = [known[field.name].cast(field.type) for field in DAILY_DEMAND.schema]
+    lake.write(DAILY_DEMAND.path, pa.table(columns, schema=DAILY_DEMAND.schema), "overwrite", digest="simulated")
+
+
+@pytest.fixture
+def context(settings: Settings, lake: Lake) -> Context:
+    return Context(settings, SHOP, lake, Tracking(settings, SHOP.name))
+
+
+def test_a_missing_table_is_named(context: Context) -> None:
+    with pytest.raises(TableContractError, match="shopgraph build daily_demand"):
+        train(RECIPE, context)
+
+
+def test_a_table_too_short_for_the_recipe_is_refused_in_words(context: Context) -> None:
+    write(context.lake, simulate(num_items=2, num_days=40))
+    with pytest.raises(TableContractError, match="40 days leave -2 .* fewer origins"):
+        train(RECIPE, context)
+
+
+def test_the_calendar_holds_public_and_own_days_beyond_the_table(context: Context) -> None:
+    write(context.lake, simulate(num_items=2, num_days=40))
+    stamp = datetime(2024, 1, 1, tzinfo=ZoneInfo("UTC"))
+    own = {"date": START + timedelta(days=60), "name": "Anniversary", "kind": "shopping_day"}
+    plain = {"date": START + timedelta(days=61), "name": "open Sunday", "kind": "open"}
+    rows = [{**row, "event_timestamp": stamp, "created_timestamp": stamp} for row in (own, plain)]
+    columns = [pa.array([row.get(field.name) for row in rows], field.type) for field in CALENDAR.schema]
+    context.lake.write(CALENDAR.path, pa.table(columns, schema=CALENDAR.schema), "append", digest="own")
+    panel, calendar, inputs = read(context)
+    assert inputs == {DAILY_DEMAND.path: 0, CALENDAR.path: 0}
+    assert panel.num_items == 2
+    assert calendar[own["date"]] == "Anniversary"
+    assert plain["date"] not in calendar
+    assert HOLIDAY in calendar  # May Day of the German calendar
+    assert max(calendar) > START + timedelta(days=365)
+
+
+def test_recipes_are_frozen_and_whole() -> None:
+    for recipe in (demo(), full()):
+        assert type(recipe).model_validate_json(recipe.model_dump_json()) == recipe
+        assert recipe.model.encoder.max_horizon == recipe.backtest.horizon == 28
+
+
+@pytest.mark.e2e
+def test_train_registers_a_model_that_beats_its_floors(tmp_path_factory: pytest.TempPathFactory) -> None:
+    settings = Settings.load(home=tmp_path_factory.mktemp("home"), mlflow_port=free_port(), shop="sample")
+    Home(settings).create()
+    context = Context(settings, SHOP, Lake.open(settings), Tracking(settings, SHOP.name))
+    rows = simulate()
+    write(context.lake, rows)
+    try:
+        report = train(RECIPE, context)
+        metrics = report["metrics"]
+        assert set(metrics) == {"demand", "seasonal_naive", "moving_average", "moving_median"}
+        assert metrics["demand"]["test_wql_gain_lo"] > 0
+        assert metrics["demand"]["test_wape_gain_lo"] > 0
+        assert abs(metrics["demand"]["test_bias"]) < 0.15
+        assert "moving_median" in report["summary"]
+        saved = context.tracking.fetch("demand")
+        assert (saved.version, saved.inputs) == (report["version"], {DAILY_DEMAND.path: 0})
+        answer = Forecaster.load(saved.folder).forecast([history(rows, "item-05")], None, HORIZON)[0]
+        assert answer.days[0] == START + timedelta(days=NUM_DAYS)
+        assert answer.mean.sum() > 0
+        client = context.tracking.client
+        runs = client.search_runs([client.get_experiment_by_name("sample/demand").experiment_id])
+        assert len({run.data.tags["data_digest"] for run in runs}) == len({run.data.tags["split_digest"] for run in runs}) == 1
+        assert {run.info.run_name: run.data.tags["role"] for run in runs} == {
+            "tiny": "model", **dict.fromkeys(set(metrics) - {"demand"}, "baseline"),
+        }  # fmt: skip
+        plots = {item.path for item in client.list_artifacts(report["run_id"], "plots")}
+        assert {"plots/forecast_fan.png", "plots/calibration.png", "plots/error_by_horizon.png"} <= plots
+    finally:
+        stop(Home(settings), NAME)
