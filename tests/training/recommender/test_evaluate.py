@@ -1,0 +1,69 @@
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from training.metrics.names import check
+from training.metrics.ranking import RankingReport
+from training.recommender import evaluate
+from training.recommender.baselines import CoOccurrence, Popularity
+from training.recommender.data import DataConfig, Queries, ask, make_encoder, make_queries, make_sequences, split
+
+
+@pytest.fixture(scope="module")
+def asked(cycle: pa.Table) -> tuple[Queries, dict[str, RankingReport]]:
+    parts = split(cycle, DataConfig(val_days=14, test_days=14))
+    encoder = make_encoder(parts.refit, 28)
+    queries, acts = make_queries(parts.test, encoder), make_sequences(parts.refit, encoder)
+    reports = {}
+    for name, floor in {"good": CoOccurrence(decay=0.5), "popularity": Popularity()}.items():
+        floor.fit(acts, len(encoder.items))
+        reports[name] = ask(floor, queries, len(encoder.items), True)
+    return queries, reports
+
+
+def test_metrics_have_listed_names_and_hold_their_mean(asked: tuple[Queries, dict[str, RankingReport]]) -> None:
+    report = asked[1]["good"]
+    found = evaluate.metrics(report, seed=1)
+    assert all(check(name) == name for name in found)
+    assert found["test_ndcg_at_10"] == pytest.approx(report.ndcg_at_10.mean())
+    for name in ("ndcg_at_10", "recall_at_10", "mrr_at_20", "coverage_at_10"):
+        assert found[f"test_{name}_lo"] <= found[f"test_{name}"] <= found[f"test_{name}_hi"]
+
+
+def test_gains_name_the_hardest_floor_first(asked: tuple[Queries, dict[str, RankingReport]]) -> None:
+    report = asked[1]["good"]
+    found = evaluate.gains(report, {"popularity": asked[1]["popularity"], "itself": report}, seed=1)
+    assert list(found) == ["itself", "popularity"]
+    assert found["itself"] == (0, 0, 0)
+    assert found["popularity"][1] > 0
+
+
+def test_per_user_rows_hold_no_user_id(asked: tuple[Queries, dict[str, RankingReport]]) -> None:
+    queries, reports = asked
+    rows = evaluate.per_user(reports["good"], queries, lambda user: f"hash of {user[::-1]}")
+    assert rows.num_rows == len(queries)
+    assert not set(rows["user_id"].to_pylist()) & set(queries.history.users)
+    assert rows["ndcg_at_10"].to_pylist() == reports["good"].ndcg_at_10.tolist()
+
+
+def test_per_user_rows_are_thinned_evenly(asked: tuple[Queries, dict[str, RankingReport]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluate, "MAX_USERS", 10)
+    queries, reports = asked
+    assert 5 <= evaluate.per_user(reports["good"], queries, str).num_rows <= 10
+
+
+def test_plots_show_model_and_floors(asked: tuple[Queries, dict[str, RankingReport]]) -> None:
+    queries, reports = asked
+    by_popularity = evaluate.recall_by_popularity(reports, np.arange(20))
+    assert [line.get_label() for line in by_popularity.axes[0].lines] == ["good", "popularity"]
+    total = reports["good"].hits.sum() / reports["good"].relevant.sum()
+    assert 0 < total < 1
+    assert len(evaluate.ndcg_by_history(reports, queries).axes[0].lines) == 2
+    gains = evaluate.gains(reports["good"], {"popularity": reports["popularity"]}, seed=1)
+    assert [tick.get_text() for tick in evaluate.gains_over_floors(gains).axes[0].get_yticklabels()] == ["popularity"]
+
+
+def test_table_holds_every_metric_of_everybody(asked: tuple[Queries, dict[str, RankingReport]]) -> None:
+    text = evaluate.table({name: evaluate.metrics(report, 1) for name, report in asked[1].items()})
+    assert text.splitlines()[0] == "| | ndcg_at_10 | recall_at_10 | mrr_at_20 | coverage_at_10 |"
+    assert [line.split("|")[1].strip() for line in text.splitlines()[2:]] == ["good", "popularity"]
