@@ -48,40 +48,6 @@ def spark_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @dataclass(frozen=True)
-class RayCluster:
-    """A running Ray cluster: where its Jobs API is and the token that opens it."""
-
-    dashboard: str
-    token: str
-
-
-@pytest.fixture(scope="session")
-def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
-    """A Ray head without cores of its own and a second node with two, so that work crosses processes; token required."""
-    token, port, dashboard = secrets.token_hex(16), free_port(), free_port()
-    environment = {**os.environ, **quiet_environment(), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
-    common = ["--disable-usage-stats", "--block"]
-    head = subprocess.Popen(
-        [BIN / "ray", "start", "--head", "--node-ip-address=127.0.0.1", f"--port={port}", "--num-cpus=1", "--object-store-memory=100000000",
-         "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", "--ray-client-server-port=0", *common],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment, start_new_session=True,
-    )  # fmt: skip
-    node = None
-    try:
-        wait_until_open(dashboard, head)
-        node = subprocess.Popen(
-            [BIN / "ray", "start", f"--address=127.0.0.1:{port}", "--node-ip-address=127.0.0.1", "--num-cpus=2",
-             "--object-store-memory=100000000", *common],
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment, start_new_session=True,
-        )  # fmt: skip
-        yield RayCluster(f"http://127.0.0.1:{dashboard}", token)
-    finally:
-        for process in filter(None, (node, head)):
-            process.terminate()  # `ray start --block` takes its daemons along
-            process.wait(timeout=60)
-
-
-@dataclass(frozen=True)
 class S3:
     """An S3 server with one empty bucket `shop`."""
 
@@ -110,3 +76,38 @@ def s3() -> Iterator[S3]:
     finally:
         server.terminate()
         server.wait(timeout=30)
+
+
+@dataclass(frozen=True)
+class RayCluster:
+    """A running Ray cluster: where its Jobs API is and the token that opens it."""
+
+    dashboard: str
+    token: str
+
+
+@pytest.fixture(scope="session")
+def ray_cluster(s3: S3) -> Iterator[RayCluster]:
+    """A Ray head and a second node; a token opens them, and their own environment carries the secrets of S3."""
+    token, port, dashboard = secrets.token_hex(16), free_port(), free_port()
+    environment = {**os.environ, **quiet_environment(), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
+    environment |= {f"SHOPGRAPH_{name.upper()}": value for name, value in s3.settings.items() if "key" in name}
+    common = ["--disable-usage-stats", "--block"]
+    head = subprocess.Popen(
+        [BIN / "ray", "start", "--head", "--node-ip-address=127.0.0.1", f"--port={port}", "--num-cpus=1", "--object-store-memory=100000000",
+         "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", "--ray-client-server-port=0", *common],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment, start_new_session=True,
+    )  # fmt: skip
+    node = None
+    try:
+        wait_until_open(dashboard, head)
+        node = subprocess.Popen(
+            [BIN / "ray", "start", f"--address=127.0.0.1:{port}", "--node-ip-address=127.0.0.1", "--num-cpus=2",
+             "--object-store-memory=100000000", *common],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment, start_new_session=True,
+        )  # fmt: skip
+        yield RayCluster(f"http://127.0.0.1:{dashboard}", token)
+    finally:
+        for process in filter(None, (node, head)):
+            process.terminate()  # `ray start --block` takes its daemons along
+            process.wait(timeout=60)

@@ -1,0 +1,112 @@
+"""The main job on real engines gives what it gives embedded: the same tables, the same metrics.
+
+Embedded: `local[*]`, SQLite, folders. Real: a standalone Spark, a Ray cluster reached through its Jobs API, MLflow and the Feast
+registry on Postgres, every table and every artifact on an S3 server.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import psycopg
+import pyarrow as pa
+import pytest
+
+from features.tables import FEATURE_TABLES, Table
+from infra.lake import Lake
+from infra.settings import Settings
+from tests.conftest import free_port
+from tests.engines.conftest import S3, RayCluster
+from tests.test_thread import Installation
+from training.tracking import Tracking
+
+pytestmark = [pytest.mark.engines, pytest.mark.timeout(1500)]
+
+TRAIN = ("train", "sentiment", "--set", "fit.epochs=2")
+
+
+@pytest.fixture(scope="module")
+def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
+    made = Installation(Settings.load(home=tmp_path_factory.mktemp("embedded") / "home", mlflow_port=free_port()))
+    try:
+        made.shopgraph("sample", "--size", "tiny")
+        made.shopgraph("build")
+        made.shopgraph(*TRAIN)
+        yield made
+    finally:
+        made.shopgraph("down")
+
+
+@pytest.fixture(scope="module")
+def real(
+    tmp_path_factory: pytest.TempPathFactory, spark_cluster: str, ray_cluster: RayCluster, postgres: str, s3: S3
+) -> Iterator[Installation]:
+    for database in ("mlflow", "feast"):
+        with psycopg.connect(f"postgresql://shop@{postgres}/postgres", autocommit=True) as connection:
+            connection.execute(f"create database {database}")
+    settings = Settings.load(
+        home=tmp_path_factory.mktemp("real") / "home",
+        spark_master=spark_cluster,
+        spark_driver_memory="1g",
+        lake_root="s3://shop/lake",
+        artifact_root="s3://shop/artifacts",
+        mlflow_backend=f"postgresql+psycopg://shop@{postgres}/mlflow",
+        feast_registry=f"postgresql+psycopg://shop@{postgres}/feast",
+        ray_auth_token=ray_cluster.token,
+        mlflow_port=free_port(),
+        **s3.settings,
+    )
+    made = Installation(settings)
+    try:
+        made.shopgraph("sample", "--size", "tiny")
+        made.shopgraph("build")
+        made.shopgraph("features", "apply")
+        made.shopgraph("features", "materialize")
+        made.shopgraph(*TRAIN, "--address", ray_cluster.dashboard)
+        yield made
+    finally:
+        made.shopgraph("down")
+
+
+def sorted_rows(lake: Lake, table: Table) -> pa.Table:
+    """The rows of a table in an order of their own."""
+    rows = lake.read(table.path)
+    keys = [name for name in (*table.keys, "event_timestamp", "created_timestamp") if name in rows.column_names]
+    return rows.sort_by([(name, "ascending") for name in dict.fromkeys(keys)]).combine_chunks()
+
+
+@pytest.mark.parametrize("name", sorted(FEATURE_TABLES))
+def test_the_same_tables_on_a_spark_cluster_and_s3(embedded: Installation, real: Installation, name: str) -> None:
+    table = FEATURE_TABLES[name]
+    assert real.lake.root == "s3://shop/lake"
+    assert sorted_rows(real.lake, table).equals(sorted_rows(embedded.lake, table))
+
+
+def test_the_same_metrics_through_the_jobs_api(embedded: Installation, real: Installation) -> None:
+    metrics = []
+    for installation in (embedded, real):
+        client = Tracking(installation.settings).client
+        experiment = client.get_experiment_by_name("sample/sentiment")
+        (run,) = client.search_runs([experiment.experiment_id], "tags.role = 'model'")
+        metrics.append({name: value for name, value in run.data.metrics.items() if name.startswith(("val_", "test_"))})
+    assert metrics[0]
+    assert metrics[1] == pytest.approx(metrics[0], rel=1e-6)
+
+
+def test_runs_and_registry_lie_in_postgres_and_artifacts_on_s3(real: Installation, postgres: str) -> None:
+    with psycopg.connect(f"postgresql://shop@{postgres}/mlflow") as connection:
+        assert connection.execute("select count(*) from model_versions").fetchone() == (1,)
+    with psycopg.connect(f"postgresql://shop@{postgres}/feast") as connection:
+        assert connection.execute("select count(*) from feature_views").fetchone() != (0,)
+    assert not (real.settings.home_path / "sql" / "mlflow.db").exists()
+    assert not (real.settings.home_path / "artifacts").exists()
+    saved = Tracking(real.settings).fetch("sentiment")
+    assert (saved.folder / "weights.safetensors").exists()
+
+
+def test_online_rows_are_the_same_wherever_the_tables_lie(embedded: Installation, real: Installation) -> None:
+    embedded.shopgraph("features", "apply")
+    embedded.shopgraph("features", "materialize")
+    user = str(embedded.lake.read("features/user_history", columns=["user_id"])["user_id"][0])
+    arguments = ("features", "get", "--service", "recommender", "--key", f"user_id={user}", "--json")
+    assert real.shopgraph(*arguments) == embedded.shopgraph(*arguments)

@@ -1,0 +1,204 @@
+"""The whole thread through the real engines, as a user walks it: Spark, Delta, Feast, Ray Train, MLflow, Ray Serve, HTTP.
+
+One tiny shop is built once; the tests then ask it questions, copy it by backup and restore into a second home that answers beside
+the first, and take both down.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from infra.lake import Lake
+from infra.processes import is_open
+from infra.settings import Settings
+from tests.conftest import free_port
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
+
+
+@dataclass(frozen=True)
+class Installation:
+    """One home with ports of its own, driven through the command line."""
+
+    settings: Settings
+
+    def shopgraph(self, *arguments: str, code: int = 0) -> str:
+        """Run a verb; its standard output."""
+        environment = {**os.environ, **self.settings.environment()}
+        command = [sys.executable, "-m", "shopgraph", *arguments]
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, check=False, cwd=Path(__file__).parent.parent
+        )
+        assert done.returncode == code, (
+            f"{' '.join(arguments)}: exit {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+        )
+        return done.stdout if code == 0 else done.stderr
+
+    def post(self, path: str, body: Any) -> httpx.Response:
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        headers = {"content-type": "application/json"}
+        return httpx.post(f"http://127.0.0.1:{self.settings.http_port}{path}", content=content, headers=headers, timeout=60)
+
+    @property
+    def lake(self) -> Lake:
+        return Lake.open(self.settings)
+
+
+def installation(home: Path) -> Installation:
+    names = ("http_port", "mlflow_port", "ray_port", "ray_dashboard_port")
+    return Installation(Settings.load(home=home, **{name: free_port() for name in names}))
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
+    """A tiny shop from nothing to a running API."""
+    made = installation(tmp_path_factory.mktemp("thread") / "home")
+    try:
+        made.shopgraph("sample", "--size", "tiny")
+        made.shopgraph("build")
+        made.shopgraph("features", "apply")
+        made.shopgraph("features", "materialize")
+        made.shopgraph("train", "--set", "fit.epochs=2")
+        made.shopgraph("up")
+        yield made
+    finally:
+        made.shopgraph("down")
+
+
+def a_user(shop: Installation) -> str:
+    """The user with the most interactions."""
+    counts = shop.lake.read("features/interactions", columns=["user_id"])["user_id"].value_counts().to_pylist()
+    return str(max(counts, key=lambda row: row["counts"])["values"])
+
+
+def an_item(shop: Installation) -> str:
+    """The item that sold most."""
+    demand = shop.lake.read("features/daily_demand", columns=["item_id", "units_sum"])
+    sold = demand.group_by("item_id").aggregate([("units_sum", "sum")]).sort_by([("units_sum_sum", "descending")])
+    return str(sold["item_id"][0])
+
+
+def test_a_known_user_gets_a_personal_list_that_names_its_makers(shop: Installation) -> None:
+    answer = shop.post("/v1/recommend", {"user_id": a_user(shop), "k": 5})
+    assert answer.status_code == 200, answer.text
+    body = answer.json()
+    assert body["personalized"] is True
+    assert body["degraded"] == []
+    assert len({item["item_id"] for item in body["items"]}) == 5
+    assert body["as_of"].startswith("2025-12-31")  # the sample shop's clock is its data
+    assert all(body[name] for name in ("graph_version", "request_id", "list_id"))
+    assert set(body["model_versions"]) == {"recommender"}
+
+
+def test_users_differ_and_a_session_moves_the_list(shop: Installation) -> None:
+    users = sorted(set(shop.lake.read("features/interactions", columns=["user_id"])["user_id"].to_pylist()))
+    known = [user for user in users if not user.startswith("visitor:")][:20]
+    lists = {tuple(item["item_id"] for item in shop.post("/v1/recommend", {"user_id": user}).json()["items"]) for user in known}
+    assert len(lists) > len(known) // 2
+    event = {"item_id": an_item(shop), "event_type": "view", "event_timestamp": "2025-12-31T05:00:00Z"}
+    without, with_session = (
+        shop.post("/v1/recommend", {"user_id": known[0], **extra}).json()["items"] for extra in ({}, {"session": [event]})
+    )
+    assert without != with_session
+
+
+def test_an_unknown_user_gets_a_list_that_says_so(shop: Installation) -> None:
+    body = shop.post("/v1/recommend", {"user_id": "nobody-知"}).json()
+    assert body["personalized"] is False
+    assert len(body["items"]) == 10
+
+
+def test_a_forecast_has_ordered_quantiles_for_each_day_ahead(shop: Installation) -> None:
+    answer = shop.post("/v1/forecast", {"series": [{"item_id": an_item(shop)}], "horizon": 7, "quantiles": [0.1, 0.5, 0.9]})
+    assert answer.status_code == 200, answer.text
+    (series,) = answer.json()["series"]
+    assert series["ds"] == ["2025-12-31", *(f"2026-01-0{day}" for day in range(1, 7))]
+    low, middle, high = (series["quantiles"][level] for level in ("0.1", "0.5", "0.9"))
+    assert all(0 <= a <= b <= c for a, b, c in zip(low, middle, high, strict=True))
+    assert sum(series["mean"]) > 0
+    assert series["degraded"] == []
+
+
+def test_sentiment_answers_each_text_in_order(shop: Installation) -> None:
+    texts = ["质量很好,物流很快,非常满意", "terrible quality, broke after a day, very disappointed", ""]
+    answer = shop.post("/v1/sentiment", {"texts": texts})
+    assert answer.status_code == 200, answer.text
+    results = answer.json()["results"]
+    assert [result["degraded"] for result in results] == [[], [], ["empty"]]
+    assert all(0.5 <= result["probability"] <= 1 for result in results)
+
+
+def test_runs_show_models_beside_their_baselines(shop: Installation) -> None:
+    from training.tracking import Tracking
+
+    client = Tracking(shop.settings).client
+    for task in ("recommender", "demand", "sentiment"):
+        experiment = client.get_experiment_by_name(f"sample/{task}")
+        runs = client.search_runs([experiment.experiment_id])
+        roles = [run.data.tags["role"] for run in runs]
+        assert roles.count("model") == 1
+        assert roles.count("baseline") >= 2
+        assert len({run.data.tags["data_digest"] for run in runs}) == 1
+        assert {run.info.status for run in runs} == {"FINISHED"}
+        assert client.get_model_version(f"sample.{task}", "1").tags["digest"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status"),
+    [
+        ("/v1/recommend", b"{", 400),
+        ("/v1/recommend", b'{"k": NaN}', 400),
+        ("/v1/recommend", {"k": 10_000_000}, 422),
+        ("/v1/recommend", b"[" * 100_000, 400),
+        ("/v1/forecast", {"series": [{"item_id": "x"}], "horizon": 10_000}, 422),
+        ("/v1/sentiment", {"texts": "not a list"}, 422),
+        ("/v1/sentiment", b'{"texts": ["' + b"a" * 2_000_000 + b'"]}', 413),
+        ("/v1/nothing", {}, 404),
+    ],
+)
+def test_bad_requests_are_told_what_is_wrong(shop: Installation, path: str, body: Any, status: int) -> None:
+    answer = shop.post(path, body)
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"].startswith("application/problem+json")
+    assert {"title", "status", "detail"} <= answer.json().keys()
+
+
+def test_up_twice_is_fine_and_status_names_everything(shop: Installation) -> None:
+    assert "already" in shop.shopgraph("up")
+    told = json.loads(shop.shopgraph("status", "--json"))
+    assert "recommend" in json.dumps(told)
+
+
+def test_rebuilding_from_the_same_tables_commits_nothing(shop: Installation) -> None:
+    before = {path: shop.lake.version(path) for path in shop.lake.tables()}
+    shop.shopgraph("build", "clean_reviews")
+    assert {path: shop.lake.version(path) for path in shop.lake.tables()} == before
+
+
+def test_a_restored_home_answers_the_same_beside_the_first(shop: Installation, tmp_path: Path) -> None:
+    archive = tmp_path / "backup.tar.gz"
+    shop.shopgraph("backup", str(archive))
+    other = installation(tmp_path / "第二 home")
+    other.shopgraph("restore", str(archive))
+    question = {"user_id": a_user(shop), "k": 10}
+    try:
+        other.shopgraph("up")
+        here, there = (made.post("/v1/recommend", question).json() for made in (shop, other))
+        assert there["items"] == here["items"]
+        assert (there["graph_version"], there["model_versions"]) == (here["graph_version"], here["model_versions"])
+    finally:
+        other.shopgraph("down", "--purge", "--yes")
+    assert not other.settings.home_path.exists()
+    assert not is_open(other.settings.http_port)
+    assert shop.post("/v1/recommend", question).json()["items"] == here["items"]
+    assert "not" in other.shopgraph("down")
