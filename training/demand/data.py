@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 
 from training.demand.backtest import Answer, Backtest, BacktestConfig, Method, select_series
 from training.demand.encoder import Encoder, Prepared
 from training.demand.model import Config, Forecaster, Network, interpolate
-from training.demand.panel import Floats, Panel, carry_forward
+from training.demand.panel import Floats, Ints, Panel, carry_forward
 from training.metrics.forecast import WQL_LEVELS, pooled
 
 
@@ -81,25 +81,42 @@ class DemandTask:
     origins: tuple[int, ...]
     mode: Literal["max", "min"] = "min"
     monitor: str = field(init=False)
-    _windows: NDArray[np.int64] = field(init=False, repr=False)
-    _prepared: Prepared = field(init=False, repr=False)
-    _posted: Floats = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.monitor = "val_wql" if self.origins else "train_loss"  # the refit has no validation part
-        known = self.panel.until(self.end)
-        known = known.select(np.flatnonzero(select_series(known, self.backtest)))
-        self._prepared = self.encoder.prepare(known)
-        self._posted = posted_price(known)
         horizon = self.model.encoder.max_horizon
-        first = known.is_on_sale.argmax(axis=1) + self.windows.min_history
-        cutoffs = np.arange(known.num_days - horizon + 1)
-        rows, days = np.nonzero(cutoffs[None, :] >= first[:, None])
-        self._windows = np.stack([rows, days], axis=1)
-        if not len(self._windows):
+        if self.end <= horizon:
             raise ValueError(
-                f"no training window: {known.num_days} days before the validation part are too few for a horizon of {horizon}"
+                f"no training window: {self.end} days before the validation part are too few for a horizon of {horizon}"
             )
+
+    # computed where the task runs, so that only the panel travels there
+
+    @cached_property
+    def prepared(self) -> Prepared:
+        """The series and days that are learned from."""
+        known = self.panel.until(self.end)
+        return self.encoder.prepare(known.select(np.flatnonzero(select_series(known, self.backtest))))
+
+    @cached_property
+    def posted(self) -> Floats:
+        """Prices of the days ahead of a training window."""
+        return posted_price(self.prepared.panel)
+
+    @cached_property
+    def cutoffs(self) -> Ints:
+        """(W, 2) item and first day ahead of every training window."""
+        num_cutoffs = self.end - self.model.encoder.max_horizon + 1
+        first = self.prepared.first_day + self.windows.min_history
+        chosen: Ints = np.argwhere(np.arange(num_cutoffs)[None, :] >= first[:, None])
+        if not len(chosen):
+            raise ValueError(f"no training window: no item was on sale long enough before {self.panel.day(self.end)}")
+        return chosen
+
+    @cached_property
+    def tests(self) -> list[Backtest]:
+        """One backtest per validation origin."""
+        return [Backtest.at(self.panel, origin, self.encoder, self.backtest) for origin in self.origins]
 
     def build(self) -> nn.Module:
         return Network(self.model, self.encoder)
@@ -111,25 +128,25 @@ class DemandTask:
         rng = np.random.default_rng((self.seed, epoch))
         horizon = self.model.encoder.max_horizon
         steps = np.arange(horizon)
-        panel, config = self._prepared.panel, self.loss_config
+        panel, config = self.prepared.panel, self.loss_config
         for _ in range(self.num_steps(epoch)):
-            chosen = self._windows[rng.integers(0, len(self._windows), self.batch_size)]
+            chosen = self.cutoffs[rng.integers(0, len(self.cutoffs), self.batch_size)]
             hidden = rng.random((3, self.batch_size)) < np.array([[config.hide_price], [config.hide_year], [config.hide_history]])
             chosen, hidden = chosen[rank::world_size], hidden[:, rank::world_size]
             rows, cutoffs = chosen[:, 0], chosen[:, 1]
             arrays = self.encoder.encode(
-                self._prepared,
+                self.prepared,
                 rows,
                 cutoffs,
                 horizon,
-                price_ahead=self._posted,
+                price_ahead=self.posted,
                 is_price_known=~hidden[0],
                 is_year_hidden=hidden[1],
                 is_history_hidden=hidden[2],
             )
             ahead = cutoffs[:, None] + steps
             arrays["target"] = panel.units[rows[:, None], ahead] / arrays["scale"][:, None]
-            arrays["weight"] = self._prepared.observed[rows[:, None], ahead].astype(np.float32)
+            arrays["weight"] = self.prepared.observed[rows[:, None], ahead].astype(np.float32)
             yield {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in arrays.items()}
 
     def loss(self, module: nn.Module, batch: dict[str, Tensor]) -> Tensor:
@@ -149,8 +166,7 @@ class DemandTask:
             return {}
         assert isinstance(module, Network)
         forecaster = Forecaster(self.model, self.encoder, module)
-        tests = [Backtest.at(self.panel, origin, self.encoder, self.backtest) for origin in self.origins]
-        parts = [test.score(network_method(forecaster)(test.panel, test.origin)) for test in tests]
+        parts = [test.score(network_method(forecaster)(test.panel, test.origin)) for test in self.tests]
         return pooled({name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, "val_")
 
 

@@ -238,8 +238,8 @@ class Encoder:
             panel=panel,
             observed=observed,
             units_sum=_running_sum(units),
-            observed_count=_running_sum(observed),
-            sold_count=_running_sum(units > 0),
+            observed_count=_running_sum(observed).astype(np.float32),
+            sold_count=_running_sum(units > 0).astype(np.float32),
             log_price=np.where(priced, np.log(np.maximum(panel.price, 1e-4), where=priced, out=np.zeros_like(panel.price)), np.nan),
             last_sale=np.maximum.accumulate(np.where(units > 0, position, -1), axis=1),
             first_day=np.where(panel.is_on_sale.any(axis=1), panel.is_on_sale.argmax(axis=1), panel.num_days),
@@ -438,8 +438,8 @@ class Prepared:
     panel: Panel
     observed: Bools
     units_sum: NDArray[np.float64]
-    observed_count: NDArray[np.float64]
-    sold_count: NDArray[np.float64]
+    observed_count: Floats
+    sold_count: Floats
     log_price: Floats
     last_sale: Ints
     first_day: Ints
