@@ -58,9 +58,9 @@ def generated() -> dict[str, str]:
     """Every generated page: path -> content."""
     from features.dictionary import dictionary_page
     from infra.reference import settings_page
-    from serving.schemas import openapi_text
+    from serving.openapi import committed_text
 
-    return {"docs/settings.md": settings_page(), "docs/dictionary.md": dictionary_page(), "serving/openapi.json": openapi_text()}
+    return {"docs/settings.md": settings_page(), "docs/dictionary.md": dictionary_page(), "serving/openapi.json": committed_text()}
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import orjson
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import from_json
 
 from infra import log
 from serving import openapi
@@ -115,9 +116,13 @@ class Gateway:
 
     async def _answer(self, product: Product, body: bytes, request_id: str) -> bytes:
         try:
+            if b"NaN" in body or b"Infinity" in body:  # no JSON, though pydantic takes them; unless they stand inside a text
+                from_json(body, allow_inf_nan=False)
             request = _ADAPTERS[product].validate_json(body)
         except ValidationError as error:
             raise from_validation(error) from None
+        except ValueError as error:
+            raise Problem("malformed-json", f"{error}; send one JSON object in UTF-8.") from None
         served = self.live.served.get(product)  # taken once: one request, one version
         if served is None:
             raise self._no_graph(product)

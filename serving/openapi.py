@@ -96,9 +96,9 @@ def text() -> bytes:
     return orjson.dumps(document())
 
 
-def write(path: Path = COMMITTED) -> None:
-    """Write the committed copy."""
-    path.write_text(json.dumps(document(), indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+def committed_text() -> str:
+    """The document as it is committed: readable, in a fixed order."""
+    return json.dumps(document(), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 
 
 @cache

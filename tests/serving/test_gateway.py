@@ -64,7 +64,8 @@ BAD: list[tuple[str, str, bytes, int, str, str]] = [
     ("k too large", "recommend", b'{"k": 100000}', 422, "invalid-request", "#/k"),
     ("an unknown placement", "recommend", b'{"placement": "buy_again"}', 422, "invalid-request", "#/placement"),
     ("similar to nothing", "recommend", b'{"placement": "similar"}', 422, "invalid-request", "#"),
-    ("NaN", "recommend", b'{"filters": {"price_min": NaN}}', 422, "invalid-request", "#/filters/price_min"),
+    ("NaN", "recommend", b'{"filters": {"price_min": NaN}}', 400, "malformed-json", ""),
+    ("minus infinity", "forecast", b'{"series": [{"item_id": "i0"}], "horizon": -Infinity}', 400, "malformed-json", ""),
     ("infinity", "recommend", b'{"filters": {"price_max": 1e999}}', 422, "invalid-request", "#/filters/price_max"),
     ("prices crossed", "recommend", b'{"filters": {"price_min": 2, "price_max": 1}}', 422, "invalid-request", "#/filters"),
     ("no series", "forecast", b'{"series": [], "horizon": 3}', 422, "invalid-request", "#/series"),
@@ -142,6 +143,10 @@ def test_an_error_of_ours_tells_nothing(served: ServedShop) -> None:
     content = problem(ask(broken, "/v1/recommend", {"user_id": "u1"}), 500, "internal")
     assert "NoneType" not in json.dumps(content)
     assert ask(broken, "/v1/sentiment", GOOD["sentiment"]).status_code == 200
+
+
+def test_a_text_may_speak_of_nan(post: Ask) -> None:
+    assert post("/v1/sentiment", {"texts": ["NaN", "Infinity"]}).status_code == 200
 
 
 def test_items_are_ids_of_the_catalogue(post: Ask) -> None:
