@@ -38,7 +38,7 @@ def apply(
 
     Example: `shopgraph features apply --dry-run`.
     """
-    from features.repo.config import feast_command
+    from features.registry import feast_command
 
     store = _store(context.obj)
     report = store.changes() if is_dry_run else store.apply()

@@ -63,14 +63,14 @@ class FeatureStore:
         Returns:
             `created`, `updated`, `unchanged`, `deleted` -> names such as `view user_history`, sorted.
         """
-        from features.repo.registry import apply
+        from features.registry import apply
 
         Home(self.settings).create()
         return apply(self.feast, self.views, self.services, self.settings)
 
     def changes(self) -> dict[str, list[str]]:
         """What `apply` would do, in its words; all but `unchanged` is empty while the registry says what is declared."""
-        from features.repo.registry import changes
+        from features.registry import changes
 
         return changes(self.feast, self.views, self.services)
 
@@ -89,7 +89,7 @@ class FeatureStore:
     @cached_property
     def feast(self) -> feast.FeatureStore:
         """Feast's own store on the same registry, tables and online rows."""
-        from features.repo.registry import open_feast
+        from features.registry import open_feast
 
         return open_feast(self.settings, self.shop.name)
 
@@ -158,7 +158,7 @@ class FeatureStore:
             report = (lambda done, total, name=view.name: progress(name, done, total)) if progress else None
             written[view.name] = materialize(view, as_of, self.lake, self.rows, progress=report)
         if chosen:
-            from features.repo.registry import note_materialization
+            from features.registry import note_materialization
 
             note_materialization(self.feast, [view.name for view in chosen], as_of)
         return written

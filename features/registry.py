@@ -1,22 +1,29 @@
-"""Feast's registry: register, compare, note what was materialised."""
+"""Feast's registry of a shop: its configuration, what is registered, what was materialised.
+
+The configuration comes from the settings; the same one serves our own calls and, written to `<home>/feast/<shop>.yaml`, the
+`feast` command.
+"""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
-from datetime import datetime, timedelta
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
+import yaml
 from feast import Entity, FeatureService, FeatureStore, FeatureView, RepoConfig
 from feast.diff.registry_diff import diff_between
 from feast.feature_view import DUMMY_ENTITY
 from feast.infra.registry.registry import FeastObjectType
 from feast.repo_contents import RepoContents
 
-from features.repo.config import config, write_config
+import features.repo
 from features.repo.definitions import build
 from features.services import Service
 from features.views import View
+from infra.home import Home
 from infra.settings import Settings
 
 _WORDS = {"CREATE": "created", "UPDATE": "updated", "UNCHANGED": "unchanged", "DELETE": "deleted"}
@@ -26,6 +33,46 @@ _KINDS = {
     FeastObjectType.FEATURE_SERVICE: "service",
     FeastObjectType.DATA_SOURCE: "source",
 }
+
+
+def config(settings: Settings, shop: str) -> dict[str, Any]:
+    """The content of feature_store.yaml, with the registry's real address."""
+    home = Home(settings)
+    registry = settings.feast_registry
+    place = {"home": str(home.path), "shop": shop}
+    return {
+        "project": shop,
+        "provider": "local",
+        "registry": {
+            "registry_type": "sql",
+            "path": registry.get_secret_value() if registry else f"sqlite:///{home.sql / 'registry.db'}",
+            "cache_ttl_seconds": 60,
+            # Without this, every online read fails while a materialisation runs.
+            "serve_features_while_materializing": True,
+        },
+        "offline_store": {"type": "features.offline.store.LakeOfflineStore", **place},
+        "online_store": {"type": "features.online.store.PackedOnlineStore", **place},
+        "batch_engine": {"type": "features.online.store.LakeComputeEngine"},
+        "entity_key_serialization_version": 3,
+    }
+
+
+def write_config(settings: Settings, shop: str) -> Path:
+    """Write `<home>/feast/<shop>.yaml`. An address with a password is left to the environment, where `feast` expands it."""
+    content = config(settings, shop)
+    if settings.feast_registry:
+        content["registry"]["path"] = "${SHOPGRAPH_FEAST_REGISTRY}"
+    path = Home(settings).path / "feast" / f"{shop}.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(".draft")
+    draft.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    draft.replace(path)
+    return path
+
+
+def feast_command(settings: Settings, shop: str) -> str:
+    """What to type before a Feast verb."""
+    return f"feast -c {features.repo.__path__[0]} -f {Home(settings).path / 'feast' / f'{shop}.yaml'}"
 
 
 def open_feast(settings: Settings, shop: str) -> FeatureStore:
@@ -57,15 +104,12 @@ def changes(store: FeatureStore, views: Mapping[str, View], services: Mapping[st
 
 
 def note_materialization(store: FeatureStore, views: Iterable[str], as_of: datetime) -> None:
-    """Tell Feast that views are complete up to `as_of`, so that its own online reads are allowed and `feast` shows it."""
+    """Tell Feast that views are complete up to `as_of`: `feast materialize-incremental` goes on from there."""
     registered = {view.name: view for view in store.list_feature_views()}
     for name in views:
         if name in registered:
-            start = (
-                as_of - (registered[name].ttl or timedelta(0))
-                if registered[name].ttl
-                else datetime(1970, 1, 1, tzinfo=as_of.tzinfo)
-            )
+            ttl = registered[name].ttl  # Feast's zero means: never expires
+            start = as_of - ttl if ttl else datetime(1970, 1, 1, tzinfo=UTC)
             store.registry.apply_materialization(registered[name], store.project, start, as_of)
     store.refresh_registry()
 
