@@ -171,7 +171,8 @@ def _listeners(home: Home) -> Iterator[Finding]:
         yield Finding(
             "listeners",
             "note",
-            f"on all interfaces: {', '.join(sorted(set(wide)))}. Ray's token locks them; keep a firewall in front",
+            f"on all interfaces: {', '.join(sorted(set(wide)))}. Ray's token locks its own daemons; the HAProxy and replica ports "
+            "answer the API to whoever reaches this machine: keep a firewall in front",
         )
     else:
         yield Finding("listeners", "ok", "nothing beyond loopback")

@@ -121,6 +121,7 @@ def quiet_environment() -> dict[str, str]:
         "RAY_TRAIN_V2_ENABLED": "1",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
         "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
         "DO_NOT_TRACK": "true",
         "MLFLOW_MODEL_CATALOG_URI": "",

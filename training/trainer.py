@@ -17,6 +17,8 @@ from typing import Any, Literal, Protocol
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -191,17 +193,26 @@ def train(
 
         thread = threading.Thread(target=run, daemon=True)
         thread.start()
-        while thread.is_alive() or not epochs.empty():
-            if epochs.empty():
-                thread.join(0.2)
-                continue
-            epoch, metrics = epochs.get()
-            if on_epoch:
-                on_epoch(epoch, metrics)
+        with _progress() as progress:
+            bar = progress.add_task(f"{name.split('-')[0]}: starting workers", total=config.epochs)
+            while thread.is_alive() or not epochs.empty():
+                if epochs.empty():
+                    thread.join(0.2)
+                    continue
+                epoch, metrics = epochs.get()
+                told = ", ".join(f"{key} {metrics[key]:.4g}" for key in ("train_loss", task.monitor) if key in metrics)
+                progress.update(bar, completed=epoch + 1, description=f"{name.split('-')[0]}: {told}")
+                if on_epoch:
+                    on_epoch(epoch, metrics)
         epochs.shutdown()
         if outcome:
             raise outcome[0]
     return load_result(storage / name)
+
+
+def _progress() -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("epochs"), TimeElapsedColumn())
+    return Progress(*columns, console=Console(stderr=True))
 
 
 def load_result(checkpoint: Path) -> FitResult:
