@@ -16,7 +16,7 @@ from training.demand.backtest import Answer, Backtest, BacktestConfig, Method, s
 from training.demand.encoder import Encoder, Prepared
 from training.demand.model import Config, Forecaster, Network, interpolate
 from training.demand.panel import Floats, Ints, Panel, carry_forward
-from training.metrics.forecast import WQL_LEVELS, pooled
+from training.metrics.forecast import WQL_LEVELS, Doubles, pooled
 
 
 class WindowConfig(BaseModel):
@@ -25,11 +25,14 @@ class WindowConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     windows_per_epoch: PositiveInt = Field(40_000, description="Random windows that make an epoch.")
+    scale_power: float = Field(
+        0.5, ge=0, le=1, description="Windows are drawn in proportion to scale ** power: 1 is WQL's own weight, 0 is equal items."
+    )
     min_history: NonNegativeInt = Field(1, description="Days on sale that a training window needs before its cutoff.")
 
 
 class LossConfig(BaseModel):
-    """What the windows are weighed by and what is hidden from the network while it learns; part of the recipe."""
+    """What the loss is made of and what is hidden from the network while it learns; part of the recipe."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -114,6 +117,18 @@ class DemandTask:
         return chosen
 
     @cached_property
+    def chances(self) -> Doubles:
+        """(W,) running sum of each window's chance to be drawn, which grows with its scale.
+
+        Drawing large windows more often has the gradient of weighing them more, with less noise.
+        """
+        rows, ends = self.cutoffs.T
+        scale = self.encoder.scale(self.prepared, rows, ends).astype(np.float64)
+        running = np.cumsum(scale**self.windows.scale_power)
+        chances: Doubles = running / running[-1]
+        return chances
+
+    @cached_property
     def tests(self) -> list[Backtest]:
         """One backtest per validation origin."""
         return [Backtest.at(self.panel, origin, self.encoder, self.backtest) for origin in self.origins]
@@ -130,7 +145,7 @@ class DemandTask:
         steps = np.arange(horizon)
         panel, config = self.prepared.panel, self.loss_config
         for _ in range(self.num_steps(epoch)):
-            chosen = self.cutoffs[rng.integers(0, len(self.cutoffs), self.batch_size)]
+            chosen = self.cutoffs[np.searchsorted(self.chances, rng.random(self.batch_size), side="right")]
             hidden = rng.random((3, self.batch_size)) < np.array([[config.hide_price], [config.hide_year], [config.hide_history]])
             chosen, hidden = chosen[rank::world_size], hidden[:, rank::world_size]
             rows, cutoffs = chosen[:, 0], chosen[:, 1]
@@ -157,9 +172,8 @@ class DemandTask:
         error = target[..., None] - quantiles
         pinball = torch.maximum(levels * error, (levels - 1) * error).mean(dim=-1)
         deviance = log_mean.exp() - target * log_mean
-        weight = batch["weight"] * batch["scale"][:, None] ** self.loss_config.scale_power
-        weighted: Tensor = (pinball + self.loss_config.mean_weight * deviance) * weight
-        return weighted.sum() / weight.sum().clamp(min=1e-6)
+        weighted: Tensor = (pinball + self.loss_config.mean_weight * deviance) * batch["weight"]
+        return weighted.sum() / batch["weight"].sum().clamp(min=1)
 
     def validate(self, module: nn.Module) -> dict[str, float]:
         if not self.origins:

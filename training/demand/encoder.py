@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 from training.demand.panel import Bools, Floats, Ints, Panel, carry_forward
 
+Doubles = NDArray[np.float64]
 Arrays = dict[str, NDArray[np.float32] | NDArray[np.int64]]
 
 MEAN_DAYS = (7, 28)
@@ -27,6 +28,7 @@ LEVEL_QUANTILES = (0.25, 0.5, 0.75, 0.9, 0.95)
 WEEKDAY_WEEKS = 8
 YEAR_DAYS = 364
 SHRINK_DAYS = 7.0
+MIN_SCALE = 1e-3
 HOLIDAY_REACH_DAYS = 14
 UNKNOWN = 0
 """Index of an unknown category and of a holiday that the training part did not hold."""
@@ -285,23 +287,12 @@ class Encoder:
         past = np.maximum(past, 0)
         ahead = cutoffs[:, None] + np.arange(horizon)
 
-        prior = prepared.prior[rows]
-        history = np.where(hidden, 0, 1)
-        begin = np.maximum(cutoffs - LEVEL_DAYS, 0)
-        total, known_days = (
-            history * (sums[rows, cutoffs] - sums[rows, begin]) for sums in (prepared.units_sum, prepared.observed_count)
+        known = ~hidden
+        level, known_days = self._level(prepared, rows, cutoffs, known)
+        means, shares = zip(
+            *(self._mean(prepared, rows, cutoffs, days, level, known) for days in (context, *MEAN_DAYS)), strict=True
         )
-        level = (total + SHRINK_DAYS * prior) / (known_days + SHRINK_DAYS)
-        means, shares = [], []
-        for days in (context, *MEAN_DAYS):
-            begin = np.maximum(cutoffs - days, 0)
-            units, seen, sold = (
-                history * (sums[rows, cutoffs] - sums[rows, begin])
-                for sums in (prepared.units_sum, prepared.observed_count, prepared.sold_count)
-            )
-            means.append((units + SHRINK_DAYS * level) / (seen + SHRINK_DAYS))
-            shares.append(sold / np.maximum(seen, 1))
-        scale = np.maximum(means[0], 1e-3).astype(np.float32)
+        scale = np.maximum(means[0], MIN_SCALE).astype(np.float32)
 
         units = panel.units[row, past]
         observed = prepared.observed[row, past] & is_past
@@ -316,9 +307,9 @@ class Encoder:
         if is_price_known is not None:
             price_future = price_future * is_price_known[:, None]
 
-        weekday_mean, weekday_seen = self._weekday_means(prepared, rows, cutoffs, horizon, level, ~hidden)
+        weekday_mean, weekday_seen = self._weekday_means(prepared, rows, cutoffs, horizon, level, known)
         year_mean, has_year = self._year_means(
-            prepared, rows, ahead, cutoffs, ~hidden if is_year_hidden is None else ~(hidden | is_year_hidden)
+            prepared, rows, ahead, cutoffs, known if is_year_hidden is None else known & ~is_year_hidden
         )
         relative = scale[:, None]
         static = np.stack(
@@ -326,10 +317,10 @@ class Encoder:
                 np.log(scale),
                 np.log(level / scale),
                 *(np.log(mean / scale) for mean in means[1:]),
-                *np.log1p(self._level_quantiles(prepared, rows, cutoffs, ~hidden) / scale[:, None]).T,
+                *np.log1p(self._level_quantiles(prepared, rows, cutoffs, known) / scale[:, None]).T,
                 shares[0],
                 shares[-1],
-                np.log1p(np.minimum(cutoffs - prepared.last_sale[rows, np.maximum(cutoffs - 1, 0)], LEVEL_DAYS)) * history / 5,
+                np.log1p(np.minimum(cutoffs - prepared.last_sale[rows, np.maximum(cutoffs - 1, 0)], LEVEL_DAYS)) * known / 5,
                 np.log1p(known_days) / 5,
                 hidden,
             ],
@@ -390,8 +381,35 @@ class Encoder:
             return NO_HOLIDAY
         return self.holiday_names.index(name) + 2 if name in self.holiday_names else UNKNOWN
 
+    def scale(self, prepared: Prepared, rows: Ints, cutoffs: Ints) -> Floats:
+        """(B,) what the units of a window are divided by: the item's mean over the context, shrunk to its longer-run level."""
+        known = np.ones(len(rows), np.bool_)
+        level, _ = self._level(prepared, rows, cutoffs, known)
+        mean, _ = self._mean(prepared, rows, cutoffs, self.config.context_length, level, known)
+        scale: Floats = np.maximum(mean, MIN_SCALE).astype(np.float32)
+        return scale
+
     @staticmethod
-    def _level_quantiles(prepared: Prepared, rows: Ints, cutoffs: Ints, is_known: Bools) -> NDArray[np.float64]:
+    def _level(prepared: Prepared, rows: Ints, cutoffs: Ints, is_known: Bools) -> tuple[Doubles, Doubles]:
+        """Mean units per observed day over the days that tell the level, shrunk to the category's; and the number of those days."""
+        begin = np.maximum(cutoffs - LEVEL_DAYS, 0)
+        units, seen = (
+            is_known * (sums[rows, cutoffs] - sums[rows, begin]) for sums in (prepared.units_sum, prepared.observed_count)
+        )
+        return (units + SHRINK_DAYS * prepared.prior[rows]) / (seen + SHRINK_DAYS), seen.astype(np.float64)
+
+    @staticmethod
+    def _mean(prepared: Prepared, rows: Ints, cutoffs: Ints, days: int, level: Doubles, is_known: Bools) -> tuple[Doubles, Doubles]:
+        """Mean units per observed day over the last `days`, shrunk to the level; and the share of those days with a sale."""
+        begin = np.maximum(cutoffs - days, 0)
+        units, seen, sold = (
+            is_known * (sums[rows, cutoffs] - sums[rows, begin])
+            for sums in (prepared.units_sum, prepared.observed_count, prepared.sold_count)
+        )
+        return (units + SHRINK_DAYS * level) / (seen + SHRINK_DAYS), (sold / np.maximum(seen, 1)).astype(np.float64)
+
+    @staticmethod
+    def _level_quantiles(prepared: Prepared, rows: Ints, cutoffs: Ints, is_known: Bools) -> Doubles:
         """(B, len(LEVEL_QUANTILES)) empirical quantiles of daily units over the days that tell the level; zero without a day."""
         past = cutoffs[:, None] + np.arange(-LEVEL_DAYS, 0)
         is_past = (past >= 0) & is_known[:, None]
@@ -404,7 +422,7 @@ class Encoder:
 
     @staticmethod
     def _weekday_means(
-        prepared: Prepared, rows: Ints, cutoffs: Ints, horizon: int, level: NDArray[np.float64], is_known: Bools
+        prepared: Prepared, rows: Ints, cutoffs: Ints, horizon: int, level: Doubles, is_known: Bools
     ) -> tuple[Floats, Floats]:
         """Mean of the same weekday over the last weeks, shrunk to the item's own mean; and the share of those days observed."""
         back = cutoffs[:, None, None] + np.arange(7)[:, None] - 7 * np.arange(1, WEEKDAY_WEEKS + 1)
@@ -437,7 +455,7 @@ class Prepared:
 
     panel: Panel
     observed: Bools
-    units_sum: NDArray[np.float64]
+    units_sum: Doubles
     observed_count: Floats
     sold_count: Floats
     log_price: Floats
@@ -472,7 +490,7 @@ class _Saved(BaseModel):
     has_year: bool
 
 
-def _running_sum(values: NDArray[np.bool_] | Floats) -> NDArray[np.float64]:
+def _running_sum(values: NDArray[np.bool_] | Floats) -> Doubles:
     """(N, T) -> (N, T + 1) sums of the days before each position."""
     sums = np.zeros((values.shape[0], values.shape[1] + 1), np.float64)
     np.cumsum(values, axis=1, out=sums[:, 1:])

@@ -25,10 +25,14 @@ END = NUM_DAYS - 3 * HORIZON
 ORIGINS = (END, END + HORIZON)
 
 
-def make_task(panel: Panel, **loss: float) -> DemandTask:
+WINDOWS = WindowConfig(windows_per_epoch=640)
+
+
+def make_task(panel: Panel, windows: WindowConfig = WINDOWS) -> DemandTask:
     encoder = Encoder.fit(CONFIG.encoder, panel.until(END), CALENDAR)
-    windows = WindowConfig(windows_per_epoch=640)
-    return DemandTask(panel.until(END + 2 * HORIZON), encoder, CONFIG, windows, RULES, LossConfig(**loss), 64, 5, END, ORIGINS)
+    return DemandTask(
+        panel.until(END + 2 * HORIZON), encoder, CONFIG, windows, RULES, LossConfig(hide_history=0), 64, 5, END, ORIGINS
+    )
 
 
 def test_batches_are_a_function_of_seed_and_epoch_and_split_over_ranks(panel: Panel) -> None:
@@ -66,17 +70,14 @@ def test_censored_and_closed_days_do_not_move_the_loss(panel: Panel) -> None:
     assert float(task.loss(network, batch).detach()) == 0
 
 
-def test_the_weight_of_a_window_grows_with_its_scale_as_told(panel: Panel) -> None:
-    task, equal = make_task(panel, scale_power=1.0), make_task(panel, scale_power=0.0)
-    network = task.build().eval()
-    batch = next(iter(task.batches(0, 0, 1)))
-    small = {name: values[batch["scale"] < batch["scale"].median()] for name, values in batch.items()}
-    large = {name: values[batch["scale"] >= batch["scale"].median()] for name, values in batch.items()}
-    parts = torch.stack([equal.loss(network, part).detach() for part in (small, large)])
-    whole = equal.loss(network, batch).detach()
-    assert parts.min() < whole < parts.max()
-    by_scale = task.loss(network, batch).detach()
-    assert abs(by_scale - task.loss(network, large).detach()) < abs(whole - equal.loss(network, large).detach())
+@pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
+def test_windows_are_drawn_in_proportion_to_their_scale_as_told(panel: Panel, power: float) -> None:
+    task = make_task(panel, windows=WindowConfig(windows_per_epoch=64 * 200, scale_power=power))
+    drawn = np.concatenate([batch["scale"].numpy() for batch in task.batches(0, 0, 1)]).astype(float)
+    rows, cutoffs = task.cutoffs.T
+    scale = task.encoder.scale(task.prepared, rows, cutoffs).astype(float)
+    expected = np.average(scale, weights=scale**power)
+    assert drawn.mean() == pytest.approx(expected, rel=0.03)
 
 
 def test_too_few_days_to_learn_from_are_refused(panel: Panel) -> None:
