@@ -46,6 +46,7 @@ from spark_jobs.sources.returns import link
 from spark_jobs.sources.seen import Seen
 from spark_jobs.sources.staging import PART, Staged, check_columns, stage
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 QUARANTINE_SCHEMA = pa.schema(
     [
         pa.field("reason", pa.string(), nullable=False),
@@ -133,6 +134,8 @@ class _Ingest:
     accepted: dict[str, DataFrame] = field(default_factory=dict)
     feeds: list[_Feed] = field(default_factory=list)
     extras: dict[str, dict[str, str]] = field(default_factory=dict)
+    newest: list[datetime] = field(default_factory=list)
+    num_returns: int = 0
 
     def __post_init__(self) -> None:
         self.report = Report(self.shop.name, self.check)
@@ -199,7 +202,7 @@ class _Ingest:
                 self._tell(f"comparing {feed.line.source} -> {feed.mapping.table}")
                 self._accept(spark, feed, known_from)
             feed.line.check()
-        if ORDERS.name in self.accepted:
+        if self.num_returns:
             orders = link(self.accepted[ORDERS.name], self._stored(spark, ORDERS)).persist(StorageLevel.MEMORY_AND_DISK)
             self.accepted[ORDERS.name] = orders
             lone = orders.where("quantity < 0 and returned_order_id is null").count()
@@ -247,12 +250,15 @@ class _Ingest:
             rows.persist(StorageLevel.MEMORY_AND_DISK),
             Line(staged.source.name, mapping.table, staged.num_rows),
         )
-        for row in feed.rows.groupBy(DROPPED, REASON).count().collect():
+        times = [F.max(F.unix_micros(EVENT_TIMESTAMP)).alias("newest")] if EVENT_TIMESTAMP in mapping.declared.names else []
+        for row in feed.rows.groupBy(DROPPED, REASON).agg(F.count(F.lit(1)).alias("count"), *times).collect():
             if row[DROPPED] is not None:
                 feed.line.dropped[row[DROPPED]] = feed.line.dropped.get(row[DROPPED], 0) + row["count"]
             elif row[REASON] is not None:
                 feed.line.quarantined += row["count"]
                 feed.line.reasons[row[REASON]] = row["count"]
+            elif times and mapping.declared.path in clock.FACTS:
+                self.newest.append(_EPOCH + timedelta(microseconds=row["newest"]))
         self.report.lines.append(feed.line)
         return feed
 
@@ -268,15 +274,16 @@ class _Ingest:
                 stored = stored.withColumn(name, F.lit(None).cast("string"))
         decided = decide(feed.good, stored, table, feed.content, known_from, feed.mapping.identical)
         decided = decided.persist(StorageLevel.MEMORY_AND_DISK)
-        counts = {row[FATE]: row["count"] for row in decided.groupBy(FATE).count().collect()}
+        is_return = F.col("quantity") < 0 if table is ORDERS else F.lit(False)
+        told = decided.groupBy(FATE).agg(F.count(F.lit(1)).alias("count"), F.count_if(is_return).alias("returns")).collect()
+        counts = {row[FATE]: row["count"] for row in told}
+        self.num_returns += sum(row["returns"] for row in told if row[FATE] != DUPLICATE)
         feed.line.corrections = counts.get(CORRECTION, 0)
         feed.line.accepted = counts.get(ACCEPTED, 0) + feed.line.corrections
         feed.line.duplicates = counts.get(DUPLICATE, 0)
         own = table.row_id
-        if own and feed.mapping.identical == "keep":
-            bare = decided.where(F.col(own).isNull())
-            whole = [F.col(name) for name in feed.content]
-            feed.line.identical = bare.count() - bare.select(*whole).distinct().count()
+        if own and own not in feed.mapping.columns and feed.mapping.identical == "keep":
+            feed.line.identical = feed.line.accepted - decided.select(*feed.content).distinct().count()
         new = decided.where(F.col(FATE) != DUPLICATE).drop(FATE)
         self.accepted[table.name] = new if before is None else before.unionByName(new, allowMissingColumns=True)
 
@@ -306,14 +313,9 @@ class _Ingest:
         """When corrections of this run become known: now, on a `data` clock just after the newest fact."""
         if (self.settings.now or self.shop.now) != "data":
             return present
-        newest = [self.lake.newest(clock.FACTS)]
-        for feed in self.feeds:
-            if EVENT_TIMESTAMP in feed.mapping.declared.names and feed.mapping.declared.path in clock.FACTS:
-                micros = feed.good.agg(F.max(F.unix_micros(EVENT_TIMESTAMP))).first()
-                if micros is not None and micros[0] is not None:
-                    newest.append(datetime.fromtimestamp(0, UTC) + timedelta(microseconds=micros[0]))
-        known = [instant for instant in newest if instant is not None]
-        return max(known) + timedelta(microseconds=1) if known else present
+        stored = self.lake.newest(clock.FACTS)
+        newest = [*self.newest, *([stored] if stored else [])]
+        return max(newest) + timedelta(microseconds=1) if newest else present
 
     def _check_readable_again(self, source: Source, part: Part) -> None:
         """Rows without ids cannot be told from those that an earlier version of the same part gave."""

@@ -18,7 +18,7 @@ from features.tables import Table
 
 FATE, ORDER = "__fate", "__order"
 ACCEPTED, CORRECTION, DUPLICATE = "accepted", "correction", "duplicate"
-_STORED, _HASH = "__stored", "__content"
+_STORED = "__stored"
 
 
 def decide(new: DataFrame, stored: DataFrame, table: Table, content: Sequence[str], now: datetime, identical: str) -> DataFrame:
@@ -38,12 +38,14 @@ def decide(new: DataFrame, stored: DataFrame, table: Table, content: Sequence[st
         decided = _by_identity(new, stored, list(table.identity), whole, now, is_said)
     else:
         known, unknown = F.col(own).isNotNull(), F.col(own).isNull()
-        decided = _by_identity(new.where(known), stored.where(known), list(table.identity), whole, now, is_said)
         bare = new.where(unknown)
         if identical == "drop":
-            decided = decided.unionByName(_by_identity(bare, stored.where(unknown), whole, whole, now, is_said))
+            decided = _by_identity(bare, stored.where(unknown), whole, whole, now, is_said)
         else:
-            decided = decided.unionByName(bare.withColumn(FATE, F.lit(ACCEPTED)))
+            decided = bare.withColumn(FATE, F.lit(ACCEPTED))
+        if own in content:
+            rest = _by_identity(new.where(known), stored.where(known), list(table.identity), whole, now, is_said)
+            decided = decided.unionByName(rest)
     state = [name for name in table.identity if name != EVENT_TIMESTAMP]
     if table.keys and EVENT_TIMESTAMP in table.identity:
         decided = _drop_repeated_states(decided, stored, state, [name for name in whole if name not in table.identity])

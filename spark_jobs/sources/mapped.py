@@ -8,6 +8,7 @@ from pyspark.sql import Column as SparkColumn
 from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema
+from pyspark.sql.types import DataType
 
 from features.columns import CREATED_TIMESTAMP, EVENT_TIMESTAMP
 from features.mapping import Source, TableMapping
@@ -17,12 +18,12 @@ from spark_jobs.sources.arrow_files import PROBLEM, ROW, TEXT
 from spark_jobs.sources.changes import ORDER
 from spark_jobs.sources.rules import broken
 from spark_jobs.sources.staging import OURS, PART
-from spark_jobs.sources.values import convert, origin, quoted, types_of
+from spark_jobs.sources.values import Conversion, apply, origin, quoted
 
 DROPPED, REASON, SOURCE_ROW = "__dropped", "__reason", "__source_row"
 NOT_SELECTED = "not selected"
 """Name of the rule by which rows go that a table's `where` leaves out."""
-_CURRENCY, _PROBLEMS = "__currency", "__problems"
+_CURRENCY, _PROBLEMS, _RULES, _OWN = "__currency", "__problems", "__rules", "__own"
 _ROWS_PER_PART = 1 << 40
 
 
@@ -41,48 +42,60 @@ def mapped(
         (name of the rule that drops it), `__reason` (what is against it) and `__source_row` (JSON, where there is a reason).
     """
     table = mapping.declared
-    types = dict(zip(table.names, from_arrow_schema(table.schema), strict=True))
     frame = _with_absent(frame, mapping)
     values = dict(mapping.columns) | ({_CURRENCY: mapping.currency} if mapping.currency else {})
-    found = types_of(frame, {name: origin(value) for name, value in values.items()})
-    converted = {
-        name: convert(
+    conversions = {
+        name: Conversion(
             value,
             Column(_CURRENCY, "string", "") if name == _CURRENCY else table.column(name),
-            found[name],
             source,
             value.zone or source.zone or shop.time_zone,
         )
         for name, value in values.items()
     }
-    problems = [F.col(PROBLEM), *(c.problem for c in converted.values())]
-    own = [name for name in frame.columns if name not in OURS]
-    source_row = F.to_json(F.struct(*[F.col(quoted(name)).alias(name) for name in own]), {"ignoreNullFields": "false"})
+    own = [F.col(quoted(name)).alias(name) for name in frame.columns if name not in OURS]
     rows = frame.select(
-        *[converted[name].value.alias(name) if name in converted else F.lit(None).alias(name) for name in table.names],
+        *[origin(conversion.says).alias(conversion.raw) for conversion in conversions.values()],
         *[F.col(quoted(name)).cast("string").alias(target) for name, target in extras.items()],
-        *([converted[_CURRENCY].value.alias(_CURRENCY)] if mapping.currency else []),
         PART,
         ROW,
+        PROBLEM,
+        TEXT,
         (F.col(PART) * _ROWS_PER_PART + F.col(ROW)).alias(ORDER),
         _dropped(source, mapping).alias(DROPPED),
-        F.concat_ws("; ", *problems).alias(_PROBLEMS),
-        F.when(F.col(PROBLEM).isNotNull(), F.to_json(F.struct(F.col(TEXT).alias("text")))).otherwise(source_row).alias(SOURCE_ROW),
+        F.struct(*own).alias(_OWN),
     )
-    rows = rows.withColumns({name: F.col(name).cast(field.dataType) for name, field in types.items()})
+    rows = apply(rows, list(conversions.values()))
+    types = dict(zip(table.names, from_arrow_schema(table.schema), strict=True))
+    rows = rows.select(
+        *[_declared(name, field.dataType, conversions) for name, field in types.items()],
+        *extras.values(),
+        *([F.col(conversions[_CURRENCY].value).alias(_CURRENCY)] if mapping.currency else []),
+        PART,
+        ROW,
+        ORDER,
+        DROPPED,
+        _OWN,
+        TEXT,
+        PROBLEM,
+        F.concat_ws("; ", PROBLEM, *[c.problem for c in conversions.values() if c.problem]).alias(_PROBLEMS),
+    )
     if mapping.currency:
         rows = _in_shop_currency(rows, mapping, shop, rates)
     if EVENT_TIMESTAMP in table.names:
         known = F.coalesce(CREATED_TIMESTAMP, F.col(EVENT_TIMESTAMP) + F.lit(mapping.delay))
         rows = rows.withColumn(CREATED_TIMESTAMP, known)
-    rules = F.concat_ws("; ", *broken(table, now))
-    reason = F.coalesce(F.nullif(F.col(_PROBLEMS), F.lit("")), F.nullif(rules, F.lit("")))
-    is_wanted = F.col(DROPPED).isNull()
-    return (
-        rows.withColumn(REASON, F.when(is_wanted, reason))
-        .withColumn(SOURCE_ROW, F.when(F.col(REASON).isNotNull(), F.col(SOURCE_ROW)))
-        .drop(_PROBLEMS)
-    )
+    rows = rows.withColumn(_RULES, F.concat_ws("; ", *broken(table, now)))
+    reason = F.when(F.col(_PROBLEMS) != "", F.col(_PROBLEMS)).when(F.col(_RULES) != "", F.col(_RULES))
+    rows = rows.withColumn(REASON, F.when(F.col(DROPPED).isNull(), reason))
+    text = F.to_json(F.struct(F.col(TEXT).alias("text")))
+    json = F.when(F.col(PROBLEM).isNotNull(), text).otherwise(F.to_json(_OWN, {"ignoreNullFields": "false"}))
+    return rows.withColumn(SOURCE_ROW, F.when(F.col(REASON).isNotNull(), json)).drop(_OWN, TEXT, PROBLEM, _PROBLEMS, _RULES)
+
+
+def _declared(name: str, type: DataType, conversions: dict[str, Conversion]) -> SparkColumn:
+    made = F.col(conversions[name].value) if name in conversions else F.lit(None)
+    return made.cast(type).alias(name)
 
 
 def _with_absent(frame: DataFrame, mapping: TableMapping) -> DataFrame:

@@ -28,11 +28,11 @@ def broken(table: Table, now: datetime) -> list[SparkColumn]:
         for column in table.columns
         if column.type == "money" and (table.name, column.name) not in _SIGNED_MONEY
     ]
-    reasons += [
-        F.when(F.col(name) > F.lit(now + AHEAD), f"{name}: in the future")
-        for name in (EVENT_TIMESTAMP, CREATED_TIMESTAMP)
-        if name in table.names
-    ]
+    event = F.lit(False)
+    if EVENT_TIMESTAMP in table.names:
+        event = F.coalesce(F.col(EVENT_TIMESTAMP) > F.lit(now + AHEAD), F.lit(False))
+        reasons.append(F.when(event, f"{EVENT_TIMESTAMP}: in the future"))
+    reasons.append(F.when(~event & (F.col(CREATED_TIMESTAMP) > F.lit(now + AHEAD)), f"{CREATED_TIMESTAMP}: in the future"))
     own = _OWN.get(table.name)
     return reasons + (own() if own else [])
 

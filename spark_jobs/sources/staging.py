@@ -91,7 +91,7 @@ def stage(source: Source, parts: Sequence[Part], lake: Lake, uri: str, on_rows: 
     for index, part in enumerate(parts):
         num_rows, cursor = 0, None
         columns: dict[str, str] = {}
-        for table in _chunks(part, known, index):
+        for table in _readable(part, _chunks(part, known, index)):
             path = f"{uri}/{len(files):06d}.parquet"
             lake.filesystem.create_dir(lake.on_filesystem(uri), recursive=True)
             pq.write_table(table, lake.on_filesystem(path), filesystem=lake.filesystem)
@@ -129,6 +129,14 @@ def _chunks(part: Part, known: pa.Schema, index: int) -> Iterator[pa.Table]:
             waiting = []
     if waiting:
         yield pa.concat_tables(waiting, promote_options="default")
+
+
+def _readable(part: Part, chunks: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    """The chunks; what Arrow cannot bring to a plain type is told with the part's name."""
+    try:
+        yield from chunks
+    except pa.ArrowException as error:
+        raise IngestError(f"{part.name} cannot be read: {str(error).splitlines()[0]}") from error
 
 
 def _type(schema: pa.Schema, name: str) -> pa.DataType | None:
