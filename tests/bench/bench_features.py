@@ -154,7 +154,7 @@ def bench_frames(folder: Path, say: Callable[[str], None]) -> list[dict[str, Any
                 "SELECT l.*, r.* EXCLUDE (user_id, event_timestamp) FROM labels l ASOF LEFT JOIN read_parquet(?) r "
                 "ON l.user_id = r.user_id AND l.event_timestamp >= r.event_timestamp",
                 [files],
-            ).fetch_arrow_table()
+            ).to_arrow_table()
 
     say("point-in-time frames: ours, a hot key, DuckDB's bare ASOF join, Feast's file store")
     uniform, skewed, asof, file_store = alternate(
