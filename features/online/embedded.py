@@ -21,6 +21,9 @@ FORMAT = 1
 _BATCH = 10_000
 """Rows per transaction: small enough that other writers get their turn."""
 
+_MAPPED_BYTES = 1 << 30
+"""A read of a page that is not in SQLite's small cache is then no system call."""
+
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS definitions (
     id INTEGER PRIMARY KEY, view TEXT NOT NULL, digest TEXT NOT NULL, columns TEXT NOT NULL, complete_as_of INTEGER,
@@ -32,7 +35,7 @@ CREATE TABLE IF NOT EXISTS rows (
 ) WITHOUT ROWID;
 """
 _UPSERT = """
-INSERT INTO rows VALUES (?, ?, ?, ?, ?) ON CONFLICT (definition, key) DO UPDATE
+INSERT INTO rows VALUES ({definition:d}, ?, ?, ?, ?) ON CONFLICT (definition, key) DO UPDATE
 SET event = excluded.event, created = excluded.created, packed = excluded.packed
 WHERE (excluded.event, excluded.created) >= (rows.event, rows.created)
 """
@@ -53,12 +56,12 @@ class EmbeddedRows:
 
     def write(self, view: View, rows: Sequence[Packed], progress: Callable[[int], None] | None = None) -> None:
         connection = self._connect()
-        definition = self._define(connection, view)
+        upsert = _UPSERT.format(definition=self._define(connection, view))
         for start in range(0, len(rows), _BATCH):
             batch = rows[start : start + _BATCH]
             with connection:
                 connection.execute("BEGIN IMMEDIATE")
-                connection.executemany(_UPSERT, ((definition, *row) for row in batch))
+                connection.executemany(upsert, batch)
             if progress:
                 progress(len(batch))
 
@@ -117,6 +120,7 @@ class EmbeddedRows:
         connection = sqlite3.connect(self.path, timeout=60, isolation_level=None)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
+        connection.execute(f"PRAGMA mmap_size = {_MAPPED_BYTES}")
         (found,) = connection.execute("PRAGMA user_version").fetchone()
         if found not in (0, FORMAT):
             raise FeatureError(

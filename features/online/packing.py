@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import UTC, date, datetime, timedelta
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -95,14 +96,11 @@ class Layout:
 
 
 def pack_rows(view: View, rows: pa.Table) -> list[Packed]:
-    """Rows in the view's schema, ready for a store."""
+    """Rows in the view's schema, ready for a store, sorted by key; a row with a null in its key is nobody's and left out."""
+    rows = rows.filter(reduce(pc.and_, (pc.is_valid(rows[name]) for name in view.key_names)))
     events, createds = (rows[name].cast(pa.int64()).to_numpy().tolist() for name in (EVENT_TIMESTAMP, CREATED_TIMESTAMP))
-    keys = key_texts([_key_values(rows[name]) for name in view.key_names])
-    return [
-        (key, event, created, packed)
-        for key, event, created, packed in zip(keys, events, createds, Layout(view.columns).pack(rows), strict=True)
-        if key is not None
-    ]
+    keys = [orjson.dumps(key).decode() for key in zip(*(_key_values(rows[name]) for name in view.key_names), strict=True)]
+    return sorted(zip(keys, events, createds, Layout(view.columns).pack(rows), strict=True))
 
 
 def key_texts(parts: Sequence[Iterable[Any]]) -> list[str | None]:
