@@ -57,7 +57,7 @@ class Loader:
         if manifest.product == "forecast":
             forecaster = Forecaster.load(folders["demand"])
             forecaster.forecast([{}], horizon=1, quantiles=(0.5,), start=at.date())
-            demand = DailyDemand(self.store, forecaster.config.encoder.context_length)
+            demand = DailyDemand(self.store, forecaster.history_days)
             return Forecast(manifest, demand, forecaster, self.shop.zone)
         classifier = SentimentClassifier.load(folders["sentiment"])
         classifier.classify(["ok"])
