@@ -129,7 +129,8 @@ def compose(shop: str, product: Product, models: Mapping[str, Registered]) -> Ma
     elif product == "forecast":
         nodes = (
             _features("daily_demand", "demand", "request"),
-            Node(name="demand", kind="model", reads=("daily_demand",), model=pins["demand"]),
+            _features("item_catalog", "recommender", "request"),
+            Node(name="demand", kind="model", reads=("daily_demand", "item_catalog"), model=pins["demand"]),
         )
     else:
         nodes = (Node(name="sentiment", kind="model", reads=("request",), model=pins["sentiment"]),)

@@ -106,7 +106,7 @@ class Recommend:
 
 
 class Forecast:
-    """daily_demand -> demand."""
+    """daily_demand, item_catalog -> demand."""
 
     def __init__(self, manifest: Manifest, demand: DailyDemand, model: Forecaster, zone: ZoneInfo) -> None:
         self.manifest = manifest

@@ -212,7 +212,7 @@ def _start_mlflow(home: Home) -> None:
 def _start_ray(home: Home) -> None:
     settings = home.settings
     folder = processes.socket_folder(home, _RAY_SOCKET_BYTES)
-    client, agent, metrics, stats = _free_ports(4)
+    client, agent, metrics, stats = free_ports(4)
     proxy, environment = choose_proxy(folder, metrics, stats)
     kept = {"proxy": proxy, "sockets": str(folder), **{name: getattr(settings, name) for name in _PORTS}}
     (home.run / "serve.json").write_text(json.dumps(kept))
@@ -391,7 +391,7 @@ def _check_same_ports(settings: Settings, known: Mapping[str, Any], is_new: bool
             )
 
 
-def _free_ports(number: int) -> list[int]:
+def free_ports(number: int) -> list[int]:
     """Ports of loopback that nobody holds now."""
     with ExitStack() as held:
         sockets = [held.enter_context(socket.socket()) for _ in range(number)]

@@ -1,4 +1,4 @@
-"""Feature node: the last days of each asked item, and its category, from the online store."""
+"""Feature nodes `daily_demand` and `item_catalog`: the last days of each asked item, and its category, from the online store."""
 
 from __future__ import annotations
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -27,11 +26,7 @@ from tests.serving.conftest import ServedShop, ask
 def with_ports(settings: Settings, **more: Any) -> Settings:
     """The same settings on ports that are free now."""
     names = ("http_port", "mlflow_port", "ray_port", "ray_dashboard_port")
-    with ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in names]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        ports = [one.getsockname()[1] for one in sockets]
+    ports = servers.free_ports(len(names))
     return Settings.load(home=settings.home, **dict(zip(names, ports, strict=True)), **more)
 
 
