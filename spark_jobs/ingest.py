@@ -13,7 +13,6 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import reduce
-from itertools import chain
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -223,8 +222,13 @@ class _Ingest:
             for table, rows in self.accepted.items():
                 if not any(line.accepted for line in self.report.lines if line.table == table):
                     continue
-                schema = _with_text(RAW_TABLES[table].schema, [n for n in rows.columns if n not in RAW_TABLES[table].names])
-                appends.append(self._write(RAW_TABLES[table].path, rows, schema, digest))
+                declared = RAW_TABLES[table]
+                kept = dict.fromkeys(
+                    [*self._kept(declared), *(n for n in rows.columns if n not in declared.names and n[:2] != "__")]
+                )
+                rows = rows.withColumns({name: F.lit(None) for name in kept if name not in rows.columns})
+                schema = pa.schema([*declared.schema, *(pa.field(name, pa.string()) for name in kept)])
+                appends.append(self._write(declared.path, rows, schema, digest))
             appends.append(self._write_seen(digest))
         except BaseException:
             for append in appends:
@@ -242,7 +246,7 @@ class _Ingest:
         rates = self.accepted.get(RATES.name)
         stored_rates = self._stored(spark, RATES)
         rates = stored_rates.unionByName(rates.drop(ORDER), allowMissingColumns=True) if rates is not None else stored_rates
-        rows = mapped(frame, staged.source, mapping, extras, self.shop, rates, present)
+        rows = mapped(frame, staged.source, self.staged.index(staged), mapping, extras, self.shop, rates, present)
         feed = _Feed(
             staged,
             mapping,
@@ -290,16 +294,17 @@ class _Ingest:
     def _extras(self, staged: Staged) -> dict[str, str]:
         """Columns beyond the mapping that are kept, by the first table that the source feeds."""
         table, columns = staged.source.tables[0].declared, staged.columns
-        stored = (
-            set(self.lake.dataset(table.path).schema.names) - set(table.names)
-            if self.lake.version(table.path) is not None
-            else set()
-        )
+        stored = set(self._kept(table))
         kept, _ = drift.extras(staged.source, table, self.seen.columns(staged.source.name), [], stored)
         new, told = drift.check_changes(staged.source, columns, self.seen, set(kept))
         extras, also_told = drift.extras(staged.source, table, columns, new, stored)
         self.report.notices += told + also_told
         return extras
+
+    def _kept(self, table: Table) -> list[str]:
+        """Columns that the raw table has beyond its declaration."""
+        exists = self.lake.version(table.path) is not None
+        return [name for name in self.lake.dataset(table.path).schema.names if name not in table.names] if exists else []
 
     def _stored(self, spark: SparkSession, table: Table) -> DataFrame:
         return read_table(spark, self.lake, table)
@@ -419,11 +424,6 @@ class _Ingest:
         path = self.lake.on_filesystem(self.scratch_uri)
         if self.lake.filesystem.get_file_info(path).type is pafs.FileType.Directory:
             self.lake.filesystem.delete_dir(path)
-
-
-def _with_text(schema: pa.Schema, names: list[str]) -> pa.Schema:
-    """`schema` and beside it columns of text."""
-    return pa.schema(chain(schema, [pa.field(name, pa.string()) for name in names if not name.startswith("__")]))
 
 
 @contextmanager

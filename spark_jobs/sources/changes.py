@@ -45,7 +45,7 @@ def decide(new: DataFrame, stored: DataFrame, table: Table, content: Sequence[st
             decided = bare.withColumn(FATE, F.lit(ACCEPTED))
         if own in content:
             rest = _by_identity(new.where(known), stored.where(known), list(table.identity), whole, now, is_said)
-            decided = decided.unionByName(rest)
+            decided = decided.unionByName(rest, allowMissingColumns=True)
     state = [name for name in table.identity if name != EVENT_TIMESTAMP]
     if table.keys and EVENT_TIMESTAMP in table.identity:
         decided = _drop_repeated_states(decided, stored, state, [name for name in whole if name not in table.identity])
@@ -80,7 +80,7 @@ def _drop_repeated_states(decided: DataFrame, stored: DataFrame, key: list[str],
     repeated = F.coalesce(F.lag(equal).over(order).eqNullSafe(equal), F.lit(False)) & (F.row_number().over(order) > 1)
     marked = both.withColumn("__repeated", repeated).where(~F.col(_STORED))
     kept = marked.withColumn(FATE, F.when(F.col("__repeated"), DUPLICATE).otherwise(F.col(FATE))).drop(_STORED, "__repeated")
-    return kept.unionByName(decided.where(F.col(FATE) == DUPLICATE))
+    return kept.unionByName(decided.where(F.col(FATE) == DUPLICATE), allowMissingColumns=True)
 
 
 def _of_same(stored: DataFrame, new: DataFrame, columns: list[str]) -> DataFrame:

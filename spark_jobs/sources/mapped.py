@@ -24,21 +24,29 @@ DROPPED, REASON, SOURCE_ROW = "__dropped", "__reason", "__source_row"
 NOT_SELECTED = "not selected"
 """Name of the rule by which rows go that a table's `where` leaves out."""
 _CURRENCY, _PROBLEMS, _RULES, _OWN = "__currency", "__problems", "__rules", "__own"
-_ROWS_PER_PART = 1 << 40
+_SOURCE_BITS, _PART_BITS = 53, 33
 
 
 def mapped(
-    frame: DataFrame, source: Source, mapping: TableMapping, extras: dict[str, str], shop: Shop, rates: DataFrame, now: datetime
+    frame: DataFrame,
+    source: Source,
+    place: int,
+    mapping: TableMapping,
+    extras: dict[str, str],
+    shop: Shop,
+    rates: DataFrame,
+    now: datetime,
 ) -> DataFrame:
     """`frame`, the staged rows of `source`, as rows of `mapping.table`.
 
     Args:
+        place: of the source among those of this run.
         extras: source column -> column of the raw table that keeps it as text.
         rates: rows of `raw/rates`.
         now: the present, for the check on times in the future.
 
     Returns:
-        All rows, none left out: the declared columns, the extras, `__part`, `__row`, `__order` (place in the source), `__dropped`
+        All rows, none left out: the declared columns, the extras, `__part`, `__row`, `__order` (place of the row in the run), `__dropped`
         (name of the rule that drops it), `__reason` (what is against it) and `__source_row` (JSON, where there is a reason).
     """
     table = mapping.declared
@@ -61,7 +69,7 @@ def mapped(
         ROW,
         PROBLEM,
         TEXT,
-        (F.col(PART) * _ROWS_PER_PART + F.col(ROW)).alias(ORDER),
+        (F.lit(place << _SOURCE_BITS) + F.shiftleft(PART, _PART_BITS) + F.col(ROW)).alias(ORDER),
         _dropped(source, mapping).alias(DROPPED),
         F.struct(*own).alias(_OWN),
     )

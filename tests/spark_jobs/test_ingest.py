@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import shutil
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -396,3 +397,40 @@ def test_a_condition_that_spark_refuses(folder: Path, run: Run, lake: Lake) -> N
     with pytest.raises(IngestError, match=r"Spark refuses .*UNRESOLVED_COLUMN.*quanttiy"):
         run(csv_orders(folder, drop={"returns": "quanttiy < 0"}))
     assert lake.tables() == []
+
+
+def test_a_full_disk_and_a_home_that_cannot_be_written(
+    folder: Path, run: Run, lake: Lake, settings: Settings, spark: SparkSession
+) -> None:
+    (folder / "orders.csv").write_text(HEADER + "".join(f"{i},1,{i * 7919 % 10007},A,1,{i},2025-06-01\n" for i in range(50_000)))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        with pytest.raises(HomeError, match="nothing was committed. Make room"):
+            run(csv_orders(folder))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert lake.tables() == []
+    assert not Path(lake.uri("staging")).exists()
+    sealed = Settings.load(home=Path("/proc/shopgraph"))
+    shop = Shop(name="sample", currency="EUR", time_zone="UTC", sources=(csv_orders(folder),))
+    with pytest.raises(HomeError, match=r"home /proc/shopgraph .* nothing was"):
+        ingest(sealed, shop, lambda: nullcontext(spark))
+
+
+def test_two_sources_feed_one_table_with_and_without_ids_and_kept_columns(folder: Path, run: Run, lake: Lake) -> None:
+    (folder / "till-1.csv").write_text(HEADER + "1,,7,A,2,1,2025-06-01\n1,,7,A,2,1,2025-06-01\n")
+    (folder / "web-1.csv").write_text(HEADER + "2,1,7,A,1,1,2025-06-02\nR3,1,7,A,-2,1,2025-06-03\n")
+    bare = {name: column for name, column in ORDERS.items() if name != "order_line_id"}
+    sources = [csv_orders(folder / "till-*.csv", bare), {**csv_orders(folder / "web-*.csv"), "name": "web"}]
+    run(*sources)
+    assert lake.num_rows("raw/orders") == 4
+    assert [r["returned_order_id"] for r in rows(lake, "raw/orders") if r["order_id"] == "R3"] == ["1"]
+    (folder / "web-2.csv").write_text(HEADER.replace("\n", ",gift\n") + "2,1,7,A,1,1,2025-06-02,yes\n4,1,7,A,1,1,2025-06-04,no\n")
+    (line,) = run(*sources).lines
+    assert (line.accepted, line.corrections) == (2, 1)  # a row that says more than before is a correction
+    (folder / "till-2.csv").write_text(HEADER + "5,,7,A,1,1,2025-06-05\n")
+    run(*sources)
+    assert [(r["order_id"], r["gift"]) for r in rows(lake, "raw/orders", "order_id", "created_timestamp")] == [
+        ("1", None), ("1", None), ("2", None), ("2", "yes"), ("4", "no"), ("5", None), ("R3", None)
+    ]  # fmt: skip
