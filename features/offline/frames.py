@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
@@ -14,7 +13,7 @@ from features.columns import CREATED_TIMESTAMP, EVENT_TIMESTAMP
 from features.offline.join import NOTHING, latest_rows, rows_at
 from features.tables import ARROW_TYPES
 from features.views import View
-from infra.errors import FeatureError
+from infra.errors import FeatureError, TableContractError
 from infra.lake import Lake
 
 _TIME = ARROW_TYPES["timestamp"]
@@ -71,7 +70,11 @@ def read(lake: Lake, view: View, filter: ds.Expression | None = None) -> pa.Tabl
     Raises:
         TableContractError: the table does not exist or lacks a declared column.
     """
-    rows = lake.read(view.path, columns=view.schema.names, filter=filter).combine_chunks()
+    dataset = lake.dataset(view.path)
+    missing = [name for name in view.schema.names if name not in dataset.schema.names]
+    if missing:
+        raise TableContractError(f"table {view.path} lacks declared column(s) {', '.join(missing)}; rebuild it: `shopgraph build`.")
+    rows = dataset.to_table(columns=view.schema.names, filter=filter).combine_chunks()
     columns = [_nearest(rows[name]) if pa.types.is_decimal(rows[name].type) else rows[name] for name in view.schema.names]
     return pa.table(columns, names=view.schema.names).cast(view.schema)
 
@@ -118,10 +121,6 @@ def label_keys(labels: pa.Table, view: View) -> list[pa.ChunkedArray]:
 
 def all_rows(view: View, lake: Lake, start: datetime | None, end: datetime | None) -> pa.Table:
     """Every row with start <= event <= end, in the view's schema."""
-    rows = read(lake, view)
-    keep = np.ones(rows.num_rows, dtype=bool)
-    if start is not None:
-        keep &= pc.greater_equal(rows[EVENT_TIMESTAMP], pa.scalar(start, _TIME)).to_numpy()
-    if end is not None:
-        keep &= pc.less_equal(rows[EVENT_TIMESTAMP], pa.scalar(end, _TIME)).to_numpy()
-    return rows.filter(pa.array(keep))
+    event = pc.field(EVENT_TIMESTAMP)
+    within = pc.scalar(True) if start is None else event >= pa.scalar(start, _TIME)
+    return read(lake, view, within if end is None else within & (event <= pa.scalar(end, _TIME)))

@@ -9,10 +9,12 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from features.services import Service
 from features.shop import Shop
 from features.store import FeatureStore
 from features.tables import FEATURE_TABLES
-from infra.errors import FeatureError
+from features.views import VIEWS
+from infra.errors import FeatureError, TableContractError
 from infra.lake import Lake
 from infra.settings import Settings
 
@@ -101,3 +103,76 @@ def test_a_mistaken_key_is_named(store: FeatureStore) -> None:
         store.online_rows("sentiment", {"review_id": ["r"]})
     with pytest.raises(FeatureError, match="no feature service 'ranking'"):
         store.online_rows("ranking", {"user_id": ["u1"]})
+
+
+def labels(**columns: Any) -> pa.Table:
+    at = pa.array([NOON] * len(next(iter(columns.values()))), pa.timestamp("us", "UTC"))
+    return pa.table({"event_timestamp": at, **columns})
+
+
+def test_money_is_the_nearest_float_in_a_frame(store: FeatureStore) -> None:
+    prices = ["0.0100", "19.9900", "-0.0700", "12345678901.2300", None]
+    rows = [{"item_id": str(n), "price": None if p is None else Decimal(p)} for n, p in enumerate(prices)]
+    write(store.lake, "item_catalog", rows)
+    frame = store.training_frame(labels(item_id=["0", "1", "2", "3", "4"]), "recommender")
+    assert frame["price"].to_pylist() == [0.01, 19.99, -0.07, 12345678901.23, None]
+    assert store.latest("item_catalog", NOON)["price"].to_pylist() == frame["price"].to_pylist()
+
+
+def test_label_times_may_be_naive_or_finer_and_keys_of_any_text_type(store: FeatureStore) -> None:
+    nanoseconds = pa.array([int(NOON.timestamp()) * 10**9 + 999, int(NOON.timestamp()) * 10**9 - 1], pa.timestamp("ns"))
+    users = pa.array(["u1", "u1"]).dictionary_encode()
+    frame = store.training_frame(pa.table({"user_id": users, "event_timestamp": nanoseconds}), "recommender")
+    assert frame["item_ids"].to_pylist() == [["a", "b"], ["a"]]
+    assert frame["event_timestamp"].type == pa.timestamp("us", "UTC")
+    days = store.training_frame(labels(item_id=["a", "a"], ds=["2024-04-30", None]), "demand")
+    assert days["price_mean"].to_pylist() == [18.5, None]
+
+
+def test_labels_that_do_not_fit_are_named(store: FeatureStore) -> None:
+    for table, told in (
+        (pa.table({"user_id": ["u1"]}), "need a column event_timestamp"),
+        (pa.table({"user_id": ["u1"], "event_timestamp": [1]}), "must be a timestamp, it is int64"),
+        (pa.table({"user_id": ["u1"], "event_timestamp": pa.array([None], pa.timestamp("us"))}), "1 null"),
+        (labels(user=["u1"]), "needs key column.* user_id or item_id; got event_timestamp, user"),
+        (labels(user_id=["u1"], item_ids=[1]), "already have item_ids"),
+        (labels(item_id=["a"], ds=["yesterday"]), "key ds must be a date"),
+    ):
+        with pytest.raises(FeatureError, match=told):
+            store.training_frame(table, "demand" if "ds" in table.column_names else "recommender")
+
+
+def test_a_table_that_is_missing_empty_or_outdated(store: FeatureStore) -> None:
+    with pytest.raises(TableContractError, match="features/clean_reviews .* does not exist"):
+        store.training_frame(labels(review_id=["r"]), "sentiment")
+    write(store.lake, "clean_reviews", [])
+    assert store.training_frame(labels(review_id=["r"]), "sentiment")["review_text"].to_pylist() == [None]
+    old = pa.table({"review_id": ["r"], "event_timestamp": pa.array([NOON]), "created_timestamp": pa.array([NOON])})
+    path = FEATURE_TABLES["sessions"].path
+    store.lake.write(path, old, "overwrite", digest="old", read_version=None)
+    with pytest.raises(TableContractError, match="features/sessions lacks declared column"):
+        store.latest("sessions", NOON)
+
+
+def test_no_labels_give_an_empty_frame_with_every_column(store: FeatureStore) -> None:
+    frame = store.training_frame(labels(user_id=pa.array([], pa.string())), "recommender")
+    assert (frame.num_rows, frame.column_names) == (0, ["event_timestamp", "user_id", "item_ids", "event_types"])
+
+
+def test_columns_that_two_views_share_carry_the_name_of_their_view(store: FeatureStore) -> None:
+    both = Service("ranker", (VIEWS["user_activity"], VIEWS["item_activity"]))
+    assert both.output_names["user_activity"]["item_views_count_7d"] == "user_activity__item_views_count_7d"
+    assert both.output_names["item_activity"]["item_views_count_7d"] == "item_activity__item_views_count_7d"
+    assert both.output_names["item_activity"]["price_last"] == "price_last"
+
+
+def test_rows_expire_and_are_removed_by_the_next_materialisation(store: FeatureStore) -> None:
+    store.materialize()
+    keys = {"item_id": ["a"]}
+    assert store.online_rows("recommender", keys, NOON + 120 * DAY)["item_views_count_7d"] == [3]
+    late = NOON + 120 * DAY + timedelta(microseconds=1)
+    assert store.online_rows("recommender", keys, late)["item_views_count_7d"] == [None]
+    assert store.online_rows("recommender", keys, NOON - DAY)["title"] == [None], "nothing is seen before it was known"
+    assert store.materialize(late)["item_activity"] == 0
+    assert store.online_rows("recommender", keys, NOON)["item_views_count_7d"] == [None]
+    assert store.online_rows("recommender", keys, NOON)["title"] == ["Jacke"]
