@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 from training.demand.encoder import Encoder, Future
-from training.demand.panel import Bools, Floats, Panel
+from training.demand.panel import Bools, Floats, Ints, Panel
 from training.metrics.forecast import Doubles, naive_scale, series_parts
 
 
@@ -59,9 +59,13 @@ class Backtest:
 
     @classmethod
     def at(cls, panel: Panel, origin: int, encoder: Encoder, config: BacktestConfig) -> Backtest:
-        """Cut the panel at `origin`. Promotions and the calendar of the days ahead are known, prices and closures are not."""
+        """Cut the panel at `origin`. Promotions and the calendar of the days ahead are known, prices and closures are not.
+
+        Raises:
+            ValueError: no item can be scored.
+        """
         history = panel.until(origin)
-        chosen = np.flatnonzero(select_series(history, config))
+        chosen = select_series(history, config)
         end = origin + config.horizon
         days = slice(origin, end)
         truth = panel.until(end).select(chosen)
@@ -80,8 +84,17 @@ class Backtest:
         return series_parts(self.actual, self.scored, answer.quantiles, answer.point, answer.mean, self.scale)
 
 
-def select_series(history: Panel, config: BacktestConfig) -> Bools:
-    """(N,) items to score on the morning after `history`: sold often enough, and lately."""
+def select_series(history: Panel, config: BacktestConfig) -> Ints:
+    """Positions of the items to score on the morning after `history`: sold often enough, and lately.
+
+    Raises:
+        ValueError: there is none.
+    """
     sold = (history.units > 0) & history.is_observed
-    chosen: Bools = (sold.sum(axis=1) >= config.min_sold_days) & sold[:, -config.recent_days :].any(axis=1)
+    chosen = np.flatnonzero((sold.sum(axis=1) >= config.min_sold_days) & sold[:, -config.recent_days :].any(axis=1))
+    if not len(chosen):
+        raise ValueError(
+            f"no item sold on {config.min_sold_days} days before {history.day(history.num_days)} and once in the last "
+            f"{config.recent_days}, so nothing can be scored: expected a longer history or a lower min_sold_days"
+        )
     return chosen

@@ -12,7 +12,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 
-from training.demand.backtest import Answer, Backtest, BacktestConfig, Method, select_series
+from training.demand.backtest import Answer, Backtest, BacktestConfig, Method
 from training.demand.encoder import Encoder, Prepared
 from training.demand.model import Config, Forecaster, Network, interpolate
 from training.demand.panel import Floats, Ints, Panel, carry_forward
@@ -28,6 +28,7 @@ class WindowConfig(BaseModel):
     scale_power: float = Field(
         0.5, ge=0, le=1, description="Windows are drawn in proportion to scale ** power: 1 is WQL's own weight, 0 is equal items."
     )
+    min_sold_days: PositiveInt = Field(3, description="Learn from items sold on at least so many days.")
     min_history: NonNegativeInt = Field(1, description="Days on sale that a training window needs before its cutoff.")
 
 
@@ -99,7 +100,8 @@ class DemandTask:
     def prepared(self) -> Prepared:
         """The series and days that are learned from."""
         known = self.panel.until(self.end)
-        return self.encoder.prepare(known.select(np.flatnonzero(select_series(known, self.backtest))))
+        sold_days = ((known.units > 0) & known.is_observed).sum(axis=1)
+        return self.encoder.prepare(known.select(np.flatnonzero(sold_days >= self.windows.min_sold_days)))
 
     @cached_property
     def posted(self) -> Floats:
@@ -113,7 +115,9 @@ class DemandTask:
         first = self.prepared.first_day + self.windows.min_history
         chosen: Ints = np.argwhere(np.arange(num_cutoffs)[None, :] >= first[:, None])
         if not len(chosen):
-            raise ValueError(f"no training window: no item was on sale long enough before {self.panel.day(self.end)}")
+            raise ValueError(
+                f"no training window: no item sold on {self.windows.min_sold_days} days before {self.panel.day(self.end)}"
+            )
         return chosen
 
     @cached_property

@@ -40,7 +40,7 @@ class EncoderConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    context_length: PositiveInt = Field(56, description="Days of history that the network reads one by one.")
+    context_length: PositiveInt = Field(28, description="Days of history that the network reads one by one.")
     max_horizon: PositiveInt = Field(28, description="Days ahead that the network answers at most.")
 
 

@@ -19,7 +19,7 @@ from infra.errors import TableContractError
 from infra.lake import digest_of
 from training.context import Context
 from training.demand import evaluate
-from training.demand.backtest import Answer, Backtest
+from training.demand.backtest import Answer, Backtest, select_series
 from training.demand.baselines import FLOORS, gradient_boosting
 from training.demand.data import DemandTask, network_method
 from training.demand.encoder import Encoder
@@ -50,8 +50,10 @@ def train(recipe: Recipe, context: Context) -> dict[str, Any]:
     panel, calendar, inputs = read(context)
     try:
         origins, test_origin = rolling_origins(panel.num_days, recipe.backtest.horizon, recipe.backtest.num_origins)
+        for origin in (*origins, test_origin):
+            select_series(panel.until(origin), recipe.backtest)
     except ValueError as error:
-        raise TableContractError(f"table {DAILY_DEMAND.path}: {error} (recipe field backtest).") from None
+        raise TableContractError(f"table {DAILY_DEMAND.path}: {error} (recipe group `backtest`).") from None
     seed = recipe.fit.seed
     tags = {"split_digest": digest_of(panel.item_ids, panel.start, origins, test_origin, recipe.backtest.model_dump())[:16]}
     with context.tracking.run(TASK, name=recipe.name, role="model", recipe=recipe.model_dump(), inputs=inputs, tags=tags) as run:

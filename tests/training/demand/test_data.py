@@ -83,7 +83,16 @@ def test_windows_are_drawn_in_proportion_to_their_scale_as_told(panel: Panel, po
 def test_too_few_days_to_learn_from_are_refused(panel: Panel) -> None:
     encoder = Encoder.fit(CONFIG.encoder, panel.until(10), {})
     with pytest.raises(ValueError, match="10 days"):
-        DemandTask(panel, encoder, CONFIG, WindowConfig(), BacktestConfig(min_sold_days=1), LossConfig(), 4, 5, 10, ())
+        DemandTask(panel, encoder, CONFIG, WindowConfig(), BacktestConfig(), LossConfig(), 4, 5, 10, ())
+
+
+def test_items_that_hardly_sold_are_not_learned_from(panel: Panel) -> None:
+    units = panel.units.copy()
+    units[4] = 0
+    task = make_task(replace(panel, units=units))
+    assert task.prepared.panel.item_ids == tuple(item for item in panel.item_ids if item != "item-04")
+    with pytest.raises(ValueError, match="no item sold on 3 days"):
+        len(make_task(replace(panel, units=units * 0)).cutoffs)
 
 
 def test_only_items_that_sold_often_and_lately_are_scored() -> None:
@@ -92,8 +101,10 @@ def test_only_items_that_sold_often_and_lately_are_scored() -> None:
     units[1, 40:] = 0  # once a seller, now dead
     units[2, :] = 0
     units[2, 90] = 5  # sold once
-    chosen = select_series(replace(panel, units=units), BacktestConfig(min_sold_days=10, recent_days=30))
-    assert chosen.tolist() == [True, False, False, True]
+    panel = replace(panel, units=units)
+    assert select_series(panel, BacktestConfig(min_sold_days=10, recent_days=30)).tolist() == [0, 3]
+    with pytest.raises(ValueError, match="no item sold on 99 days before 2024-04-10"):
+        select_series(panel, BacktestConfig(min_sold_days=99))
 
 
 def test_a_backtest_shows_methods_nothing_of_the_days_ahead(panel: Panel) -> None:

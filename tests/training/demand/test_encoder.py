@@ -17,7 +17,7 @@ HORIZON = 14
 
 @pytest.fixture(scope="module")
 def encoder(panel: Panel) -> Encoder:
-    return Encoder.fit(EncoderConfig(max_horizon=HORIZON), panel, CALENDAR)
+    return Encoder.fit(EncoderConfig(context_length=56, max_horizon=HORIZON), panel, CALENDAR)
 
 
 def encode(encoder: Encoder, panel: Panel, rows: list[int], cutoffs: list[int]) -> dict[str, np.ndarray]:
@@ -161,7 +161,7 @@ def test_last_year_is_read_where_there_is_one(panel: Panel) -> None:
         panel.holidays * repeats,
         panel.categories,
     )
-    encoder = Encoder.fit(EncoderConfig(max_horizon=HORIZON), long, {})
+    encoder = Encoder.fit(EncoderConfig(context_length=56, max_horizon=HORIZON), long, {})
     assert encoder.has_year
     assert encoder.history_days == 367
     cutoff = 700
