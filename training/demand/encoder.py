@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
+from features.calendars import BLACK_FRIDAY, SHOPPING_DAYS
 from training.demand.panel import Bools, Floats, Ints, Panel, carry_forward
 
 Doubles = NDArray[np.float64]
@@ -115,6 +116,7 @@ class Encoder:
         for t in np.flatnonzero(is_holiday & usually_open):
             opened_on.setdefault(str(panel.holidays[t]), []).append(bool(panel.is_open[t]))
         closed = frozenset(name for name, opened in opened_on.items() if np.mean(opened) < 0.5)
+        holidays = opened_on.keys() - _SHOPPING_NAMES
         return cls(
             config,
             tuple(names),
@@ -123,7 +125,7 @@ class Encoder:
             by_category,
             is_open_weekday,
             closed,
-            len(closed) * 2 > len(opened_on),
+            len(closed & holidays) * 2 > len(holidays),
             dict(calendar),
             panel.num_days >= 2 * YEAR_DAYS,
         )
@@ -166,7 +168,9 @@ class Encoder:
             return False
         if holiday is None:
             return True
-        return not (holiday in self.closed_holidays or (holiday not in self.holiday_names and self.closes_on_holidays))
+        if holiday in self.holiday_names or holiday in _SHOPPING_NAMES:
+            return holiday not in self.closed_holidays
+        return not self.closes_on_holidays
 
     def extend(self, panel: Panel, horizon: int, future: Future | None = None) -> tuple[Panel, list[str]]:
         """The panel with `horizon` days ahead, whose covariates are planned or filled by rule.
@@ -467,6 +471,8 @@ class Prepared:
     prior: Floats
 
 
+_SHOPPING_NAMES = frozenset((*SHOPPING_DAYS.values(), BLACK_FRIDAY))
+"""Special days on which no shop is taken to be closed unless it was."""
 _DAY_FEATURES = 7 + 4 + 4
 _NUM_CONTEXT = 7 + _DAY_FEATURES
 _NUM_FUTURE = 8 + _DAY_FEATURES

@@ -101,6 +101,7 @@ def test_opening_days_are_learned(encoder: Encoder) -> None:
     assert encoder.will_open(date(2030, 6, 3), None)
     assert not encoder.will_open(date(2030, 6, 3), "Labour Day")
     assert not encoder.will_open(date(2030, 6, 3), "a holiday never seen")
+    assert encoder.will_open(date(2030, 11, 11), "11.11")  # never seen either, but people shop
 
 
 def test_days_ahead_are_filled_by_rule_or_planned(encoder: Encoder, panel: Panel) -> None:
