@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import reduce
+from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -87,7 +88,7 @@ def ingest(
             run.read()
             if run.staged:
                 if any(staged.num_rows for staged in run.staged):
-                    with start() as spark:
+                    with start() as spark, run.holding():
                         run.decide(spark)
                         if not check:
                             run.commit()
@@ -135,6 +136,7 @@ class _Ingest:
     extras: dict[str, dict[str, str]] = field(default_factory=dict)
     newest: list[datetime] = field(default_factory=list)
     num_returns: int = 0
+    held: list[DataFrame] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.report = Report(self.shop.name, self.check)
@@ -157,6 +159,15 @@ class _Ingest:
         finally:
             self._clear()
 
+    @contextmanager
+    def holding(self) -> Iterator[None]:
+        """While the run lasts Spark keeps the frames that are counted and written; a session outlives a run."""
+        try:
+            yield
+        finally:
+            for frame in self.held:
+                frame.unpersist()
+
     def read(self) -> None:
         """Find and stage the new parts of every source; all that is wrong with a source as a whole is found here."""
         found: list[tuple[Source, list[Part]]] = []
@@ -170,9 +181,9 @@ class _Ingest:
                     drift.check_needed(source, {f.name: family(f.type) for f in part.schema}, part.name)
             if parts:
                 found.append((source, parts))
-        for index, (source, parts) in enumerate(found):
+        for source, parts in found:
             self._tell(f"reading {source.name}")
-            staged = stage(source, parts, self.lake, f"{self.scratch_uri}/{index}", self._tell_rows)
+            staged = stage(source, parts, self.lake, f"{self.scratch_uri}/{uuid4().hex}", self._tell_rows)
             for read in staged.parts:
                 drift.check_needed(source, read.columns, read.part.name)
                 if read.num_rows == 0 and source.format != "postgres":
@@ -202,7 +213,7 @@ class _Ingest:
                 self._accept(spark, feed, known_from)
             feed.line.check()
         if self.num_returns:
-            orders = link(self.accepted[ORDERS.name], self._stored(spark, ORDERS)).persist(StorageLevel.MEMORY_AND_DISK)
+            orders = self._hold(link(self.accepted[ORDERS.name], self._stored(spark, ORDERS)))
             self.accepted[ORDERS.name] = orders
             lone = orders.where("quantity < 0 and returned_order_id is null").count()
             if lone:
@@ -251,7 +262,7 @@ class _Ingest:
             staged,
             mapping,
             extras,
-            rows.persist(StorageLevel.MEMORY_AND_DISK),
+            self._hold(rows),
             Line(staged.source.name, mapping.table, staged.num_rows),
         )
         times = [F.max(F.unix_micros(EVENT_TIMESTAMP)).alias("newest")] if EVENT_TIMESTAMP in mapping.declared.names else []
@@ -277,7 +288,7 @@ class _Ingest:
             if name not in stored.columns:
                 stored = stored.withColumn(name, F.lit(None).cast("string"))
         decided = decide(feed.good, stored, table, feed.content, known_from, feed.mapping.identical)
-        decided = decided.persist(StorageLevel.MEMORY_AND_DISK)
+        decided = self._hold(decided)
         is_return = F.col("quantity") < 0 if table is ORDERS else F.lit(False)
         told = decided.groupBy(FATE).agg(F.count(F.lit(1)).alias("count"), F.count_if(is_return).alias("returns")).collect()
         counts = {row[FATE]: row["count"] for row in told}
@@ -300,6 +311,11 @@ class _Ingest:
         extras, also_told = drift.extras(staged.source, table, columns, new, stored)
         self.report.notices += told + also_told
         return extras
+
+    def _hold(self, frame: DataFrame) -> DataFrame:
+        """Keep the rows of a frame that is counted and written, in memory or on disk, to the end of the run."""
+        self.held.append(frame.persist(StorageLevel.MEMORY_AND_DISK))
+        return self.held[-1]
 
     def _kept(self, table: Table) -> list[str]:
         """Columns that the raw table has beyond its declaration."""

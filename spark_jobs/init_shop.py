@@ -196,7 +196,10 @@ def _file_sample(path: Path) -> _Sample:
         delimiter = _delimiter(path, encoding)
         reads |= {"delimiter": delimiter} if delimiter != "," else {}
     text = TextFormat(encoding=encoding, delimiter=reads.get("delimiter", ","))
-    return _sample(reads, csv_batches(text, path) if form == "csv" else json_batches(text, path))
+    sample = _sample(reads, csv_batches(text, path) if form == "csv" else json_batches(text, path))
+    if not sample.columns:
+        raise IngestError(f"{path}: expected a JSON object on every line (JSON lines), found none in its first lines.")
+    return sample
 
 
 def _delimiter(path: Path, encoding: str) -> str:

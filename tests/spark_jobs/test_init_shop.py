@@ -133,6 +133,9 @@ def test_what_cannot_be_started(home: Home, tmp_path: Path) -> None:
     (tmp_path / "empty.csv").write_text("")
     with pytest.raises(IngestError, match="is empty"):
         init_shop(home, "a", [str(tmp_path / "empty.csv")])
+    (tmp_path / "array.json").write_text('[{"order_id": 1},\n{"order_id": 2}]\n')
+    with pytest.raises(IngestError, match="expected a JSON object on every line"):
+        init_shop(home, "a", [str(tmp_path / "array.json")])
     with pytest.raises(SettingsError, match="shop name"):
         init_shop(home, "My Shop", [str(tmp_path)])
     (tmp_path / "good.csv").write_bytes(GERMAN.encode())
