@@ -12,7 +12,6 @@ from datetime import datetime
 from typing import Any, Protocol, TypeVar
 from zoneinfo import ZoneInfo
 
-from features.columns import DS
 from serving.graph import Manifest
 from serving.nodes.daily_demand import DailyDemand
 from serving.nodes.item_rules import Bools, ItemRules
@@ -143,9 +142,9 @@ class Forecast:
                 "mean": forecast.mean.tolist(),
                 "quantiles": {str(level): values.tolist() for level, values in forecast.quantiles.items()},
                 "filled": list(forecast.filled),
-                "degraded": list(context.degraded or (() if known[DS] else ("unknown_item",))),
+                "degraded": degraded,
             }
-            for item, known, forecast in zip(ids, context.series, forecasts, strict=True)
+            for item, degraded, forecast in zip(ids, context.degraded, forecasts, strict=True)
         ]
         return {"series": series, "degraded": _reasons(series)}
 

@@ -23,7 +23,8 @@ Placement = Literal["for_you", "similar", "trending"]
 RecommendReason = Literal[
     "unknown_user", "unknown_visitor", "empty_history", "unknown_item", "history_unavailable", "no_recent_activity"
 ]
-ForecastReason = Literal["unknown_item", "history_unavailable"]
+ForecastReason = Literal["unknown_item", "no_recent_demand", "history_unavailable"]
+"""`no_recent_demand`: the item is known but was not on sale in the days the model looks back on."""
 SentimentReason = Literal["truncated", "empty", "unknown"]
 
 

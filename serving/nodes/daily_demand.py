@@ -19,10 +19,10 @@ _COLUMNS = tuple(column.name for column in DAILY_DEMAND.features)
 
 @dataclass(frozen=True)
 class Context:
-    """Per series the columns of `daily_demand`, oldest first, plus `item_id` and `category`; `degraded`: what was not read."""
+    """Per series the columns of `daily_demand`, oldest first, plus `item_id` and `category`; and what could not be read of it."""
 
     series: list[dict[str, Any]]
-    degraded: tuple[ForecastReason, ...] = ()
+    degraded: list[list[ForecastReason]]
 
 
 class DailyDemand:
@@ -38,14 +38,16 @@ class DailyDemand:
         keys: dict[str, list[Any]] = {ITEM_ID: [item for item in item_ids for _ in days], DS: days * len(item_ids)}
         try:
             rows = self.store.online_rows("demand", keys, at)
-            categories = self.store.online_rows("recommender", {ITEM_ID: list(item_ids)}, at)[CATEGORY]
+            items = self.store.online_rows("recommender", {ITEM_ID: list(item_ids)}, at)
         except ShopgraphError as error:
             log.get(__name__).warning("daily_demand cannot be read", error=str(error))
-            return Context([{ITEM_ID: item, DS: []} for item in item_ids], ("history_unavailable",))
-        series = []
+            return Context([{ITEM_ID: item, DS: []} for item in item_ids], [["history_unavailable"] for _ in item_ids])
+        context = Context([], [])
         for number, item in enumerate(item_ids):
             first = number * len(days)
             known = [i for i in range(first, first + len(days)) if rows["units_sum"][i] is not None]
             columns = {name: [rows[name][i] for i in known] for name in _COLUMNS}
-            series.append({ITEM_ID: item, CATEGORY: categories[number], DS: [keys[DS][i] for i in known], **columns})
-        return Context(series)
+            context.series.append({ITEM_ID: item, CATEGORY: items[CATEGORY][number], DS: [keys[DS][i] for i in known], **columns})
+            is_listed = items["item_catalog__event_timestamp"][number] is not None
+            context.degraded.append([] if known else ["no_recent_demand" if is_listed else "unknown_item"])
+        return context

@@ -31,6 +31,11 @@ def test_an_unknown_item_gets_a_cold_forecast_that_says_so(post: Ask) -> None:
     assert all(value >= 0 for value in content["series"][1]["mean"])
 
 
+def test_an_item_that_is_listed_but_did_not_sell_of_late_is_told_apart(post: Ask) -> None:
+    content = post("/v1/forecast", {"series": [{"item_id": "i4"}], "horizon": 2}).json()
+    assert content["degraded"] == content["series"][0]["degraded"] == ["no_recent_demand"]
+
+
 def test_history_reaches_the_model(post: Ask) -> None:
     known, unknown = post("/v1/forecast", {"series": [{"item_id": "i0"}, {"item_id": "no such"}], "horizon": 2}).json()["series"]
     assert known["mean"] != unknown["mean"]
