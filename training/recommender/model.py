@@ -30,6 +30,8 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
 Recommendations = list[tuple[str, float]]
 """(item_id, score), best first."""
+NO_TASTE = frozenset({"impression", "uncart", "return"})
+"""Kinds of act that do not speak for the item; a history is read without them."""
 
 
 class Config(BaseModel):
@@ -80,7 +82,8 @@ class Encoder:
     ) -> dict[str, Tensor]:
         """Histories, oldest act first, as `items` (B, L), `events` (B, L) and `lengths` (B,), padded at the end with 0.
 
-        Unknown items are skipped; runs of acts on one item count as one act, of the last kind; the newest `max_length` stay.
+        Unknown items and acts of `NO_TASTE` are skipped; a kind of act that training never saw is read as the commonest one; a run
+        of acts on one item counts as one act, of the last kind; the newest `max_length` stay.
         """
         items, events = [], []
         for row, history in enumerate(histories):
@@ -89,6 +92,7 @@ class Encoder:
                 kinds = np.zeros(len(history), dtype=np.int64)
             else:
                 kinds = np.fromiter((self.event_index.get(kind, 0) for kind in event_types[row]), np.int64, len(history))
+                known[[kind in NO_TASTE for kind in event_types[row]]] = -1
             kept = np.flatnonzero(known >= 0)
             kept = kept[last_of_runs(known[kept])][-max_length:]
             items.append(known[kept])

@@ -25,8 +25,8 @@ def demo() -> Recipe:
     return Recipe(
         name="demo",
         data=DataConfig(max_val_queries=2_000),
-        model=Config(dim=48, max_length=32),
-        fit=FitConfig(epochs=5, batch_size=128, learning_rate=2e-3, warmup_steps=50, patience=2),
+        model=Config(dim=32, num_blocks=1, max_length=128, dropout=0.1),
+        fit=FitConfig(epochs=2, batch_size=64, learning_rate=2e-3, warmup_steps=50, clip_norm=1.0),
     )
 
 
@@ -34,9 +34,9 @@ def full() -> Recipe:
     """A shop of some thousand items; minutes on two cores. Tuned on the validation part of `online_retail`."""
     return Recipe(
         name="full",
-        data=DataConfig(),
-        model=Config(),
-        fit=FitConfig(epochs=20, batch_size=128, learning_rate=1e-3, warmup_steps=100, patience=4),
+        data=DataConfig(objective="next_session"),
+        model=Config(num_blocks=1, max_length=150, dropout=0.5),
+        fit=FitConfig(epochs=20, batch_size=128, learning_rate=1e-3, warmup_steps=50, clip_norm=1.0, patience=5),
     )
 
 
@@ -46,5 +46,5 @@ def sequences() -> Recipe:
         name="sequences",
         data=DataConfig(protocol="leave_one_out", objective="next_item", event_types=None),
         model=Config(dropout=0.5, repeats=False),
-        fit=FitConfig(epochs=40, batch_size=256, learning_rate=1e-3, warmup_steps=100, patience=5),
+        fit=FitConfig(epochs=40, batch_size=256, learning_rate=1e-3, warmup_steps=100, clip_norm=1.0, patience=5),
     )

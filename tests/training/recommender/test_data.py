@@ -144,6 +144,22 @@ def test_the_planted_order_is_learned(cycle: pa.Table, num_negatives: int | None
     assert max(epoch["val_ndcg_at_10"] for epoch in result.history) > 0.8 > 2 * popular.means["ndcg_at_10"]
 
 
+def test_a_network_starts_better_than_popularity(cycle: pa.Table) -> None:
+    made = task(cycle, Config(dim=8, max_length=8))
+    torch.manual_seed(0)
+    network = made.build()
+    counts = np.bincount(made.sequences.items, minlength=20) + 1.0
+    assert network.item_bias.detach().numpy() == pytest.approx(np.log(counts / counts.sum()), abs=1e-5)
+    directions = torch.nn.functional.normalize(network.item.weight.detach(), dim=1).numpy()
+    near, far = (np.mean([directions[item] @ directions[(item + gap) % 20] for item in range(20)]) for gap in (1, 10))
+    assert near > far  # items that the same users take in one week point the same way
+
+
+def test_a_catalogue_smaller_than_the_width_is_built(cycle: pa.Table) -> None:
+    made = task(cycle, Config(dim=64, max_length=8))
+    assert made.build().item.weight.isfinite().all()
+
+
 def test_seen_items_are_left_out_where_they_may_not_come_again(cycle: pa.Table) -> None:
     made = task(cycle, Config(dim=8))
     assert made.val is not None

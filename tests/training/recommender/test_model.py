@@ -18,6 +18,7 @@ SMALL = Config(dim=16, num_blocks=1, num_heads=2, max_length=8, dropout=0.0)
 
 
 class TestRecommender(ModelContract):
+    overfit_steps = 60
     overfit_to = 0.35  # an item that several items followed cannot be foreseen better than their share
 
     @pytest.fixture(autouse=True)
@@ -69,6 +70,11 @@ def test_encode_skips_unknown_items_joins_runs_and_keeps_the_newest() -> None:
     assert batch["items"].tolist() == [[1, 2], [0, 0]]
     assert batch["events"].tolist() == [[1, 0], [0, 0]]  # the last act of a run says its kind; an unknown kind is the commonest
     assert batch["lengths"].tolist() == [2, 0]
+
+
+def test_encode_reads_no_returns() -> None:
+    encoder = Encoder(("a", "b", "c"), ("view",), (0.5, 0.3, 0.2))
+    assert encoder.encode([["a", "b", "a"]], [["view", "return", "purchase"]], 9)["items"].tolist() == [[0]]
 
 
 def test_no_history_gets_the_popular_list_and_is_not_called_personal(recommender: Recommender) -> None:
@@ -166,17 +172,17 @@ def test_fused_softmax_equals_the_plain_one_with_its_gradients(repeats: bool) ->
 def test_sampled_softmax_over_all_items_equals_the_full_one() -> None:
     network, inputs = double_network(True), loss_inputs()
     every = {"negatives": torch.arange(11), "negative_log_weights": torch.zeros(11, dtype=torch.float64)}
-    assert float(network(**inputs, **every)) == pytest.approx(float(network(**inputs)), rel=1e-12)
+    assert network(**inputs, **every).item() == pytest.approx(network(**inputs).item(), rel=1e-12)
 
 
 def test_sampled_softmax_estimates_the_full_one() -> None:
     network, inputs = double_network(True), loss_inputs()
-    full = float(network(**inputs))
+    full = network(**inputs).item()
     proposal = np.linspace(1, 5, 11) / np.linspace(1, 5, 11).sum()
     rng = np.random.default_rng(0)
     drawn = rng.choice(11, 20_000, p=proposal)
     weights = torch.from_numpy(-np.log(proposal[drawn] * len(drawn)))
-    estimate = float(network(**inputs, negatives=torch.from_numpy(drawn), negative_log_weights=weights))
+    estimate = network(**inputs, negatives=torch.from_numpy(drawn), negative_log_weights=weights).item()
     assert estimate == pytest.approx(full, rel=0.02)
 
 
