@@ -20,7 +20,7 @@ import features.calendars
 import features.windows
 from features.columns import EVENT_TIMESTAMP
 from features.shop import Shop
-from features.tables import TABLES, Table
+from features.tables import RAW_TABLES, Table
 from infra import clock
 from infra.errors import SettingsError, TableContractError
 from infra.home import Home
@@ -71,7 +71,7 @@ class Horizon:
     @classmethod
     def of(cls, now: datetime, shop: Shop, lake: Lake) -> Horizon:
         """The horizon of a shop at `now` (aware)."""
-        newest = lake.newest(path for path, table in TABLES.items() if table.kind == "raw" and EVENT_TIMESTAMP in table.names)
+        newest = lake.newest(table.path for table in RAW_TABLES.values() if EVENT_TIMESTAMP in table.names)
         return cls(now, now.astimezone(shop.zone).date() - timedelta(1), newest is not None and newest >= now)
 
 
@@ -89,6 +89,38 @@ class Range:
     def __post_init__(self) -> None:
         if self.first > self.last:
             raise SettingsError(f"--from {self.first} lies after --to {self.last}; expected a range of local days, both included.")
+
+
+class Snapshot:
+    """The tables as one build sees them: raw ones in the versions of its start, each read and cleaned once for all jobs."""
+
+    def __init__(self, spark: SparkSession, lake: Lake, horizon: Horizon) -> None:
+        self.spark = spark
+        self.lake = lake
+        self.horizon = horizon
+        self._versions = {table.path: lake.version(table.path) for table in RAW_TABLES.values()}
+        self._current: dict[str, DataFrame] = {}
+
+    def version(self, table: Table) -> int | None:
+        """The version that is read; None if the table does not exist."""
+        return self._versions[table.path] if table.kind == "raw" else self.lake.version(table.path)
+
+    def frame(self, table: Table) -> DataFrame:
+        """Feature rows as they are; raw rows in their newest version, none from after the shop's now, kept for the next job."""
+        if table.kind == "features":
+            return read_table(self.spark, self.lake, table, self.version(table))
+        if table.path not in self._current:
+            self._current[table.path] = self._read(table)
+        return self._current[table.path]
+
+    def _read(self, table: Table) -> DataFrame:
+        version = self.version(table)
+        rows = raw.current(read_table(self.spark, self.lake, table, version).select(*table.names), table)
+        if version is None:
+            return rows  # stays empty in the plans of the jobs, which shrink around it
+        if self.horizon.cuts and EVENT_TIMESTAMP in table.names:
+            rows = rows.where(F.col(EVENT_TIMESTAMP) < F.lit(self.horizon.now))
+        return rows.persist()
 
 
 @dataclass(frozen=True)
@@ -130,10 +162,11 @@ def build(
     horizon = Horizon.of(clock.now(settings.now or shop.now, lake), shop, lake)
     results = []
     with home.lock(f"build-{shop.name}"), session(settings, "build") as spark:
+        snapshot = Snapshot(spark, lake, horizon)
         for name in order:
             if on_table:
                 on_table(name)
-            built = build_table(spark, lake, shop, horizon, JOBS[name], between if name in asked else None)
+            built = build_table(snapshot, shop, JOBS[name], between if name in asked else None)
             results.append(built)
             if on_built:
                 on_built(built)
@@ -159,14 +192,16 @@ def in_order(names: Iterable[str]) -> list[str]:
     return list(TopologicalSorter({name: reads[name] for name in JOBS if name in wanted}).static_order())
 
 
-def build_table(spark: SparkSession, lake: Lake, shop: Shop, horizon: Horizon, job: Job, between: Range | None = None) -> Built:
-    """Build one table from the newest versions of what it reads, or leave it where nothing changed."""
+def build_table(snapshot: Snapshot, shop: Shop, job: Job, between: Range | None = None) -> Built:
+    """Build one table from the versions of the snapshot, or leave it where nothing changed."""
     began = time.monotonic()
-    versions = {table.path: lake.version(table.path) for table in job.reads}
+    lake, horizon = snapshot.lake, snapshot.horizon
+    versions = {table.path: snapshot.version(table) for table in job.reads}
     base = lake.version(job.table.path)
     if between and base is None:
         raise TableContractError(
-            f"table {job.table.path} has no rows outside {between.first} to {between.last} to keep; build it once without --from and --to."
+            f"table {job.table.path} has no rows outside {between.first} to {between.last} to keep; "
+            "build it once without --from and --to."
         )
     digest = digest_of(
         versions,
@@ -176,31 +211,13 @@ def build_table(spark: SparkSession, lake: Lake, shop: Shop, horizon: Horizon, j
     )
     commit = lake.committed(job.table.path, digest)
     if commit is None:
-        frames = {table.path: _read(spark, lake, table, versions[table.path], horizon) for table in job.reads}
+        frames = {table.path: snapshot.frame(table) for table in job.reads}
         rows = job.run(Inputs(frames, shop.time_zone, shop.calendars, horizon.last_day))
         if between:
-            rows = _replaced(read_table(spark, lake, job.table, base), rows, between, shop)
-        commit = write_table(
-            rows,
-            lake,
-            job.table,
-            "overwrite",
-            digest=digest,
-            read_version=base,
-            metadata=_metadata(versions, horizon, between, base),
-        )
+            rows = _replaced(read_table(snapshot.spark, lake, job.table, base), rows, between, shop)
+        metadata = _metadata(versions, horizon, between, base)
+        commit = write_table(rows, lake, job.table, "overwrite", digest=digest, read_version=base, metadata=metadata)
     return Built(job.table.name, commit.version, commit.num_rows, time.monotonic() - began, commit.skipped)
-
-
-def _read(spark: SparkSession, lake: Lake, table: Table, version: int | None, horizon: Horizon) -> DataFrame:
-    """One input as jobs see it: raw rows in their newest version and none from after the shop's now; feature rows as they are."""
-    frame = read_table(spark, lake, table, version)
-    if table.kind == "features":
-        return frame
-    rows = raw.current(frame.select(*table.names), table)
-    if horizon.cuts and EVENT_TIMESTAMP in table.names:
-        rows = rows.where(F.col(EVENT_TIMESTAMP) < F.lit(horizon.now))
-    return rows
 
 
 def _replaced(old: DataFrame, new: DataFrame, between: Range, shop: Shop) -> DataFrame:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import date
+from functools import reduce
 
 from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
@@ -28,37 +29,24 @@ def transform(
     Args:
         items, events, orders, reviews: current rows of the raw tables.
     """
-    told = items.select(
-        ITEM_ID, EVENT_TIMESTAMP, CREATED_TIMESTAMP, F.struct(*_TOLD, F.col(CREATED_TIMESTAMP).alias("known")).alias("told")
-    )
-    sights = [frame.where(F.col(ITEM_ID).isNotNull()) for frame in (events, orders, reviews)]
-    sights = [frame.select(ITEM_ID, F.struct(EVENT_TIMESTAMP, CREATED_TIMESTAMP).alias("sight")) for frame in sights]
-    seen = (
-        sights[0]
-        .unionByName(sights[1])
-        .unionByName(sights[2])
-        .groupBy(ITEM_ID)
-        .agg(F.min("sight").alias("sight"))
-        .join(items.groupBy(ITEM_ID).agg(F.min(EVENT_TIMESTAMP).alias("_told_at")), ITEM_ID, "left")
-        .where(F.col("_told_at").isNull() | (F.col("sight.event_timestamp") < F.col("_told_at")))
-        .select(ITEM_ID, "sight.*")
-    )
-    rows = told.unionByName(seen, allowMissingColumns=True).unionByName(
-        _paid(sales(events, orders, zone), zone, last_day), allowMissingColumns=True
-    )
+    known = F.col(CREATED_TIMESTAMP).alias("known")
+    told = items.select(ITEM_ID, EVENT_TIMESTAMP, CREATED_TIMESTAMP, F.struct(*_TOLD, known).alias("told"))
+    paid = _paid(sales(events, orders, zone), zone, last_day)
+    rows = told.unionByName(_seen(events, orders, reviews), allowMissingColumns=True).unionByName(paid, allowMissingColumns=True)
     # At one instant the row of `items` comes last and stands for all.
     in_order = Window.partitionBy(ITEM_ID).orderBy(EVENT_TIMESTAMP, F.col("told").isNotNull())
     so_far = in_order.rowsBetween(Window.unboundedPreceding, 0)
     before = F.lag("_price").over(in_order)
+    is_told, is_paid = F.col("told").isNotNull(), F.col("paid").isNotNull()
     return (
-        rows.withColumn("_is_paid_row", F.col("paid").isNotNull())
+        rows.withColumn("_kind", F.when(is_told, "told").when(is_paid, "paid").otherwise("seen"))
         .withColumn("told", F.last("told", ignorenulls=True).over(so_far))
         .withColumn("paid", F.last("paid", ignorenulls=True).over(so_far))
         .withColumn("_first", F.first(F.struct(EVENT_TIMESTAMP, CREATED_TIMESTAMP)).over(so_far))
         .withColumn("_price", F.coalesce("told.price", "paid.price"))
-        .withColumn("_is_change", ~F.col("_is_paid_row") | ~F.col("_price").eqNullSafe(before))
+        .withColumn("_is_new_price", ~F.col("_price").eqNullSafe(before))
         .withColumn("_is_last", ~F.col(EVENT_TIMESTAMP).eqNullSafe(F.lead(EVENT_TIMESTAMP).over(in_order)))
-        .where("_is_change and _is_last")
+        .where("_is_last and (_kind = 'told' or (_kind = 'seen' and told is null) or (_kind = 'paid' and _is_new_price))")
         .withColumn("created_at", F.coalesce("told.created_at", "_first.event_timestamp"))
         .withColumn(
             CREATED_TIMESTAMP,
@@ -69,6 +57,15 @@ def transform(
             "told.withdrawn_at", EVENT_TIMESTAMP, CREATED_TIMESTAMP,
         )
     )  # fmt: skip
+
+
+def _seen(*frames: DataFrame) -> DataFrame:
+    """The first sight of each item: when anything first spoke of it."""
+    sights = [
+        frame.where(F.col(ITEM_ID).isNotNull()).select(ITEM_ID, F.struct(EVENT_TIMESTAMP, CREATED_TIMESTAMP).alias("sight"))
+        for frame in frames
+    ]
+    return reduce(DataFrame.unionByName, sights).groupBy(ITEM_ID).agg(F.min("sight").alias("sight")).select(ITEM_ID, "sight.*")
 
 
 def _paid(lines: DataFrame, zone: str, last_day: date) -> DataFrame:

@@ -7,11 +7,11 @@ from datetime import date
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from features.columns import EVENT_TYPE, USER_ID
+from features.columns import CREATED_TIMESTAMP, EVENT_TYPE, USER_ID
 from features.tables import INTERACTIONS, USER_ACTIVITY
 from features.windows import USER_WINDOWS
 from spark_jobs.job import Inputs, Job
-from spark_jobs.windows import DAY, IS_CHANGE, accumulate, changes, daily, stamped
+from spark_jobs.windows import DAY, IS_CHANGE, LATE, accumulate, changes, daily, stamped
 
 
 def transform(interactions: DataFrame, *, zone: str, last_day: date) -> DataFrame:
@@ -19,12 +19,15 @@ def transform(interactions: DataFrame, *, zone: str, last_day: date) -> DataFram
 
     `days_since_last_purchase` is as of the row; that it grows from day to day is no change.
     """
-    bought = F.max(F.when(F.col(EVENT_TYPE) == "purchase", F.col(DAY)))
+    day_known = F.struct(F.col(DAY).alias("day"), F.col(CREATED_TIMESTAMP).alias("known"))
+    bought = F.max(F.when(F.col(EVENT_TYPE) == "purchase", day_known))
     days = daily(interactions.repartition(USER_ID), [USER_ID], USER_WINDOWS, zone, last_purchase=bought)
     log = changes(days, [USER_ID], USER_WINDOWS, zone, carried=["last_purchase"]).where(F.col(DAY) <= F.lit(last_day))
     columns = [name for feature in USER_WINDOWS for name in feature.columns]
     rows = accumulate(log, [USER_ID], columns, carried=["last_purchase"]).where(IS_CHANGE)
-    rows = rows.withColumn("days_since_last_purchase", F.date_diff(DAY, "last_purchase"))
+    rows = rows.withColumn("days_since_last_purchase", F.date_diff(DAY, "last_purchase.day")).withColumn(
+        LATE, F.greatest(LATE, "last_purchase.known")
+    )
     return stamped(rows, zone).select(*USER_ACTIVITY.names)
 
 

@@ -29,7 +29,8 @@ def transform(interactions: DataFrame, item_catalog: DataFrame, *, zone: str, la
     acts = with_category(interactions, item_catalog, "_category").withColumnRenamed("_category", CATEGORY)
     days = daily(acts.where(F.col(CATEGORY).isNotNull()).repartition(USER_ID), _KEYS, [_COUNT], zone)
     log = changes(days, _KEYS, [_COUNT], zone).where(F.col(DAY) <= F.lit(last_day))
-    totals = accumulate(_user_log(days, zone).unionByName(log.select(USER_ID, DAY), allowMissingColumns=True), [USER_ID], [_SHARED])
+    user_log = _user_log(days, zone).where(F.col(DAY) <= F.lit(last_day))
+    totals = accumulate(user_log.unionByName(log.select(USER_ID, DAY), allowMissingColumns=True), [USER_ID], [_SHARED])
     log = log.unionByName(_other_days(days, totals), allowMissingColumns=True)
     rows = accumulate(log, _KEYS, _COUNT.columns).join(
         totals.select(USER_ID, DAY, F.col(_SHARED).alias("_total"), F.col(LATE).alias("_total_late")), [USER_ID, DAY]

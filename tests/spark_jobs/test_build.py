@@ -1,0 +1,217 @@
+"""The driver: order, lineage, skipping, ranges, the clock, and that no later fact changes an earlier row."""
+
+from __future__ import annotations
+
+import random
+from datetime import UTC, date, datetime, timedelta
+
+import pytest
+
+from features.shop import Shop
+from features.tables import EVENTS, FEATURE_TABLES, INVENTORY, ITEMS, ORDERS, PROMOTIONS, RAW_TABLES, REVIEWS
+from infra import clock
+from infra.errors import SettingsError, TableContractError
+from infra.lake import digest_of
+from spark_jobs.build import JOBS, Horizon, Range, Snapshot, build_table, in_order
+from spark_jobs.job import Inputs
+from spark_jobs.raw import current
+
+SHOP = Shop(name="sample", currency="EUR", time_zone="Europe/Berlin", calendars=("DE",), now="data")
+
+
+def facts(seed, since, days):
+    """Raw rows of a small shop, all stamped on the local days from `since` on."""
+    chance = random.Random(seed)
+    start = datetime.combine(since, datetime.min.time(), SHOP.zone)
+
+    def at():
+        return (start + timedelta(minutes=chance.randrange(days * 24 * 60))).astimezone(UTC)
+
+    def user():
+        return f"u{chance.randrange(4)}"
+
+    def item():
+        return f"i{chance.randrange(5)}"
+
+    kinds = ["view", "click", "cart", "favourite", "impression", "login"]
+    events = [
+        {"event_id": f"{seed}-{n}", "user_id": user() if chance.random() < 0.7 else None, "visitor_id": f"x{chance.randrange(3)}",
+         "item_id": item(), "event_type": chance.choice(kinds), "event_timestamp": at()}
+        for n in range(days * 4)
+    ]  # fmt: skip
+    orders = [
+        {"order_id": f"{seed}-{n}", "order_line_id": "1", "user_id": user() if n % 4 else None, "item_id": item(),
+         "quantity": chance.choice([1, 2, -1]), "unit_price": chance.randint(1, 9), "event_timestamp": at()}
+        for n in range(days * 2)
+    ]  # fmt: skip
+    last = start + timedelta(days) - timedelta(minutes=1)
+    orders.append({**orders[0], "order_id": f"{seed}-end", "quantity": 1, "event_timestamp": last.astimezone(UTC)})
+    items = [
+        {
+            "item_id": f"i{n}",
+            "category": chance.choice("xy"),
+            "price": chance.randint(1, 9) if n % 2 else None,
+            "event_timestamp": at(),
+        }
+        for n in range(4)
+    ]
+    reviews = [
+        {
+            "review_id": f"{seed}-{n}",
+            "item_id": item(),
+            "review_text": f"text {n % 5}",
+            "rating": n % 5 + 1,
+            "event_timestamp": at(),
+        }
+        for n in range(8)
+    ]
+    inventory = [{"item_id": item(), "on_hand": chance.randrange(3), "event_timestamp": at()} for _ in range(days)]
+    begins = at()
+    promotions = [
+        {"promotion_id": f"{seed}", "item_id": item(), "starts_at": begins, "ends_at": begins + timedelta(3), "depth": 0.2,
+         "created_timestamp": begins}
+    ]  # fmt: skip
+    return {EVENTS: events, ORDERS: orders, ITEMS: items, REVIEWS: reviews, INVENTORY: inventory, PROMOTIONS: promotions}
+
+
+@pytest.fixture
+def put(lake, frame):
+    """Write raw rows as the newest version of their tables."""
+
+    def write(rows):
+        for table, found in rows.items():
+            version = lake.version(table.path)
+            lake.write(
+                table.path,
+                frame(table, *found).toArrow().cast(table.schema),
+                "overwrite",
+                digest=digest_of(str(found)),
+                read_version=version,
+            )
+
+    return write
+
+
+@pytest.fixture
+def build(spark, lake):
+    """Build tables of `SHOP` in the shared Spark; a fresh snapshot each time, as a command has."""
+
+    def run(*names, now=None, between=None):
+        horizon = Horizon.of(clock.now(now or SHOP.now, lake), SHOP, lake)
+        snapshot = Snapshot(spark, lake, horizon)
+        return {name: build_table(snapshot, SHOP, JOBS[name], between if name in names else None) for name in in_order(names)}
+
+    return run
+
+
+def test_every_feature_table_has_a_job_that_reads_what_comes_before_it():
+    assert set(JOBS) == set(FEATURE_TABLES)
+    known = set(RAW_TABLES.values())
+    for name in in_order([]):
+        assert set(JOBS[name].reads) <= known
+        known.add(FEATURE_TABLES[name])
+    assert in_order(["user_category_affinity"])[-1] == "user_category_affinity"
+    assert set(in_order(["user_category_affinity"])) == {"item_catalog", "interactions", "user_category_affinity"}
+    with pytest.raises(SettingsError, match=r"no feature table 'carts'; there are .*interactions"):
+        in_order(["carts"])
+
+
+def test_a_build_keeps_its_lineage_and_a_second_one_writes_nothing(put, build, lake):
+    put(facts(1, date(2024, 5, 1), 10))
+    first = build()
+    assert not any(built.skipped for built in first.values())
+    assert all(lake.num_rows(f"features/{name}") == built.num_rows > 0 for name, built in first.items())
+    kept = lake.history("features/user_category_affinity")[0]
+    assert kept["inputs"] == '{"features/interactions": 0, "features/item_catalog": 0}'
+    assert kept["last_day"] == "2024-05-09"
+    assert all(built.skipped and built.version == 0 for built in build().values())
+
+    put({REVIEWS: facts(2, date(2024, 5, 1), 9)[REVIEWS]})
+    again = {name for name, built in build().items() if not built.skipped}
+    assert again == {"item_catalog", "item_activity", "user_category_affinity", "daily_demand", "clean_reviews"}
+
+
+def test_the_clock_bounds_what_is_read_and_written(put, build, lake):
+    put(facts(1, date(2024, 5, 1), 10))
+    build(now="2024-05-06T12:00+02:00")
+    now = datetime.fromisoformat("2024-05-06T12:00+02:00")
+    for name in FEATURE_TABLES:
+        assert lake.newest([f"features/{name}"]) < now, name
+    assert lake.read("features/daily_demand")["ds"].to_pylist()
+    assert max(lake.read("features/daily_demand")["ds"].to_pylist()) == date(2024, 5, 5)
+    # On the same day a wall clock that moves on within it builds nothing new once no fact lies after it.
+    build(now="2024-06-01T12:00+02:00")
+    assert all(built.skipped for built in build(now="2024-06-01T12:01+02:00").values())
+
+
+@pytest.mark.parametrize("only", [EVENTS, ORDERS, REVIEWS])
+def test_a_shop_with_one_table_builds_all(put, build, only):
+    put({only: facts(1, date(2024, 5, 1), 5)[only]})
+    rows = {name: built.num_rows for name, built in build().items()}
+    acts = ("interactions", "sessions", "user_history", "user_activity", "item_activity")
+    assert rows["item_catalog"] > 0
+    assert all((rows[name] > 0) == (only in (EVENTS, ORDERS)) for name in acts)
+    assert (rows["daily_demand"] > 0) == (only is ORDERS)
+    assert (rows["clean_reviews"] > 0) == (only is REVIEWS)
+
+
+def test_a_shop_with_nothing_builds_empty_tables(build):
+    assert {built.num_rows for built in build().values()} == {0}
+
+
+def test_a_range_is_rebuilt_as_a_full_build_would_and_the_rest_kept(put, build, lake):
+    put(facts(1, date(2024, 5, 1), 12))
+    build()
+    before = {name: lake.read(f"features/{name}").to_pylist() for name in FEATURE_TABLES}
+    changed = facts(1, date(2024, 5, 1), 12)
+    changed[ORDERS] = [{**row, "quantity": row["quantity"] * 3, "unit_price": 7} for row in changed[ORDERS]]
+    put(changed)
+    build("interactions", "item_catalog")
+    names = ("interactions", "user_activity", "daily_demand")
+    build(*names, between=Range(date(2024, 5, 5), date(2024, 5, 7)))
+    partial = {name: lake.read(f"features/{name}").to_pylist() for name in names}
+    assert lake.history("features/user_activity")[0]["base"] == "0"
+    assert build(*names, between=Range(date(2024, 5, 5), date(2024, 5, 7)))["daily_demand"].skipped
+    build(*names)
+
+    def split(rows):
+        inside, outside = [], []
+        for row in rows:
+            day = row["event_timestamp"].astimezone(SHOP.zone).date()
+            (inside if date(2024, 5, 5) <= day <= date(2024, 5, 7) else outside).append(str(row))
+        return sorted(inside), sorted(outside)
+
+    for name in ("user_activity", "daily_demand"):
+        full = lake.read(f"features/{name}").to_pylist()
+        assert split(partial[name])[0] == split(full)[0] != split(before[name])[0]
+        assert split(partial[name])[1] == split(before[name])[1] != split(full)[1]
+
+
+def test_a_range_needs_a_table_to_keep_rows_of(put, build):
+    put({ORDERS: facts(1, date(2024, 5, 1), 5)[ORDERS]})
+    with pytest.raises(TableContractError, match="build it once without --from and --to"):
+        build("interactions", between=Range(date(2024, 5, 1)))
+    with pytest.raises(SettingsError, match="both included"):
+        Range(date(2024, 5, 2), date(2024, 5, 1))
+
+
+def test_no_later_fact_changes_an_earlier_row(spark, frame, written):
+    """Build on the facts of ten days, then with ten more: rows stamped up to the cut are the same, in every table."""
+    cut = datetime(2024, 5, 11, tzinfo=SHOP.zone)
+    early, later = facts(1, date(2024, 5, 1), 10), facts(2, date(2024, 5, 11), 10)
+
+    def build_all(rows):
+        frames = {t.path: current(frame(t, *rows.get(t, [])), t) for t in RAW_TABLES.values()}
+        for name in in_order([]):
+            table = FEATURE_TABLES[name]
+            made = JOBS[name].run(Inputs(frames, SHOP.time_zone, SHOP.calendars, date(2024, 5, 20)))
+            frames[table.path] = spark.createDataFrame(made.select(*table.names).toArrow())
+        return {n: [r for r in written(frames[t.path], t) if r["event_timestamp"] <= cut] for n, t in FEATURE_TABLES.items()}
+
+    alone, with_later = build_all(early), build_all({t: early[t] + later[t] for t in early})
+    for name in FEATURE_TABLES:
+        assert alone[name], name
+        if name == "sessions":  # a visit that goes on is stamped later; those that were over stay as they were
+            over = cut - timedelta(minutes=30)
+            alone[name], with_later[name] = ([r for r in x[name] if r["event_timestamp"] <= over] for x in (alone, with_later))
+        assert with_later[name] == alone[name], name

@@ -1,0 +1,43 @@
+"""user_history: the last 50 acts, oldest first, per local day with an act."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta
+
+from features.tables import INTERACTIONS, USER_HISTORY
+from spark_jobs.user_history import LENGTH, transform
+
+
+def act(number, at, **row):
+    return {"interaction_id": f"{number:04}", "user_id": "u", "session_id": "s", "item_id": f"i{number}", "event_type": "view",
+            "event_timestamp": at} | row  # fmt: skip
+
+
+def test_the_whole_frame(frame, written, expected):
+    acts = frame(
+        INTERACTIONS,
+        act(2, "2024-05-01T23:30+02:00", event_type="cart"),
+        act(1, "2024-05-01T10:00+02:00"),
+        act(3, "2024-05-03T10:00+02:00", created_timestamp="2024-05-09T00:00+02:00"),
+        act(4, "2024-05-03T10:00+02:00", user_id="v"),
+        act(5, "2024-05-04T10:00+02:00", user_id="v"),
+    )
+    found = written(transform(acts, zone="Europe/Berlin", last_day=date(2024, 5, 3)), USER_HISTORY)
+    late = {"created_timestamp": "2024-05-09T00:00+02:00"}
+    assert found == expected(
+        USER_HISTORY,
+        {"user_id": "u", "item_ids": ["i1", "i2"], "event_types": ["view", "cart"], "event_timestamp": "2024-05-02T00:00+02:00"},
+        {"user_id": "u", "item_ids": ["i1", "i2", "i3"], "event_types": ["view", "cart", "view"],
+         "event_timestamp": "2024-05-04T00:00+02:00", **late},
+        {"user_id": "v", "item_ids": ["i4"], "event_types": ["view"], "event_timestamp": "2024-05-04T00:00+02:00"},
+    )  # fmt: skip
+
+
+def test_only_the_last_fifty_however_they_fall_on_days(frame, written):
+    start = datetime(2024, 5, 1, tzinfo=UTC)
+    acts = [act(n, start + timedelta(hours=n) if n < 120 else start + timedelta(days=5, seconds=n)) for n in range(200)]
+    rows = written(transform(frame(INTERACTIONS, *acts), zone="UTC", last_day=date(2024, 5, 31)), USER_HISTORY)
+    assert len(rows) == 6
+    for row in rows:
+        until = [a["item_id"] for a in acts if a["event_timestamp"] < row["event_timestamp"]]
+        assert row["item_ids"] == until[-LENGTH:]
