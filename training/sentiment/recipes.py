@@ -36,8 +36,13 @@ def demo() -> Recipe:
     return Recipe(
         name="demo",
         data=DataConfig(),
-        model=Config(encoder=EncoderConfig(max_terms=100_000, min_piece_texts=3)),
-        fit=FitConfig(epochs=5, batch_size=64, learning_rate=2e-3, warmup_steps=20, schedule="cosine", clip_norm=1.0),
+        model=Config(
+            encoder=EncoderConfig(max_terms=100_000, min_piece_texts=3),
+            term_start=1.0,  # the fewer texts, the more the log-count ratios know beforehand
+        ),
+        fit=FitConfig(
+            epochs=5, batch_size=64, learning_rate=2e-3, weight_decay=0.01, warmup_steps=20, schedule="cosine", clip_norm=1.0
+        ),
     )
 
 
@@ -47,5 +52,7 @@ def full() -> Recipe:
         name="full",
         data=DataConfig(),
         model=Config(),
-        fit=FitConfig(epochs=5, batch_size=128, learning_rate=1e-3, warmup_steps=50, schedule="cosine", clip_norm=1.0),
+        fit=FitConfig(
+            epochs=3, batch_size=128, learning_rate=2e-3, weight_decay=0.01, warmup_steps=50, schedule="cosine", clip_norm=1.0
+        ),
     )

@@ -25,7 +25,7 @@ from training.sentiment.recipes import DataConfig, Recipe
 from training.sentiment.train import train, without_near_copies
 from training.tracking import Tracking
 from training.tracking.server import NAME
-from training.trainer import FitConfig
+from training.trainer import FitConfig, ray_session
 
 RECIPE = Recipe(
     name="tiny",
@@ -65,7 +65,8 @@ def test_train_registers_a_model_beside_its_floors(full_lake: Lake, settings: Se
     settings = settings.model_copy(update={"mlflow_port": free_port()})
     context = Context(settings, SHOP, full_lake, Tracking(settings, SHOP.name))
     try:
-        report = train(RECIPE, context)
+        with ray_session(settings):  # one Ray for the three fits
+            report = train(RECIPE, context)
         metrics = report["metrics"]
         assert metrics["sentiment"]["test_accuracy"] > 0.95 > metrics["majority"]["test_accuracy"]
         assert set(report["left_out"]) == {"shirts", "phones"}
