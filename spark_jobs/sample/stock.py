@@ -73,7 +73,8 @@ def ledger(size: Size, seed: int, wants: pa.Table) -> pa.Table:
     days_on_sale = max(int(catalogue.last_day[item] - catalogue.first_day[item]), 1)
     daily = float(quantity[real].sum()) / days_on_sale
     foresight = float(np.exp(0.35 * chance.normal("planner foresight", one)[0]))  # the planner's error in demand
-    order_point = max(int(np.ceil(daily * lead * foresight + 0.5 * np.sqrt(daily * lead))), 1)
+    spread = np.sqrt(daily * lead * (1 + 2 * catalogue.extra_units[item]))  # units come in lots: more than Poisson's
+    order_point = max(int(np.ceil(daily * lead * foresight + 1.5 * spread)), 1)
     packs = -(-max(int(np.ceil(daily * 30 * foresight)), int(terms.minimum_order[0])) // pack)
     order_quantity = packs * pack
 
