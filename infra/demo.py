@@ -57,8 +57,8 @@ MODELS_AND_SERVING = (
 )
 
 
-def real_stages(folder: Path) -> tuple[Stage, ...]:
-    """Stages that bring the public data sets in.
+def real_stages(folder: Path, shop: Path) -> tuple[Stage, ...]:
+    """Stages that bring the public data sets in; a shop that an earlier run made is kept, with what its owner changed in it.
 
     Raises:
         ShopgraphError: a set is not there.
@@ -69,11 +69,10 @@ def real_stages(folder: Path) -> tuple[Stage, ...]:
             f"{folder} lacks {', '.join(missing)}; get online_retail from archive.ics.uci.edu (dataset 352) and online_shopping_10_cats "
             "from the ChineseNlpCorpus project, one folder each, and run `make demo-real DATA=<folder>`."
         )
-    sources = tuple(str(folder / name) for name in REAL_SETS)
-    return (
-        Stage("a shop.yaml guessed from headers and samples", ("init", "real", "--overwrite", "--from", *sources)),
-        Stage("Spark: sources -> raw tables, with quarantine", ("ingest",)),
-    )
+    sources = [part for name in REAL_SETS for part in ("--from", str(folder / name))]
+    init = Stage("a shop.yaml guessed from headers and samples", ("init", "real", *sources))
+    ingest = Stage("Spark: sources -> raw tables, with quarantine", ("ingest",))
+    return (ingest,) if (shop / "shop.yaml").exists() else (init, ingest)
 
 
 def run(stage: Stage, settings: Settings) -> Cost:
@@ -175,7 +174,8 @@ def story(real: str | None) -> None:
     Home(settings).create()
     first = SAMPLE
     if real is not None:
-        first = real_stages(Path(real) if real else settings.data or ROOT.parent / "shared" / "data")
+        folder = Path(real) if real else settings.data or ROOT.parent / "shared" / "data"
+        first = real_stages(folder, Home(settings).shop())
     stages = [
         Stage(stage.title, tuple(part.format(recipe="demo" if real is None else "full") for part in stage.arguments))
         for stage in (*first, *MODELS_AND_SERVING)
