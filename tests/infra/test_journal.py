@@ -19,7 +19,10 @@ def prepared(lake: Lake, path: str, table: pa.Table, digest: str) -> Append:
 
 def test_several_tables_become_visible_in_order_and_columns_are_added(lake: Lake) -> None:
     journal = Journal(lake, "ingest")
-    appends = [prepared(lake, "raw/x", pa.table({"a": [1]}, schema=ONE), "1"), prepared(lake, "raw/y", pa.table({"a": [2]}, schema=ONE), "1")]
+    appends = [
+        prepared(lake, "raw/x", pa.table({"a": [1]}, schema=ONE), "1"),
+        prepared(lake, "raw/y", pa.table({"a": [2]}, schema=ONE), "1"),
+    ]
     assert [(c.path, c.version) for c in journal.commit(appends)] == [("raw/x", 0), ("raw/y", 0)]
     journal.commit([prepared(lake, "raw/x", pa.table({"a": [3], "b": ["z"]}, schema=TWO), "2")])
     assert lake.read("raw/x").sort_by("a").to_pylist() == [{"a": 1, "b": None}, {"a": 3, "b": "z"}]
