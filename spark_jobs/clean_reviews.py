@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyspark.sql import DataFrame, Window
@@ -42,7 +44,9 @@ def transform(reviews: DataFrame, item_catalog: DataFrame) -> DataFrame:
 
 def normalised(texts: pa.Array) -> pa.Array:
     """Texts without byte-order marks, in Unicode's composed form (NFC), each run of white space one blank, none at the ends."""
-    texts = pc.utf8_normalize(pc.replace_substring(texts, "\ufeff", ""), form="NFC")
+    plain = pc.replace_substring(texts, "\ufeff", "").to_pylist()
+    # not pc.utf8_normalize: pyarrow 25 leaves e + U+0301 as it is under NFC
+    texts = pa.array([text if text is None else unicodedata.normalize("NFC", text) for text in plain], pa.string())
     # RE2's \s knows ASCII only; \p{Z} adds the ideographic and other Unicode blanks.
     return pc.utf8_trim_whitespace(pc.replace_substring_regex(texts, r"[\s\v\p{Z}\x{85}]+", " "))
 
