@@ -5,10 +5,10 @@ PY := $(VENV)/bin/python
 DATA ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-real test test-engines lint format docs bench soak clean
+.PHONY: help setup demo demo-real test test-e2e test-engines lint format docs bench clean
 
 help: ## what each verb does
-	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z%-]+):.*## /\1\t/' | column -t -s "$$(printf '\t')"
+	@grep -hE '^[a-z0-9%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9%-]+):.*## /\1\t/' | column -t -s "$$(printf '\t')"
 
 setup: $(VENV)/ready ## virtual environment from requirements.lock, and Java 17+
 	@infra/java.sh
@@ -22,8 +22,11 @@ demo: setup ## the main job on embedded defaults: sample shop to answered reques
 demo-real: setup ## the same on real data: make demo-real DATA=<folder of the public sets>
 	@$(PY) -m infra.demo --real $(DATA)
 
-test: setup ## everything that needs no real engine
-	@$(PY) -m pytest -m "not engines"
+test: setup ## everything that needs no server: minutes
+	@$(PY) -m pytest -m "not engines and not e2e"
+
+test-e2e: setup ## the whole thread through Ray Train, MLflow and Ray Serve on this machine
+	@$(PY) -m pytest -m e2e
 
 test-engines: setup ## Spark and Ray clusters, Postgres, Redis, S3 on this machine
 	@infra/engines.sh
