@@ -83,7 +83,15 @@ def gradient_boosting(
 
 def _boosting_features(arrays: Arrays) -> Floats:
     """(B, H, F) static inputs beside those of each day ahead; the last two weeks of the context as they are."""
-    static = np.concatenate([arrays["static"], arrays["context"][:, -14:, 0], arrays["category"][:, None]], axis=1)
+    static = np.concatenate(
+        [
+            arrays["static"],
+            arrays["empirical"].reshape(len(arrays["scale"]), -1),
+            arrays["context"][:, -14:, 0],
+            arrays["category"][:, None],
+        ],
+        axis=1,
+    )
     future = np.concatenate([arrays["future"], arrays["future_holiday"][..., None]], axis=2)
     repeated = np.broadcast_to(static[:, None], (*future.shape[:2], static.shape[1]))
     features: Floats = np.concatenate([repeated, future], axis=2).astype(np.float32)

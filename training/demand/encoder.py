@@ -13,7 +13,7 @@ from datetime import date
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator
 
 from features.calendars import BLACK_FRIDAY, SHOPPING_DAYS
 from training.demand.panel import Bools, Floats, Ints, Panel, carry_forward
@@ -24,8 +24,9 @@ Arrays = dict[str, NDArray[np.float32] | NDArray[np.int64]]
 MEAN_DAYS = (7, 28)
 LEVEL_DAYS = 112
 """Days that tell the level of an item; together with last year's, all the history that a window looks at."""
-LEVEL_QUANTILES = (0.25, 0.5, 0.75, 0.9, 0.95)
-"""Where the item's own distribution of daily units is read; sparse and wholesale items differ in it, not in their mean."""
+EMPIRICAL_DAYS = (28, LEVEL_DAYS)
+"""Windows whose empirical quantiles the network begins from: the first is recent, the second knows the tails."""
+LEVELS = (0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.975, 0.99)
 WEEKDAY_WEEKS = 8
 YEAR_DAYS = 364
 SHRINK_DAYS = 7.0
@@ -37,12 +38,20 @@ NO_HOLIDAY = 1
 
 
 class EncoderConfig(BaseModel):
-    """How far a window reaches; part of the model's config."""
+    """How far a window reaches and which quantiles are answered; part of the model's config."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     context_length: PositiveInt = Field(28, description="Days of history that the network reads one by one.")
     max_horizon: PositiveInt = Field(28, description="Days ahead that the network answers at most.")
+    levels: tuple[float, ...] = Field(LEVELS, description="Quantile levels the network is trained on, ascending.")
+
+    @field_validator("levels")
+    @classmethod
+    def _ascending(cls, levels: tuple[float, ...]) -> tuple[float, ...]:
+        if not levels or any(not 0 < level < 1 for level in levels) or list(levels) != sorted(set(levels)):
+            raise ValueError(f"quantile levels must ascend inside (0, 1), got {levels}")
+        return levels
 
 
 @dataclass(frozen=True)
@@ -227,6 +236,7 @@ class Encoder:
             "future": ((-1, horizon, _NUM_FUTURE), "float32"),
             "future_holiday": ((-1, horizon), "int64"),
             "static": ((-1, _NUM_STATIC), "float32"),
+            "empirical": ((-1, len(EMPIRICAL_DAYS), len(self.config.levels)), "float32"),
             "category": ((-1,), "int64"),
             "scale": ((-1,), "float32"),
         }
@@ -315,13 +325,13 @@ class Encoder:
         year_mean, has_year = self._year_means(
             prepared, rows, ahead, cutoffs, known if is_year_hidden is None else known & ~is_year_hidden
         )
+        empirical = np.stack([self._empirical(prepared, rows, cutoffs, days, known) for days in EMPIRICAL_DAYS], axis=1)
         relative = scale[:, None]
         static = np.stack(
             [
                 np.log(scale),
                 np.log(level / scale),
                 *(np.log(mean / scale) for mean in means[1:]),
-                *np.log1p(self._level_quantiles(prepared, rows, cutoffs, known) / scale[:, None]).T,
                 shares[0],
                 shares[-1],
                 np.log1p(np.minimum(cutoffs - prepared.last_sale[rows, np.maximum(cutoffs - 1, 0)], LEVEL_DAYS)) * known / 5,
@@ -371,6 +381,7 @@ class Encoder:
             ).astype(np.float32),
             "future_holiday": prepared.holiday[ahead],
             "static": static.astype(np.float32),
+            "empirical": (empirical / scale[:, None, None]).astype(np.float32),
             "category": prepared.category[rows],
             "scale": scale,
         }
@@ -412,17 +423,19 @@ class Encoder:
         )
         return (units + SHRINK_DAYS * level) / (seen + SHRINK_DAYS), (sold / np.maximum(seen, 1)).astype(np.float64)
 
-    @staticmethod
-    def _level_quantiles(prepared: Prepared, rows: Ints, cutoffs: Ints, is_known: Bools) -> Doubles:
-        """(B, len(LEVEL_QUANTILES)) empirical quantiles of daily units over the days that tell the level; zero without a day."""
-        past = cutoffs[:, None] + np.arange(-LEVEL_DAYS, 0)
+    def _empirical(self, prepared: Prepared, rows: Ints, cutoffs: Ints, days: int, is_known: Bools) -> Doubles:
+        """(B, Q) empirical quantiles of daily units over the last observed days, linear between ranks; zero without a day."""
+        past = cutoffs[:, None] + np.arange(-days, 0)
         is_past = (past >= 0) & is_known[:, None]
         past = np.maximum(past, 0)
         seen = prepared.observed[rows[:, None], past] & is_past
         units = np.sort(np.where(seen, prepared.panel.units[rows[:, None], past], np.inf), axis=1)
-        count = seen.sum(axis=1)
-        position = np.rint(np.maximum(count - 1, 0)[:, None] * np.array(LEVEL_QUANTILES)).astype(np.int64)
-        return np.where(count[:, None] > 0, np.take_along_axis(units, position, axis=1), 0.0)
+        count = seen.sum(axis=1)[:, None]
+        rank = np.maximum(count - 1, 0) * np.array(self.config.levels)
+        below = rank.astype(np.int64)
+        low, high = (np.take_along_axis(units, np.minimum(at, np.maximum(count - 1, 0)), axis=1) for at in (below, below + 1))
+        with np.errstate(invalid="ignore"):
+            return np.where(count > 0, low + (rank - below) * (high - low), 0.0)
 
     @staticmethod
     def _weekday_means(
@@ -476,7 +489,7 @@ _SHOPPING_NAMES = frozenset((*SHOPPING_DAYS.values(), BLACK_FRIDAY))
 _DAY_FEATURES = 7 + 4 + 4
 _NUM_CONTEXT = 7 + _DAY_FEATURES
 _NUM_FUTURE = 8 + _DAY_FEATURES
-_NUM_STATIC = 2 + len(MEAN_DAYS) + len(LEVEL_QUANTILES) + 5
+_NUM_STATIC = 2 + len(MEAN_DAYS) + 5
 
 
 class _Saved(BaseModel):

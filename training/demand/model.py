@@ -1,9 +1,9 @@
 """The demand network and its inference half.
 
 An LSTM reads the last days of a series, a second one walks over the planned covariates of the days ahead and a head answers
-all quantiles of every day at once (direct multi-horizon quantiles: Wen et al. 2017, arXiv:1711.11053). Quantiles are running
-sums of positive steps, so they never cross; the mean is a head of its own, because medians of sparse demand add up to far
-less than the demand.
+all quantiles of every day at once (direct multi-horizon quantiles: Wen et al. 2017, arXiv:1711.11053). Quantiles are the item's
+own empirical ones in learned shares plus running sums of positive steps: they never cross, and an untrained network is a moving
+average. The mean is a head of its own, because medians of sparse demand add up to far less than the demand.
 """
 
 from __future__ import annotations
@@ -20,17 +20,14 @@ import numpy as np
 import pyarrow as pa
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from features.columns import DS, ITEM_ID
 from features.tables import ARROW_TYPES, DAILY_DEMAND
-from training.demand.encoder import Encoder, EncoderConfig, Future
+from training.demand.encoder import EMPIRICAL_DAYS, Encoder, EncoderConfig, Future
 from training.demand.panel import COLUMNS, Floats, Panel
-
-LEVELS = (0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.975, 0.99)
-
 
 MAX_LOG_MEAN = 15.0
 """Bound of the mean's logarithm in units of the scale, far beyond any demand, so that no weight can overflow it."""
@@ -42,19 +39,16 @@ class Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     encoder: EncoderConfig = Field(EncoderConfig(), description="How far a window reaches.")
-    levels: tuple[float, ...] = Field(LEVELS, description="Quantile levels the network is trained on, ascending.")
     hidden_size: PositiveInt = Field(64, description="Width of both LSTMs.")
     num_layers: PositiveInt = Field(1, description="Layers of each LSTM.")
     dropout: float = Field(0.1, ge=0, lt=1, description="Dropout before the head.")
     holiday_size: PositiveInt = Field(4, description="Width of a holiday's embedding.")
     category_size: PositiveInt = Field(4, description="Width of a category's embedding.")
 
-    @field_validator("levels")
-    @classmethod
-    def _ascending(cls, levels: tuple[float, ...]) -> tuple[float, ...]:
-        if not levels or any(not 0 < level < 1 for level in levels) or list(levels) != sorted(set(levels)):
-            raise ValueError(f"quantile levels must ascend inside (0, 1), got {levels}")
-        return levels
+    @property
+    def levels(self) -> tuple[float, ...]:
+        """Quantile levels the network is trained on, ascending."""
+        return self.encoder.levels
 
 
 class Network(nn.Module):
@@ -68,7 +62,8 @@ class Network(nn.Module):
         hidden, layers = config.hidden_size, config.num_layers
         self.holiday = nn.Embedding(len(encoder.holiday_names) + 2, config.holiday_size)
         self.category = nn.Embedding(len(encoder.category_names) + 1, config.category_size)
-        self.static = nn.Sequential(nn.Linear(num_static + config.category_size, hidden), nn.GELU(), nn.Linear(hidden, hidden))
+        num_known = num_static + config.category_size + len(EMPIRICAL_DAYS) * len(config.levels)
+        self.static = nn.Sequential(nn.Linear(num_known, hidden), nn.GELU(), nn.Linear(hidden, hidden))
         self.context_lstm = nn.LSTM(num_context + config.holiday_size, hidden, layers, batch_first=True)
         self.join = nn.Sequential(nn.Linear(2 * hidden, hidden), nn.GELU())
         self.future_lstm = nn.LSTM(num_future + config.holiday_size + hidden, hidden, layers, batch_first=True)
@@ -76,25 +71,35 @@ class Network(nn.Module):
             nn.Linear(2 * hidden + num_future + config.holiday_size, hidden),
             nn.GELU(),
             nn.Dropout(config.dropout),
-            nn.Linear(hidden, len(config.levels) + 1),
+            nn.Linear(hidden, len(config.levels) + len(EMPIRICAL_DAYS) + 1),
         )
-        with torch.no_grad():  # begin with quantiles spread over about twice the scale
+        with torch.no_grad():  # begin at the mean of the empirical quantiles
             last_layer = self.head[-1]
             assert isinstance(last_layer, nn.Linear)
+            last_layer.weight.mul_(0.1)
             last_layer.bias.zero_()
-            last_layer.bias[1:-1] = math.log(math.expm1(2.0 / max(1, len(config.levels) - 1)))
+            last_layer.bias[1 : len(config.levels)] = _inverse_softplus(0.01)
+            last_layer.bias[len(config.levels) : -1] = _inverse_softplus(1 / len(EMPIRICAL_DAYS))
 
     def forward(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Quantiles (B, H, Q), ascending, and the logarithm of the mean (B, H); both relative to `scale`."""
-        static = self.static(torch.cat([inputs["static"], self.category(inputs["category"])], dim=-1))
+        empirical = inputs["empirical"]
+        known = [inputs["static"], self.category(inputs["category"]), empirical.flatten(1).log1p()]
+        static = self.static(torch.cat(known, dim=-1))
         _, (last, cell) = self.context_lstm(torch.cat([inputs["context"], self.holiday(inputs["context_holiday"])], dim=-1))
         summary = self.join(torch.cat([last[-1], static], dim=-1))
         future = torch.cat([inputs["future"], self.holiday(inputs["future_holiday"])], dim=-1)
         ahead = summary[:, None].expand(-1, future.shape[1], -1)
         walked, _ = self.future_lstm(torch.cat([future, ahead], dim=-1), (last, cell))
         out = self.head(torch.cat([walked, ahead, future], dim=-1))
-        steps = torch.cat([out[..., :1], nn.functional.softplus(out[..., 1:-1])], dim=-1)
-        return steps.cumsum(dim=-1), out[..., -1].clamp(-MAX_LOG_MEAN, MAX_LOG_MEAN)
+        num_levels = len(self.config.levels)
+        steps = torch.cat([out[..., :1], nn.functional.softplus(out[..., 1:num_levels])], dim=-1)
+        shares = nn.functional.softplus(out[..., num_levels:-1])
+        return shares @ empirical + steps.cumsum(dim=-1), out[..., -1].clamp(-MAX_LOG_MEAN, MAX_LOG_MEAN)
+
+
+def _inverse_softplus(value: float) -> float:
+    return math.log(math.expm1(value))
 
 
 @dataclass(frozen=True)

@@ -149,6 +149,17 @@ def test_a_hidden_history_looks_like_an_unknown_item(encoder: Encoder, panel: Pa
         np.testing.assert_allclose(hidden[name], unknown[name], atol=1e-6, err_msg=name)
 
 
+def test_empirical_quantiles_are_those_of_the_observed_days(encoder: Encoder, panel: Panel) -> None:
+    cutoff, arrays = 150, encode(encoder, panel, [6, 0], [150, 3])
+    for number, days in enumerate((28, 112)):
+        window = slice(cutoff - days, cutoff)
+        seen = panel.units[6, window][panel.is_observed[6, window]]
+        expected = np.quantile(seen, encoder.config.levels) / arrays["scale"][0]
+        np.testing.assert_allclose(arrays["empirical"][0, number], expected, rtol=1e-5, atol=1e-6)
+    unseen = encode(encoder, replace(panel, is_on_sale=np.zeros_like(panel.is_on_sale)), [6], [150])
+    assert (unseen["empirical"] == 0).all()
+
+
 def test_last_year_is_read_where_there_is_one(panel: Panel) -> None:
     repeats = 4
     long = Panel(

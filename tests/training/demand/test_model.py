@@ -101,6 +101,21 @@ def test_quantiles_never_cross_and_are_never_negative(panel: Panel) -> None:
     assert wanted.max() > 0
 
 
+def test_an_untrained_network_is_a_moving_average(panel: Panel) -> None:
+    """It begins between the empirical quantiles of the last 28 and 112 days and at their level, not anywhere."""
+    encoder = Encoder.fit(SMALL.encoder, panel, CALENDAR)
+    torch.manual_seed(0)
+    longer, _ = encoder.extend(panel, HORIZON)
+    found, mean = Forecaster(SMALL, encoder, Network(SMALL, encoder)).predict_at(longer, np.full(12, panel.num_days), HORIZON)
+    opens = longer.is_open[-HORIZON:]
+    for row in (3, 11):
+        windows = [panel.units[row, -days:][panel.is_observed[row, -days:]] for days in (28, 112)]
+        expected = np.mean([np.quantile(window, SMALL.levels) for window in windows], axis=0)
+        level = windows[0].mean()
+        np.testing.assert_allclose(found[row, opens], np.tile(expected, (opens.sum(), 1)), atol=0.5 * level)
+        np.testing.assert_allclose(mean[row, opens], level, rtol=0.3)
+
+
 def test_interpolation_is_exact_at_trained_levels_and_linear_between() -> None:
     grid = np.array([[0.0, 10.0, 30.0]], np.float32)
     np.testing.assert_allclose(interpolate(grid, (0.1, 0.5, 0.9), (0.1, 0.3, 0.5, 0.8, 0.9)), [[0, 5, 10, 25, 30]], rtol=1e-6)
@@ -201,7 +216,7 @@ def test_lists_that_disagree_are_refused_in_words(forecaster: Forecaster, table:
 @pytest.mark.parametrize("levels", [(), (0.5, 0.1), (0.1, 0.1), (0.0, 0.5), (0.5, 1.0)])
 def test_levels_must_ascend_inside_the_unit_interval(levels: tuple[float, ...]) -> None:
     with pytest.raises(ValidationError, match="ascend"):
-        Config(levels=levels)
+        EncoderConfig(levels=levels)
 
 
 def test_the_calendar_reaches_the_network(forecaster: Forecaster, table: pa.Table) -> None:
