@@ -148,6 +148,14 @@ def _delta_parts(source: Source, folder: Path, seen: Seen) -> tuple[list[Part], 
 def _postgres_part(source: Source, folder: Path, seen: Seen) -> Part:
     cursor, url = seen.cursor(source.name), str(source.url)
     reading = source.model_copy(update={"url": postgres.with_passfile(url, folder)})
+    schema = postgres.schema(reading)
+    if source.cursor:
+        if source.cursor not in schema.names:
+            raise IngestError(f"source {source.name}: the query has no column `{source.cursor}`, which `cursor` names.")
+        if arrow_files.family(schema.field(source.cursor).type) not in ("number", "time"):
+            raise IngestError(
+                f"source {source.name}: cursor `{source.cursor}` holds text; it needs a number or a time that only grows."
+            )
     digest = hashlib.sha256(f"{source.name}#{cursor}#{seen.num_reads(source.name)}".encode()).hexdigest()
     return Part(
         source,
@@ -155,7 +163,7 @@ def _postgres_part(source: Source, folder: Path, seen: Seen) -> Part:
         0,
         None,
         digest,
-        postgres.schema(reading),
+        schema,
         lambda: postgres.batches(reading, after=cursor),
     )
 
