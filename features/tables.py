@@ -396,7 +396,7 @@ ITEM_CATALOG = _features(
 )
 USER_HISTORY = _features(
     "user_history",
-    "the last 50 interactions of a user, oldest first; a row only for days on which the user did something",
+    "the last 150 interactions of a user, oldest first; a row only for days on which the user did something",
     _user(required=True),
     Column("item_ids", "strings", "items, oldest first"),
     Column("event_types", "strings", "what was done to each, same order"),

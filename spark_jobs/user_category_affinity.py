@@ -36,11 +36,11 @@ def transform(interactions: DataFrame, item_catalog: DataFrame, *, zone: str, la
         totals.select(USER_ID, DAY, F.col(_SHARED).alias("_total"), F.col(LATE).alias("_total_late")), [USER_ID, DAY]
     )
     share = F.when(F.col("_total") > 0, F.col(_SHARED) / F.col("_total")).otherwise(0.0)
-    before = F.lag("affinity_share_30d").over(Window.partitionBy(*_KEYS).orderBy(DAY))
+    before = F.lag("affinity_share_30d", default=0.0).over(Window.partitionBy(*_KEYS).orderBy(DAY))
     rows = (
         rows.withColumn("affinity_share_30d", share)
         .withColumn(LATE, F.greatest(LATE, "_total_late"))
-        .withColumn("_is_new_share", ~F.col("affinity_share_30d").eqNullSafe(before))
+        .withColumn("_is_new_share", F.col("affinity_share_30d") != before)
         .where(F.col(IS_CHANGE) | F.col("_is_new_share"))
     )
     return stamped(rows, zone).select(*USER_CATEGORY_AFFINITY.names)

@@ -1,4 +1,4 @@
-"""user_history: the last 50 interactions of a user, on the local days on which there was one."""
+"""user_history: the last 150 interactions of a user, on the local days on which there was one."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from features.tables import INTERACTIONS, USER_HISTORY
 from spark_jobs.days import local_day, stamp
 from spark_jobs.job import Inputs, Job
 
-LENGTH = 50
-"""Interactions kept per user."""
+LENGTH = 150
+"""Interactions kept per user: what the longest recipe of the recommender reads. On online_retail a third of it costs it 0.018 of
+its ndcg_at_10 of 0.303."""
 
 
 def transform(interactions: DataFrame, *, zone: str, last_day: date) -> DataFrame:
@@ -27,7 +28,7 @@ def transform(interactions: DataFrame, *, zone: str, last_day: date) -> DataFram
         .agg(F.collect_list(act).alias("acts"))
         .withColumn("acts", _last(F.array_sort("acts")))
     )
-    # A day holds one act or more, so the last 50 acts lie in the last 50 days with any.
+    # A day holds one act or more, so the last `LENGTH` acts lie in as many days with any.
     recent = Window.partitionBy(USER_ID).orderBy("_day").rowsBetween(-(LENGTH - 1), 0)
     return (
         days.withColumn("acts", _last(F.flatten(F.collect_list("acts").over(recent))))

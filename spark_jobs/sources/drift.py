@@ -86,12 +86,12 @@ def extras(
     """
     mapped = {name for mapping in source.tables for value in mapping.columns.values() for name in value.reads}
     found, notices = {}, []
-    for name in columns:
+    for name in sorted(columns):
         target = re.sub(r"\W+", "_", name).strip("_").lower()
         target = f"source_{target}" if target in table.names else target
         if name in mapped or not (target in stored or name in new):
             continue
-        if _IDENTIFIER.search(name) and target not in stored:
+        if looks_personal(name) and target not in stored:
             notices.append(f"source {source.name}: new column `{name}` looks like a direct identifier and is not kept.")
             continue
         if name in new:

@@ -1,4 +1,4 @@
-"""user_history: the last 50 acts, oldest first, per local day with an act."""
+"""user_history: the last acts, oldest first, per local day with an act."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_the_whole_frame(frame, written, expected):
     )  # fmt: skip
 
 
-def test_only_the_last_fifty_however_they_fall_on_days(frame, written):
+def test_only_the_last_ones_however_they_fall_on_days(frame, written):
     start = datetime(2024, 5, 1, tzinfo=UTC)
     acts = [act(n, start + timedelta(hours=n) if n < 120 else start + timedelta(days=5, seconds=n)) for n in range(200)]
     rows = written(transform(frame(INTERACTIONS, *acts), zone="UTC", last_day=date(2024, 5, 31)), USER_HISTORY)
