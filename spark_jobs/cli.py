@@ -97,9 +97,9 @@ def sample(
     if as_json:
         typer.echo(json.dumps([dataclasses.asdict(table) for table in written]))
         return
-    report = Table("table", "rows", "version", "")
+    report = Table("table", "rows", "version")
     for table in written:
-        report.add_row(table.table, f"{table.num_rows:,}", str(table.version), "already there" if table.skipped else "")
+        report.add_row(table.table, f"{table.num_rows:,}", f"{table.version}{' (was there)' if table.skipped else ''}")
     Console().print(report)
 
 

@@ -232,7 +232,9 @@ def _in_time(frame: DataFrame, size: Size) -> DataFrame:
     if EVENT_TIMESTAMP not in frame.columns:
         return frame
     files = -(-size.num_events // EVENTS_PER_FILE)
-    return frame.repartitionByRange(files, EVENT_TIMESTAMP).sortWithinPartitions(EVENT_TIMESTAMP)
+    # ranges are found by sampling, which computes the frame once more
+    parts = frame.repartitionByRange(files, EVENT_TIMESTAMP) if files > 1 else frame.repartition(1)
+    return parts.sortWithinPartitions(EVENT_TIMESTAMP)
 
 
 def _ledger(done: DataFrame, size: Size, seed: int, tasks: int | None) -> DataFrame:

@@ -22,6 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from infra import log
 from infra.settings import Settings
 
 Batch = dict[str, Tensor]
@@ -153,11 +154,12 @@ def fit(
 
 
 def train(
-    task: Task, config: FitConfig, settings: Settings, *, name: str, storage: Path, on_epoch: OnEpoch | None = None
+    task: Task, config: FitConfig, settings: Settings, *, title: str, name: str, storage: Path, on_epoch: OnEpoch | None = None
 ) -> FitResult:
     """The same fit through Ray Train's TorchTrainer, on our own Ray or the cluster that the settings name.
 
     Args:
+        title: what the progress bar calls it; where nobody sees a bar, each epoch is a line of the log.
         name: names the run for resuming: the same name continues an unfinished fit.
         storage: folder that all workers see.
         on_epoch: called in this process with (epoch, metrics) after each epoch.
@@ -194,14 +196,16 @@ def train(
         thread = threading.Thread(target=run, daemon=True)
         thread.start()
         with _progress() as progress:
-            bar = progress.add_task(f"{name.split('-')[0]}: starting workers", total=config.epochs)
+            bar = progress.add_task(f"{title}: starting workers", total=config.epochs)
             while thread.is_alive() or not epochs.empty():
                 if epochs.empty():
                     thread.join(0.2)
                     continue
                 epoch, metrics = epochs.get()
-                told = ", ".join(f"{key} {metrics[key]:.4g}" for key in ("train_loss", task.monitor) if key in metrics)
-                progress.update(bar, completed=epoch + 1, description=f"{name.split('-')[0]}: {told}")
+                told = {key: f"{metrics[key]:.4g}" for key in ("train_loss", task.monitor) if key in metrics}
+                progress.update(bar, completed=epoch + 1, description=", ".join([title, *map(" ".join, told.items())]))
+                if not progress.console.is_terminal:
+                    log.get(__name__).info("epoch", fit=title, epoch=epoch, **told)
                 if on_epoch:
                     on_epoch(epoch, metrics)
         epochs.shutdown()

@@ -95,7 +95,7 @@ def ray_cluster(s3: S3) -> Iterator[RayCluster]:
     common = ["--disable-usage-stats", "--block"]
     head = subprocess.Popen(
         [BIN / "ray", "start", "--head", "--node-ip-address=127.0.0.1", f"--port={port}", "--num-cpus=1", "--object-store-memory=100000000",
-         "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", "--ray-client-server-port=0", *common],
+         "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", f"--ray-client-server-port={free_port()}", *common],
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment, start_new_session=True,
     )  # fmt: skip
     node = None

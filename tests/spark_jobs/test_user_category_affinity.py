@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from datetime import date, timedelta
 
-import pytest
-
 from features.tables import INTERACTIONS, ITEM_CATALOG, USER_CATEGORY_AFFINITY
 from features.windows import AFFINITY_SHARE_DAYS, AFFINITY_WINDOWS
 from spark_jobs.user_category_affinity import transform

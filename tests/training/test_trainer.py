@@ -103,7 +103,13 @@ def test_nan_loss_is_named() -> None:
 def test_ray_train_gives_the_same_result(settings: Settings, tmp_path: Path) -> None:
     seen: list[int] = []
     through_ray = train(
-        LineTask(), CONFIG, settings, name="line", storage=tmp_path, on_epoch=lambda epoch, metrics: seen.append(epoch)
+        LineTask(),
+        CONFIG,
+        settings,
+        title="line",
+        name="line",
+        storage=tmp_path,
+        on_epoch=lambda epoch, metrics: seen.append(epoch),
     )
     here = fit(LineTask(), CONFIG)
     assert seen == list(range(6))

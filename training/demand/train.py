@@ -14,7 +14,6 @@ import pyarrow.compute as pc
 from features.calendars import special_days
 from features.columns import CATEGORY, CREATED_TIMESTAMP, EVENT_TIMESTAMP, ITEM_ID
 from features.tables import CALENDAR, DAILY_DEMAND, ITEM_CATALOG
-from infra import log
 from infra.errors import TableContractError
 from infra.lake import digest_of
 from training.context import Context
@@ -156,14 +155,10 @@ def _fit(
         origins,
     )
 
-    def on_epoch(epoch: int, metrics: dict[str, float]) -> None:
-        log.get(__name__).info(
-            "epoch", task=TASK, fit=name.rsplit("-", 1)[-1], epoch=epoch, **{k: round(v, 4) for k, v in metrics.items()}
-        )
-        if run:
-            run.metrics(metrics, step=epoch)
-
-    result = fit(task, recipe.fit, context.settings, name=name, storage=context.home.path / "checkpoints" / TASK, on_epoch=on_epoch)
+    title = f"{TASK}, {'choosing epochs' if run else 'fitting again on all'}"
+    on_epoch = (lambda epoch, metrics: run.metrics(metrics, step=epoch)) if run else None
+    storage = context.home.path / "checkpoints" / TASK
+    result = fit(task, recipe.fit, context.settings, title=title, name=name, storage=storage, on_epoch=on_epoch)
     network = Network(recipe.model, encoder)
     network.load_state_dict(result.state)
     return result, Forecaster(recipe.model, encoder, network)

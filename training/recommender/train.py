@@ -12,7 +12,6 @@ import numpy as np
 
 from features.columns import EVENT_TIMESTAMP, EVENT_TYPE, ITEM_ID, SESSION_ID, USER_ID
 from features.tables import INTERACTIONS
-from infra import log
 from infra.errors import TableContractError
 from infra.lake import digest_of
 from training.context import Context
@@ -117,14 +116,10 @@ def _task(recipe: Recipe, parts: Split, *, is_tuning: bool) -> RecommenderTask:
 def _fit(recipe: Recipe, task: RecommenderTask, context: Context, name: str, run: Run | None) -> FitResult:
     """Fit through Ray Train; with a run, its curve is logged."""
 
-    def on_epoch(epoch: int, metrics: dict[str, float]) -> None:
-        told = {key: round(value, 4) for key, value in metrics.items()}
-        log.get(__name__).info("epoch", task=TASK, fit=name.rsplit("-", 1)[-1], epoch=epoch, **told)
-        if run:
-            run.metrics(metrics, step=epoch)
-
+    title = f"{TASK}, {'choosing epochs' if run else 'fitting again on all'}"
+    on_epoch = (lambda epoch, metrics: run.metrics(metrics, step=epoch)) if run else None
     storage = context.home.path / "checkpoints" / TASK
-    return fit(task, recipe.fit, context.settings, name=name, storage=storage, on_epoch=on_epoch)
+    return fit(task, recipe.fit, context.settings, title=title, name=name, storage=storage, on_epoch=on_epoch)
 
 
 def _choose_floors(tuning: RecommenderTask, final: RecommenderTask) -> dict[str, Baseline]:

@@ -56,7 +56,7 @@ def train(recipe: Recipe, context: Context) -> dict[str, Any]:
         seconds[name] = time.perf_counter() - begun
         logger.info("baseline", name=name, seconds=round(seconds[name], 1))
     with context.tracking.run(TASK, name=recipe.name, role="model", recipe=recipe.model_dump(), inputs=inputs, tags=tags) as run:
-        classifier = _fit(recipe, context, split, run)
+        classifier = _fit(recipe, context, split, TASK, run)
         answers = {TASK: classifier.probabilities(split.test.texts), **answers}
         reports = {name: evaluate.metrics(split.test, probabilities, seed) for name, probabilities in answers.items()}
         gains, best = evaluate.gains(split.test, answers[TASK], {name: answers[name] for name in BASELINES}, seed)
@@ -126,18 +126,15 @@ def calibrate(network: Network, logits: Tensor, labels: NDArray[np.int64], base_
     network.base_rate.fill_(base_rate)
 
 
-def _fit(recipe: Recipe, context: Context, split: data.Split, run: Run | None) -> SentimentClassifier:
+def _fit(recipe: Recipe, context: Context, split: data.Split, title: str, run: Run | None = None) -> SentimentClassifier:
     """Learn the tokenizer and fit the network through Ray Train; with a run, its curve is logged."""
     encoder = Encoder.learn(split.train.texts, split.train.labels, recipe.model.encoder)
     task = data.SentimentTask.of(split, encoder, recipe.model, recipe.fit.batch_size, recipe.fit.seed)
 
-    def on_epoch(epoch: int, metrics: dict[str, float]) -> None:
-        log.get(__name__).info("epoch", task=TASK, epoch=epoch, **{name: round(value, 4) for name, value in metrics.items()})
-        if run:
-            run.metrics(metrics, step=epoch)
-
+    on_epoch = (lambda epoch, metrics: run.metrics(metrics, step=epoch)) if run else None
     name = digest_of(recipe.model_dump(mode="json"), split.digest)[:12]
-    result = fit(task, recipe.fit, context.settings, name=name, storage=context.home.path / "checkpoints" / TASK, on_epoch=on_epoch)
+    storage = context.home.path / "checkpoints" / TASK
+    result = fit(task, recipe.fit, context.settings, title=title, name=name, storage=storage, on_epoch=on_epoch)
     network = task.build()
     network.load_state_dict(result.state)
     network.eval()
@@ -156,7 +153,7 @@ def _leave_one_category_out(recipe: Recipe, context: Context, split: data.Split)
         asked = split.test.where(split.test.categories == category)
         if not len(asked):
             continue
-        probabilities = _fit(recipe, context, kept, None).probabilities(asked.texts)
+        probabilities = _fit(recipe, context, kept, f"{TASK} without {category}").probabilities(asked.texts)
         interval = mean_interval(classification.correct(asked.labels, probabilities), recipe.fit.seed)
         found[str(category)] = (*interval, len(asked))
         log.get(__name__).info("left out", category=str(category), accuracy=round(interval[0], 4))
