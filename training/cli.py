@@ -29,6 +29,8 @@ def train(
 
     Examples: `shopgraph train recommender --recipe demo --set fit.epochs=3`, `shopgraph train --address http://127.0.0.1:8265`.
     """
+    from features.shop import Shop
+    from infra.home import Home
     from training import recipe as recipes
 
     settings: Settings = context.obj
@@ -41,6 +43,7 @@ def train(
             for name, about in recipes.names(model).items():
                 typer.echo(f"{model:12} {name:10} {about}")
         return
+    Shop.load(Home(settings).create(), settings.shop)  # a wrong name is told before anything heavy starts
     loaded = {model: recipes.load(model, recipe, tuple(set_ or ())) for model in chosen}
     if address:
         from training.submit import submit

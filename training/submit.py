@@ -41,17 +41,23 @@ def submit(settings: Settings, address: str, arguments: Sequence[str]) -> None:
     Raises:
         EngineError: the cluster does not answer or refuses, or the job fails.
     """
-    from ray.job_submission import JobStatus, JobSubmissionClient
-
     sent = settings.environment(with_secrets=False)
     sent |= {"SHOPGRAPH_MLFLOW_URI": ensure_server(Home(settings)), "SHOPGRAPH_RAY_ADDRESS": "auto"}
     with _token(settings):
+        # Ray reads its way of authentication once, while it is imported
+        from ray.exceptions import AuthenticationError
+        from ray.job_submission import JobStatus, JobSubmissionClient
+
         try:
             client = JobSubmissionClient(address)
             job = client.submit_job(
                 entrypoint=f"python -m shopgraph {shlex.join(arguments)}",
                 runtime_env={"working_dir": str(ROOT), "excludes": _LEFT_OUT, "env_vars": {**quiet_environment(), **sent}},
             )
+        except AuthenticationError:
+            raise EngineError(
+                f"Ray at {address} wants another token; expected the cluster's own in SHOPGRAPH_RAY_AUTH_TOKEN."
+            ) from None
         except (ConnectionError, RuntimeError) as error:
             raise EngineError(f"Ray at {address} does not take the job: {str(error).splitlines()[0]}") from None
 

@@ -96,7 +96,7 @@ def fit(
     """Fit in this process.
 
     Args:
-        on_epoch: called by rank 0 with (epoch, metrics) after each epoch.
+        on_epoch: called by rank 0 with (epoch, metrics) after each epoch; a continued fit tells its past ones first.
         checkpoint: folder for resuming; an unfinished fit found there is continued.
 
     Raises:
@@ -111,6 +111,9 @@ def fit(
     start = _resume(checkpoint, module, optimizer, result) if checkpoint else 0
     step = sum(task.num_steps(epoch) for epoch in range(start))
     sign = 1.0 if task.mode == "max" else -1.0
+    if on_epoch and rank == 0:
+        for epoch, metrics in enumerate(result.history):
+            on_epoch(epoch, metrics)
 
     for epoch in range(start, config.epochs):
         if _is_out_of_patience(result, config):
@@ -153,16 +156,33 @@ def fit(
     return result
 
 
+@dataclass
+class Trained:
+    """What a training run gives: the fit that chose the number of epochs, and the one whose weights are kept."""
+
+    tuned: FitResult
+    final: FitResult
+
+
 def train(
-    task: Task, config: FitConfig, settings: Settings, *, title: str, name: str, storage: Path, on_epoch: OnEpoch | None = None
-) -> FitResult:
+    task: Task,
+    config: FitConfig,
+    settings: Settings,
+    *,
+    title: str,
+    name: str,
+    storage: Path,
+    refit: Task | None = None,
+    on_epoch: OnEpoch | None = None,
+) -> Trained:
     """The same fit through Ray Train's TorchTrainer, on our own Ray or the cluster that the settings name.
 
     Args:
         title: what the progress bar calls it; where nobody sees a bar, each epoch is a line of the log.
         name: names the run for resuming: the same name continues an unfinished fit.
         storage: folder that all workers see.
-        on_epoch: called in this process with (epoch, metrics) after each epoch.
+        refit: fitted afterwards, for as many epochs as were best for `task`: the same on all rows before the test part.
+        on_epoch: called in this process with (epoch, metrics) after each epoch of `task`.
     """
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
@@ -170,17 +190,18 @@ def train(
     from ray.util.queue import Queue
 
     storage = storage.resolve()
+    tasks = {"tune": task} | ({"refit": refit} if refit else {})
     with ray_session(settings):
-        epochs = Queue(actor_options={"num_cpus": 0})
+        queue = Queue(actor_options={"num_cpus": 0})
         cores = max(1, int(ray.cluster_resources().get("CPU", 1)) // config.num_workers)
         use_gpu = ray.cluster_resources().get("GPU", 0) >= config.num_workers
         trainer = TorchTrainer(
             _worker,
             train_loop_config={
-                "task": ray.put(task),
+                "tasks": {phase: ray.put(one) for phase, one in tasks.items()},
                 "config": config.model_dump(),
                 "checkpoint": str(storage / name),
-                "epochs": epochs,
+                "queue": queue,
             },
             scaling_config=ScalingConfig(num_workers=config.num_workers, use_gpu=use_gpu, resources_per_worker={"CPU": cores}),
             run_config=RunConfig(name=f"{name}-ray", storage_path=str(storage), failure_config=FailureConfig(max_failures=0)),
@@ -196,22 +217,30 @@ def train(
         thread = threading.Thread(target=run, daemon=True)
         thread.start()
         with _progress() as progress:
-            bar = progress.add_task(f"{title}: starting workers", total=config.epochs)
-            while thread.is_alive() or not epochs.empty():
-                if epochs.empty():
+            bars = {"tune": progress.add_task(f"{title}: starting workers", total=config.epochs)}
+            # Not until `fit` returns: without a dashboard Ray Train then waits 12 s for a watcher that asks it for actors.
+            while thread.is_alive() or not queue.empty():
+                if queue.empty():
                     thread.join(0.2)
                     continue
-                epoch, metrics = epochs.get()
-                told = {key: f"{metrics[key]:.4g}" for key in ("train_loss", task.monitor) if key in metrics}
-                progress.update(bar, completed=epoch + 1, description=", ".join([title, *map(" ".join, told.items())]))
+                told = queue.get()
+                if told is None:
+                    break
+                phase, epoch, epochs, metrics = told
+                shown = {key: f"{metrics[key]:.4g}" for key in ("train_loss", task.monitor) if key in metrics}
+                about = title if phase == "tune" else f"{title}, again on all"
+                if phase not in bars:
+                    bars[phase] = progress.add_task(about, total=epochs)
+                progress.update(bars[phase], completed=epoch + 1, description=", ".join([about, *map(" ".join, shown.items())]))
                 if not progress.console.is_terminal:
-                    log.get(__name__).info("epoch", fit=title, epoch=epoch, **told)
-                if on_epoch:
+                    log.get(__name__).info("epoch", fit=about, epoch=epoch, **shown)
+                if on_epoch and phase == "tune":
                     on_epoch(epoch, metrics)
-        epochs.shutdown()
+        queue.shutdown()
         if outcome:
             raise outcome[0]
-    return load_result(storage / name)
+    results = [load_result(storage / name / phase) for phase in tasks]
+    return Trained(results[0], results[-1])
 
 
 def _progress() -> Progress:
@@ -232,17 +261,25 @@ def _worker(arguments: dict[str, Any]) -> None:
     from ray import train as ray_train
 
     context = ray_train.get_context()
-    cuda = torch.cuda.is_available()
-    epochs = arguments["epochs"]
-    fit(
-        ray.get(arguments["task"]),
-        FitConfig(**arguments["config"]),
-        lambda epoch, metrics: epochs.put((epoch, metrics)),
-        checkpoint=Path(arguments["checkpoint"]),
-        rank=context.get_world_rank(),
-        world_size=context.get_world_size(),
-        device=f"cuda:{context.get_local_rank()}" if cuda else "cpu",
-    )
+    device = f"cuda:{context.get_local_rank()}" if torch.cuda.is_available() else "cpu"
+    queue, config = arguments["queue"], FitConfig(**arguments["config"])
+
+    def tell(epoch: int, metrics: dict[str, float]) -> None:
+        queue.put((phase, epoch, config.epochs, metrics))
+
+    for phase, task in arguments["tasks"].items():
+        result = fit(
+            ray.get(task),
+            config,
+            tell,
+            checkpoint=Path(arguments["checkpoint"]) / phase,
+            rank=context.get_world_rank(),
+            world_size=context.get_world_size(),
+            device=device,
+        )
+        config = config.model_copy(update={"epochs": result.best_epoch + 1, "patience": None})
+    if context.get_world_rank() == 0:
+        queue.put(None)
 
 
 @contextmanager

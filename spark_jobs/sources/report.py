@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 
@@ -49,12 +50,13 @@ class Report:
 
     def table(self) -> Table:
         """The account as a table for people."""
-        table = Table("source", "raw table", title=f"Ingest of shop {self.shop}" + (" (check only)" if self.check else ""))
-        for name in ("read", "accepted", "of them corrections", "duplicates", "quarantined", "dropped"):
-            table.add_column(name, justify="right")
+        table = Table(title=f"Ingest of shop {self.shop}" + (" (check only)" if self.check else ""), box=SIMPLE_HEAD, padding=0)
+        table.add_column("source, raw table", overflow="fold")
+        for name in ("read", "accepted", "corrections", "duplicates", "quarantined", "dropped"):
+            table.add_column(name, justify="right", no_wrap=True)
         for line in self.lines:
             counts = (line.read, line.accepted, line.corrections, line.duplicates, line.quarantined, sum(line.dropped.values()))
-            table.add_row(line.source, line.table, *[f"{count:,}" for count in counts])
+            table.add_row(f"{line.source}\n  {line.table}", *[f"{count:,}" for count in counts])
         return table
 
     def remarks(self) -> list[str]:

@@ -99,20 +99,32 @@ def test_nan_loss_is_named() -> None:
         fit(BrokenTask(), CONFIG)
 
 
+def test_a_continued_fit_tells_its_past_epochs_first(tmp_path: Path) -> None:
+    fit(LineTask(), CONFIG.model_copy(update={"epochs": 2}), checkpoint=tmp_path)
+    told: list[int] = []
+    fit(LineTask(), CONFIG, lambda epoch, metrics: told.append(epoch), checkpoint=tmp_path)
+    assert told == list(range(6))
+
+
 @pytest.mark.e2e
 def test_ray_train_gives_the_same_result(settings: Settings, tmp_path: Path) -> None:
     seen: list[int] = []
     through_ray = train(
-        LineTask(),
+        WorseningTask(),
         CONFIG,
         settings,
         title="line",
         name="line",
         storage=tmp_path,
+        refit=LineTask(),
         on_epoch=lambda epoch, metrics: seen.append(epoch),
     )
-    here = fit(LineTask(), CONFIG)
+    tuned = fit(WorseningTask(), CONFIG)
+    final = fit(LineTask(), CONFIG.model_copy(update={"epochs": tuned.best_epoch + 1}))
     assert seen == list(range(6))
-    assert [epoch["val_log_loss"] for epoch in through_ray.history] == pytest.approx(
-        [epoch["val_log_loss"] for epoch in here.history]
-    )
+    for theirs, here in ((through_ray.tuned, tuned), (through_ray.final, final)):
+        assert theirs.best_epoch == here.best_epoch
+        assert [epoch["val_log_loss"] for epoch in theirs.history] == pytest.approx(
+            [epoch["val_log_loss"] for epoch in here.history]
+        )
+    assert len(through_ray.final.history) == tuned.best_epoch + 1 < CONFIG.epochs

@@ -137,7 +137,7 @@ class DemandTask:
         """One backtest per validation origin."""
         return [Backtest.at(self.panel, origin, self.encoder, self.backtest) for origin in self.origins]
 
-    def build(self) -> nn.Module:
+    def build(self) -> Network:
         return Network(self.model, self.encoder)
 
     def num_steps(self, epoch: int) -> int:  # noqa: ARG002  # every epoch has as many

@@ -22,13 +22,11 @@ from training.demand.backtest import Answer, Backtest, select_series
 from training.demand.baselines import FLOORS, gradient_boosting
 from training.demand.data import DemandTask, network_method
 from training.demand.encoder import Encoder
-from training.demand.model import Forecaster, Network
+from training.demand.model import Forecaster
 from training.demand.panel import COLUMNS, Panel
 from training.demand.recipes import Recipe
 from training.metrics.names import with_interval
 from training.splits import rolling_origins
-from training.tracking import Run
-from training.trainer import FitResult
 from training.trainer import train as fit
 
 TASK = "demand"
@@ -55,13 +53,25 @@ def train(recipe: Recipe, context: Context) -> dict[str, Any]:
         raise TableContractError(f"table {DAILY_DEMAND.path}: {error} (recipe group `backtest`).") from None
     seed = recipe.fit.seed
     tags = {"split_digest": digest_of(panel.item_ids, panel.start, origins, test_origin, recipe.backtest.model_dump())[:16]}
-    with context.tracking.run(TASK, name=recipe.name, role="model", recipe=recipe.model_dump(), inputs=inputs, tags=tags) as run:
+    title = f"{TASK} {recipe.name}"
+    with context.tracking.run(TASK, name=title, role="model", recipe=recipe.model_dump(), inputs=inputs, tags=tags) as run:
         started = time.perf_counter()
-        digest = digest_of(recipe.model_dump(), inputs)[:12]
-        tuned, _ = _fit(recipe, context, panel, calendar, origins[0], origins, f"{digest}-tune", run)
-        epochs = tuned.best_epoch + 1
-        refit = recipe.model_copy(update={"fit": recipe.fit.model_copy(update={"epochs": epochs, "patience": None})})
-        _, forecaster = _fit(refit, context, panel, calendar, test_origin, (), f"{digest}-refit", None)
+        tuning = _task(recipe, panel, calendar, origins[0], origins)
+        final = _task(recipe, panel, calendar, test_origin)
+        trained = fit(
+            tuning,
+            recipe.fit,
+            context.settings,
+            title=title,
+            name=digest_of(recipe.model_dump(), inputs)[:12],
+            storage=context.home.path / "checkpoints" / TASK,
+            refit=final,
+            on_epoch=run.epoch,
+        )
+        network = final.build()
+        network.load_state_dict(trained.final.state)
+        forecaster = Forecaster(recipe.model, final.encoder, network)
+        epochs = trained.tuned.best_epoch + 1
         seconds = time.perf_counter() - started
 
         test = Backtest.at(panel, test_origin, forecaster.encoder, recipe.backtest)
@@ -129,20 +139,11 @@ def read(context: Context) -> tuple[Panel, dict[date, str], dict[str, int]]:
     return panel, calendar, inputs
 
 
-def _fit(
-    recipe: Recipe,
-    context: Context,
-    panel: Panel,
-    calendar: dict[date, str],
-    end: int,
-    origins: tuple[int, ...],
-    name: str,
-    run: Run | None,
-) -> tuple[FitResult, Forecaster]:
-    """Fit on the days before `end`, through Ray Train; with a run, its curve is logged."""
+def _task(recipe: Recipe, panel: Panel, calendar: dict[date, str], end: int, origins: tuple[int, ...] = ()) -> DemandTask:
+    """Learn from the days before `end`; with origins, watch the error of forecasts from each of them."""
     encoder = Encoder.fit(recipe.model.encoder, panel.until(end), calendar)
     known = panel.until(origins[-1] + recipe.backtest.horizon if origins else end)
-    task = DemandTask(
+    return DemandTask(
         known,
         encoder,
         recipe.model,
@@ -154,14 +155,6 @@ def _fit(
         end,
         origins,
     )
-
-    title = f"{TASK}, {'choosing epochs' if run else 'fitting again on all'}"
-    on_epoch = (lambda epoch, metrics: run.metrics(metrics, step=epoch)) if run else None
-    storage = context.home.path / "checkpoints" / TASK
-    result = fit(task, recipe.fit, context.settings, title=title, name=name, storage=storage, on_epoch=on_epoch)
-    network = Network(recipe.model, encoder)
-    network.load_state_dict(result.state)
-    return result, Forecaster(recipe.model, encoder, network)
 
 
 def _track_baseline(

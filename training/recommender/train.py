@@ -33,7 +33,6 @@ from training.recommender.model import Encoder, Recommender
 from training.recommender.recipes import Recipe
 from training.splits import Split
 from training.tracking import Run
-from training.trainer import FitResult
 from training.trainer import train as fit
 
 TASK = "recommender"
@@ -56,20 +55,27 @@ def train(recipe: Recipe, context: Context) -> dict[str, Any]:
     parts = split(context.lake.read(INTERACTIONS.path, version, columns), recipe.data)
     inputs, seed = {INTERACTIONS.path: version}, recipe.fit.seed
     tags = {"split_digest": parts.digest, "protocol": recipe.data.protocol}
-    digest = digest_of(recipe.model_dump(), inputs, parts.digest)[:12]
 
-    with context.tracking.run(TASK, name=recipe.name, role="model", recipe=recipe.model_dump(), inputs=inputs, tags=tags) as run:
+    title = f"{TASK} {recipe.name}"
+    with context.tracking.run(TASK, name=title, role="model", recipe=recipe.model_dump(), inputs=inputs, tags=tags) as run:
         started = time.perf_counter()
         tuning = _task(recipe, parts, is_tuning=True)
-        tuned = _fit(recipe, tuning, context, f"{digest}-tune", run)
-        final, result = tuning, tuned
-        if recipe.data.protocol == "time":  # published leave-one-out tables do not refit
-            fixed = recipe.fit.model_copy(update={"epochs": tuned.best_epoch + 1, "patience": None})
-            final = _task(recipe, parts, is_tuning=False)
-            result = _fit(recipe.model_copy(update={"fit": fixed}), final, context, f"{digest}-refit", None)
+        # published leave-one-out tables do not fit again
+        refit = _task(recipe, parts, is_tuning=False) if recipe.data.protocol == "time" else None
+        final = refit or tuning
+        trained = fit(
+            tuning,
+            recipe.fit,
+            context.settings,
+            title=title,
+            name=digest_of(recipe.model_dump(), inputs, parts.digest)[:12],
+            storage=context.home.path / "checkpoints" / TASK,
+            refit=refit,
+            on_epoch=run.epoch,
+        )
         seconds = time.perf_counter() - started
         network = final.build()
-        network.load_state_dict(result.state)
+        network.load_state_dict(trained.final.state)
         recommender = Recommender(recipe.model, final.encoder, network.eval())
 
         queries = make_queries(parts.test, final.encoder)
@@ -85,7 +91,7 @@ def train(recipe: Recipe, context: Context) -> dict[str, Any]:
         run.tags({"hardest_floor": hardest, "num_cold_users": str(queries.num_cold_users)})
         _log_answer(run, TASK, answers, reports, queries, final, context)
         run.figure(evaluate.gains_over_floors(gains), "gains_over_floors.png")
-        card = _card(recipe, parts, final.encoder, queries, reports, gains, tuned.best_epoch + 1, seconds)
+        card = _card(recipe, parts, final.encoder, queries, reports, gains, trained.tuned.best_epoch + 1, seconds)
         run.note(card)
         with tempfile.TemporaryDirectory() as folder:
             recommender.save(Path(folder))
@@ -111,15 +117,6 @@ def _task(recipe: Recipe, parts: Split, *, is_tuning: bool) -> RecommenderTask:
     val = make_queries(parts.val, encoder) if is_tuning else None
     sequences = make_sequences(rows, encoder)
     return RecommenderTask(recipe.model, recipe.data, encoder, sequences, val, recipe.fit.batch_size, recipe.fit.seed)
-
-
-def _fit(recipe: Recipe, task: RecommenderTask, context: Context, name: str, run: Run | None) -> FitResult:
-    """Fit through Ray Train; with a run, its curve is logged."""
-
-    title = f"{TASK}, {'choosing epochs' if run else 'fitting again on all'}"
-    on_epoch = (lambda epoch, metrics: run.metrics(metrics, step=epoch)) if run else None
-    storage = context.home.path / "checkpoints" / TASK
-    return fit(task, recipe.fit, context.settings, title=title, name=name, storage=storage, on_epoch=on_epoch)
 
 
 def _choose_floors(tuning: RecommenderTask, final: RecommenderTask) -> dict[str, Baseline]:

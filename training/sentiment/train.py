@@ -48,15 +48,15 @@ def train(recipe: Recipe, context: Context) -> dict[str, Any]:
     logger.info("reviews", train=len(split.train), val=len(split.val), test=len(split.test), **copies)
     seed = recipe.fit.seed
     tags = {"split_digest": split.digest[:16]}
-    started = time.perf_counter()
+    started, title = time.perf_counter(), f"{TASK} {recipe.name}"
     answers, seconds = {}, {}
     for name, baseline in BASELINES.items():
         begun = time.perf_counter()
         answers[name] = baseline(split.train.texts, split.train.labels)(split.test.texts)
         seconds[name] = time.perf_counter() - begun
         logger.info("baseline", name=name, seconds=round(seconds[name], 1))
-    with context.tracking.run(TASK, name=recipe.name, role="model", recipe=recipe.model_dump(), inputs=inputs, tags=tags) as run:
-        classifier = _fit(recipe, context, split, TASK, run)
+    with context.tracking.run(TASK, name=title, role="model", recipe=recipe.model_dump(), inputs=inputs, tags=tags) as run:
+        classifier = _fit(recipe, context, split, title, run)
         answers = {TASK: classifier.probabilities(split.test.texts), **answers}
         reports = {name: evaluate.metrics(split.test, probabilities, seed) for name, probabilities in answers.items()}
         gains, best = evaluate.gains(split.test, answers[TASK], {name: answers[name] for name in BASELINES}, seed)
@@ -131,12 +131,17 @@ def _fit(recipe: Recipe, context: Context, split: data.Split, title: str, run: R
     encoder = Encoder.learn(split.train.texts, split.train.labels, recipe.model.encoder)
     task = data.SentimentTask.of(split, encoder, recipe.model, recipe.fit.batch_size, recipe.fit.seed)
 
-    on_epoch = (lambda epoch, metrics: run.metrics(metrics, step=epoch)) if run else None
-    name = digest_of(recipe.model_dump(mode="json"), split.digest)[:12]
-    storage = context.home.path / "checkpoints" / TASK
-    result = fit(task, recipe.fit, context.settings, title=title, name=name, storage=storage, on_epoch=on_epoch)
+    trained = fit(
+        task,
+        recipe.fit,
+        context.settings,
+        title=title,
+        name=digest_of(recipe.model_dump(mode="json"), split.digest)[:12],
+        storage=context.home.path / "checkpoints" / TASK,
+        on_epoch=run.epoch if run else None,
+    )
     network = task.build()
-    network.load_state_dict(result.state)
+    network.load_state_dict(trained.final.state)
     network.eval()
     calibrate(network, branch_logits(network, task.val).clone(), split.val.labels, float(split.train.labels.mean()))
     return SentimentClassifier(recipe.model, encoder, network)

@@ -47,8 +47,9 @@ class Run:
     def tags(self, values: Mapping[str, str]) -> None:
         self.client.log_batch(self.id, tags=[RunTag(name, str(value)[:_TAG_CHARS]) for name, value in values.items()])
 
-    def metric(self, name: str, value: float, step: int | None = None) -> None:
-        self.metrics({name: value}, step)
+    def epoch(self, epoch: int, values: Mapping[str, float]) -> None:
+        """Log one point of the training curve."""
+        self.metrics(values, step=epoch)
 
     def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
         """Log metrics at a step (an epoch, a horizon); a server that does not answer gets them later."""
