@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from report import Figure, alternate, figure, publish
-from retail import daily_demand, lines
 from rich.console import Console
 
 from features.calendars import special_days
 from features.columns import DS, ITEM_ID
 from infra.settings import set_quiet_environment
+from report import Figure, alternate, figure, publish
+from retail import daily_demand, lines
 from spark_jobs.sources.online_retail import SHOP
 from training.demand.backtest import Answer, Backtest, Method
 from training.demand.baselines import FLOORS, gradient_boosting

@@ -6,13 +6,7 @@ The bare ASOF join is the easier task: it knows neither created times nor expiry
 
 from __future__ import annotations
 
-import contextlib
-import io
-import json
-import statistics
-import sys
 import tempfile
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -27,7 +21,6 @@ from feast.infra.offline_stores.file_source import FileSource
 from feast.types import Float64, Int64, String
 from feast.value_type import ValueType
 from rich.console import Console
-from rich.table import Table
 
 from features.services import Service
 from features.shop import Shop
@@ -36,8 +29,8 @@ from features.views import View
 from infra.home import Home
 from infra.lake import Lake
 from infra.settings import Settings, set_quiet_environment
+from report import Figure, alternate, figure, publish
 
-REPEATS = 5
 COLUMNS = [*((f"f{i}", "float") for i in range(12)), *((f"i{i}", "int") for i in range(6)), ("s0", "string"), ("s1", "string")]
 VIEW = View("bench", "features/bench", (("user_id", "string"),), tuple(COLUMNS), ttl_days=60)  # type: ignore[arg-type]
 NOW = datetime(2024, 6, 1, tzinfo=UTC)
@@ -113,26 +106,7 @@ def theirs(folder: Path, rows: pa.Table) -> feast.FeatureStore:
     return store
 
 
-def clocked(work: Callable[[], Any]) -> float:
-    """Seconds that `work` takes; what it prints is dropped."""
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        start = time.perf_counter()
-        work()
-        return time.perf_counter() - start
-
-
-def alternate(*works: Callable[[], Any]) -> list[float]:
-    """Median seconds of each, run in turns after one warm-up; one that takes over a minute is run once."""
-    times = [[clocked(work)] for work in works]
-    slow = [first[0] > 60 for first in times]
-    for _ in range(REPEATS):
-        for work, found, is_slow in zip(works, times, slow, strict=True):
-            if not is_slow:
-                found.append(clocked(work))
-    return [found[0] if is_slow else statistics.median(found[1:]) for found, is_slow in zip(times, slow, strict=True)]
-
-
-def bench_frames(folder: Path, say: Callable[[str], None]) -> list[dict[str, Any]]:
+def bench_frames(folder: Path, say: Callable[[str], None]) -> list[Figure]:
     """200,000 labels x 1,000,000 rows x 20 features."""
     rng = np.random.default_rng(7)
     users = rng.integers(0, 50_000, 1_000_000)
@@ -165,13 +139,13 @@ def bench_frames(folder: Path, say: Callable[[str], None]) -> list[dict[str, Any
     )
     what = "frame of 200 k labels x 1 M rows x 20 features, s"
     return [
-        figure(f"{what}; peer: Feast's file store", uniform, file_store, "ratio >= 8", 8),
-        figure(f"{what}; peer: bare DuckDB ASOF join", uniform, asof, "ratio >= 0.67", 1 / 1.5),
-        figure(f"{what}, 10 % of rows on one key; peer: ours without a hot key", skewed, uniform, "ratio >= 0.67", 1 / 1.5),
+        figure(f"{what}; peer: Feast's file store", uniform, file_store, better="less", least_ratio=8),
+        figure(f"{what}; peer: bare DuckDB ASOF join", uniform, asof, better="less", least_ratio=0.67),
+        figure(f"{what}, 10 % of rows on one key; peer: ours without a hot key", skewed, uniform, better="less", least_ratio=0.67),
     ]
 
 
-def bench_online(folder: Path, say: Callable[[str], None]) -> list[dict[str, Any]]:
+def bench_online(folder: Path, say: Callable[[str], None]) -> list[Figure]:
     """100,000 entities x 20 features: loading them, and reading 1, 100 and 500."""
     rng = np.random.default_rng(8)
     rows = rows_of(np.arange(100_000), rng, days=59)  # none is past the expiry of 60 days
@@ -180,7 +154,13 @@ def bench_online(folder: Path, say: Callable[[str], None]) -> list[dict[str, Any
     say("loading 100 k entities: ours, Feast's SQLite store (about a minute a run)")
     load, peer_load = alternate(lambda: store.materialize(NOW), lambda: peer.materialize(start, NOW))
     figures = [
-        figure("materialise 100 k entities x 20 features, s; peer: Feast's SQLite store", load, peer_load, "ratio >= 30", 30)
+        figure(
+            "materialise 100 k entities x 20 features, s; peer: Feast's SQLite store",
+            load,
+            peer_load,
+            better="less",
+            least_ratio=30,
+        )
     ]
     service = peer.get_feature_service("bench")
     for count, goal in ((1, None), (100, 10), (500, None)):
@@ -197,17 +177,11 @@ def bench_online(folder: Path, say: Callable[[str], None]) -> list[dict[str, Any
                 f"online read of {count} entities x 20 features, ms; peer: Feast on SQLite",
                 read / calls * 1e3,
                 peer_read / calls * 1e3,
-                f"ratio >= {goal}" if goal else None,
-                goal,
+                better="less",
+                least_ratio=goal,
             )
         )
     return figures
-
-
-def figure(what: str, mine: float, peer: float, goal: str | None, least: float | None) -> dict[str, Any]:
-    ratio = peer / mine
-    return {"what": what, "ours": round(mine, 4), "peer": round(peer, 4), "ratio": round(ratio, 2), "goal": goal,
-            "met": least is None or ratio >= least}  # fmt: skip
 
 
 def main() -> None:
@@ -217,16 +191,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="shopgraph-bench-") as scratch, console.status("making rows") as status:
         figures = bench_frames(Path(scratch) / "frames", status.update)
         figures += bench_online(Path(scratch) / "online", status.update)
-    table = Table("what", "ours", "peer", "ratio", "goal", "met")
-    for f in figures:
-        table.add_row(
-            f["what"], f"{f['ours']:g}", f"{f['peer']:g}", f"{f['ratio']:g}", f["goal"] or "", "yes" if f["met"] else "NO"
-        )
-    Console(width=140).print(table)
-    out = Path(__file__).parents[2] / "build" / "bench" / "features.json"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-    sys.exit(0 if all(f["met"] for f in figures) else 1)
+    publish("features", figures)
 
 
 if __name__ == "__main__":

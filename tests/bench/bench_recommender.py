@@ -17,13 +17,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pyarrow as pa
 import torch
-from report import Figure, alternate, figure, publish
-from retail import interactions, lines
 from rich.console import Console
 from torch import Tensor, nn
 from torch.nn import functional
 
 from infra.settings import set_quiet_environment
+from report import Figure, alternate, figure, publish
+from retail import interactions, lines
 from training.metrics.ranking import top_k
 from training.recommender.baselines import Baseline, ItemKNN, floors
 from training.recommender.data import (

@@ -8,7 +8,6 @@ each request for another user; ours and peer alternate, figures are medians.
 
 from __future__ import annotations
 
-import json
 import re
 import statistics
 import subprocess
@@ -24,7 +23,6 @@ import numpy as np
 import pyarrow as pa
 import torch
 from rich.console import Console
-from rich.table import Table
 
 from features.shop import Shop
 from features.store import FeatureStore
@@ -34,6 +32,7 @@ from infra.errors import EngineError
 from infra.home import Home
 from infra.lake import Lake
 from infra.settings import Settings, set_quiet_environment
+from report import REPEATS, Figure, figure, publish
 from serving import servers
 from serving.graph import compose
 from serving.releases import Releases
@@ -42,7 +41,7 @@ from training.tracking.registry import Saved
 
 NUM_ITEMS, NUM_USERS, NUM_ACTS = 10_000, 2_000, 50
 NOW = datetime(2024, 5, 1, 12, tzinfo=UTC)
-REPEATS, SECONDS = 5, 4
+SECONDS = 4
 CLIENTS = (1, 8, 32)
 UVICORN = "bench-uvicorn"
 
@@ -145,7 +144,7 @@ end
     return {name: folder / f"{name}.lua" for name in contents}
 
 
-def bench(folder: Path, say: Any) -> list[dict[str, Any]]:
+def bench(folder: Path, say: Any) -> list[Figure]:
     """Every figure."""
     settings = make_shop(folder / "home")
     scripts = write_scripts(folder)
@@ -164,32 +163,15 @@ def bench(folder: Path, say: Any) -> list[dict[str, Any]]:
                     for port, measured in runs.items():
                         measured.append(wrk(script, port, clients))
                 ours, peer = ([statistics.median(column) for column in zip(*measured, strict=True)] for measured in runs.values())
-                goal = 0.6 if (name, clients) == ("recommend", 8) else None
                 what = (
-                    f"{name}, {clients} clients, requests/s (ours p50 {ours[1]:.1f} ms, p99 {ours[2]:.1f} ms; peer: bare uvicorn)"
+                    f"{name}, {clients} clients, requests/s (ours p50 {ours[1]:.1f} ms, p99 {ours[2]:.1f} ms); peer: bare uvicorn"
                 )
-                ratio = ours[0] / peer[0]
-                figures.append(
-                    {
-                        "what": what,
-                        "ours": round(ours[0], 1),
-                        "peer": round(peer[0], 1),
-                        "ratio": round(ratio, 3),
-                        "goal": f"ratio >= {goal}" if goal else None,
-                        "met": goal is None or ratio >= goal,
-                    }
-                )
+                goal = 0.6 if (name, clients) == ("recommend", 8) else None
+                figures.append(figure(what, ours[0], peer[0], better="more", least_ratio=goal))
         memory = sum(processes.memory_bytes(Home(settings), name) for name in ("ray", "mlflow")) >> 20
         proxy = servers.status(settings).servers[2].told
         figures.append(
-            {
-                "what": f"resident MB of all servers ({proxy}; peer: the bound of 4 GB)",
-                "ours": memory,
-                "peer": 4096,
-                "ratio": round(4096 / memory, 2),
-                "goal": "ratio >= 1",
-                "met": memory <= 4096,
-            }
+            figure(f"resident MB of all servers ({proxy}); peer: the bound of 4 GB", memory, 4096, better="less", least_ratio=1)
         )
     return figures
 
@@ -200,16 +182,7 @@ def main() -> None:
     console = Console(stderr=True)
     with tempfile.TemporaryDirectory(prefix="shopgraph-bench-") as scratch, console.status("making a shop") as status:
         figures = bench(Path(scratch), status.update)
-    table = Table("what", "ours", "peer", "ratio", "goal", "met")
-    for f in figures:
-        table.add_row(
-            f["what"], f"{f['ours']:g}", f"{f['peer']:g}", f"{f['ratio']:g}", f["goal"] or "", "yes" if f["met"] else "NO"
-        )
-    Console(width=160).print(table)
-    out = Path(__file__).parents[2] / "build" / "bench" / "serving.json"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-    sys.exit(0 if all(f["met"] for f in figures) else 1)
+    publish("serving", figures)
 
 
 if __name__ == "__main__":

@@ -12,10 +12,10 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 import yaml
-from report import public_set
 
 from features.calendars import special_days
 from features.columns import DS
+from report import public_set
 from spark_jobs.sources.online_retail import MAPPING, SHOP
 
 
