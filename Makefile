@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 DATA ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-real test test-e2e test-engines lint format docs bench clean
+.PHONY: help setup demo demo-real test test-quick test-engines lint format docs bench clean
 
 help: ## what each verb does
 	@grep -hE '^[a-z0-9%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9%-]+):.*## /\1\t/' | column -t -s "$$(printf '\t')"
@@ -22,11 +22,11 @@ demo: setup ## the main job on embedded defaults: sample shop to answered reques
 demo-real: setup ## the same on real data: make demo-real DATA=<folder of the public sets>
 	@$(PY) -m infra.demo --real $(DATA)
 
-test: setup ## everything that needs no server: minutes
-	@$(PY) -m pytest -m "not engines and not e2e"
+test: setup ## everything that needs no server but our own, the whole thread included
+	@$(PY) -m pytest -m "not engines"
 
-test-e2e: setup ## the whole thread through Ray Train, MLflow and Ray Serve on this machine
-	@$(PY) -m pytest -m e2e
+test-quick: setup ## the same without the whole thread
+	@$(PY) -m pytest -m "not engines and not e2e"
 
 test-engines: setup ## Spark and Ray clusters, Postgres, Redis, S3 on this machine
 	@infra/engines.sh

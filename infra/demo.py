@@ -90,7 +90,7 @@ def run(stage: Stage, settings: Settings) -> Cost:
 
     def watch() -> None:
         nonlocal peak
-        while not done.wait(0.5):
+        while not done.wait(1.5):  # adding up shared pages is work of its own
             peak = max(peak, tree_bytes(process.pid))
 
     watcher = threading.Thread(target=watch, daemon=True)

@@ -71,8 +71,9 @@ def train(
 def _show(reports: dict[str, dict[str, object]]) -> None:
     """Model and baselines side by side, as each model's report gives them."""
     from rich.console import Console
+    from rich.markdown import Markdown
 
     console = Console()
     for model, report in reports.items():
-        console.print(f"[bold]{model}[/bold]")
-        console.print(report.get("summary", report))
+        console.print(f"[bold]{model}[/bold], version {report['version']}, run {report['run_id']}", highlight=False)
+        console.print(Markdown(str(report["summary"])))

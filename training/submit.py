@@ -7,6 +7,7 @@ carries them.
 from __future__ import annotations
 
 import asyncio
+import logging
 import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -48,6 +49,7 @@ def submit(settings: Settings, address: str, arguments: Sequence[str]) -> None:
         from ray.exceptions import AuthenticationError
         from ray.job_submission import JobStatus, JobSubmissionClient
 
+        logging.getLogger("ray").setLevel(logging.ERROR)  # it tells of every file it leaves out
         try:
             client = JobSubmissionClient(address)
             job = client.submit_job(

@@ -92,6 +92,7 @@ def ray_cluster(s3: S3) -> Iterator[RayCluster]:
     token, port, dashboard = secrets.token_hex(16), free_port(), free_port()
     environment = {**os.environ, **quiet_environment(), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
     environment |= {f"SHOPGRAPH_{name.upper()}": value for name, value in s3.settings.items() if "key" in name}
+    environment["PATH"] = f"{BIN}{os.pathsep}{environment['PATH']}"  # jobs run the `python` of the nodes' path
     common = ["--disable-usage-stats", "--block"]
     head = subprocess.Popen(
         [BIN / "ray", "start", "--head", "--node-ip-address=127.0.0.1", f"--port={port}", "--num-cpus=1", "--object-store-memory=100000000",

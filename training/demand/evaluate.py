@@ -11,6 +11,7 @@ import pyarrow as pa
 from features.columns import ITEM_ID
 from training.demand.backtest import Answer, Backtest
 from training.metrics import forecast
+from training.metrics.comparison import comparison
 from training.metrics.forecast import WQL_LEVELS, Doubles
 
 if TYPE_CHECKING:
@@ -107,17 +108,9 @@ def gains_over_floors(gains: Mapping[str, Mapping[str, Interval]]) -> Figure:
     return figure
 
 
-def table(reports: Mapping[str, Mapping[str, float]], decimals: int = 3) -> str:
-    """Model and baselines side by side as a Markdown table."""
-    names = ("wql", "wape", "mase", "bias", "interval_coverage_80")
-    lines = ["| | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
-    for name, report in reports.items():
-        cells = [
-            f"{report[f'test_{m}']:.{decimals}f} [{report[f'test_{m}_lo']:.{decimals}f}, {report[f'test_{m}_hi']:.{decimals}f}]"
-            for m in names
-        ]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+def table(reports: Mapping[str, Mapping[str, float]]) -> str:
+    """Model and baselines side by side, in Markdown."""
+    return comparison(reports, ("wql", "wape", "mase", "bias", "interval_coverage_80"), decimals=3)
 
 
 def _figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Figure, np.ndarray]:

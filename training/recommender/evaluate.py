@@ -10,6 +10,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from features.columns import USER_ID
+from training.metrics.comparison import comparison
 from training.metrics.intervals import mean_interval, paired_interval
 from training.metrics.names import RANKING, with_interval
 from training.metrics.ranking import RankingReport, coverage_interval
@@ -98,15 +99,8 @@ def ndcg_by_history(reports: Reports, queries: Queries) -> Figure:
 
 
 def table(reports: Mapping[str, Mapping[str, float]]) -> str:
-    """Model and floors side by side, in Markdown."""
-    lines = ["| | " + " | ".join(RANKING) + " |", "|---" * (len(RANKING) + 1) + "|"]
-    for name, values in reports.items():
-        cells = [
-            f"{values[f'test_{metric}']:.4f} [{values[f'test_{metric}_lo']:.4f}, {values[f'test_{metric}_hi']:.4f}]"
-            for metric in RANKING
-        ]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    """Model and baselines side by side, in Markdown."""
+    return comparison(reports, RANKING)
 
 
 def _figure(size: tuple[float, float]) -> tuple[Figure, Axes]:

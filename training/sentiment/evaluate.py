@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from features.columns import CATEGORY, LABEL
 from training.metrics import classification
+from training.metrics.comparison import comparison
 from training.metrics.intervals import mean_interval, paired_interval
 from training.metrics.names import with_interval
 from training.sentiment.data import Reviews
@@ -127,13 +128,8 @@ def category_plot(categories: Mapping[str, tuple[float, float, float, int]], tit
 
 
 def table(reports: Mapping[str, Mapping[str, float]]) -> str:
-    """Methods side by side on the test part, as Markdown."""
-    names = ("accuracy", "macro_f1", "log_loss", "ece")
-    lines = [f"| test part | {' | '.join(names)} |", f"|---|{'---|' * len(names)}"]
-    for method, report in reports.items():
-        cells = [f"{report[f'test_{n}']:.4f} [{report[f'test_{n}_lo']:.4f}, {report[f'test_{n}_hi']:.4f}]" for n in names]
-        lines.append(f"| {method} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    """Model and baselines side by side, in Markdown."""
+    return comparison(reports, ("accuracy", "macro_f1", "log_loss", "ece"))
 
 
 def _drawable(name: str, number: int) -> str:

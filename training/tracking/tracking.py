@@ -13,6 +13,7 @@ from typing import Any, Literal
 import mlflow
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from mlflow.utils.mlflow_tags import MLFLOW_SOURCE_NAME, MLFLOW_SOURCE_TYPE
 
 from infra.errors import EngineError
 from infra.home import Home
@@ -66,7 +67,7 @@ class Tracking:
         """Track one run of a task in the experiment `<shop>/<task>`.
 
         Args:
-            name: the recipe's or the baseline's name.
+            name: what a reviewer reads in the list of runs.
             role: a model, or a baseline it must beat.
             recipe: the whole configuration.
             inputs: table versions it reads: path -> version; their digest joins runs over the same data.
@@ -82,6 +83,8 @@ class Tracking:
                 "shop": self.shop,
                 "data_digest": digest_of(dict(inputs))[:16],
                 "git_commit": git_commit(),
+                MLFLOW_SOURCE_NAME: f"shopgraph train {task}",
+                MLFLOW_SOURCE_TYPE: "LOCAL",
                 **{key: str(value) for key, value in (tags or {}).items()},
             },
         )
