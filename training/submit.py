@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import shlex
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,8 @@ from infra.settings import Settings, quiet_environment, variables
 from training.tracking.server import ensure_server
 
 ROOT = Path(__file__).parent.parent
+_AGENTS_S = 60
+"""How long a cluster that has just started may take until its nodes accept jobs."""
 _LEFT_OUT = [
     "/.git",
     "/.venv*",
@@ -50,18 +53,21 @@ def submit(settings: Settings, address: str, arguments: Sequence[str]) -> None:
         from ray.job_submission import JobStatus, JobSubmissionClient
 
         logging.getLogger("ray").setLevel(logging.ERROR)  # it tells of every file it leaves out
-        try:
-            client = JobSubmissionClient(address)
-            job = client.submit_job(
-                entrypoint=f"python -m shopgraph {shlex.join(arguments)}",
-                runtime_env={"working_dir": str(ROOT), "excludes": _LEFT_OUT, "env_vars": {**quiet_environment(), **sent}},
-            )
-        except AuthenticationError:
-            raise EngineError(
-                f"Ray at {address} wants another token; expected the cluster's own in SHOPGRAPH_RAY_AUTH_TOKEN."
-            ) from None
-        except (ConnectionError, RuntimeError) as error:
-            raise EngineError(f"Ray at {address} does not take the job: {str(error).splitlines()[0]}") from None
+        runtime_env = {"working_dir": str(ROOT), "excludes": _LEFT_OUT, "env_vars": {**quiet_environment(), **sent}}
+        deadline = time.monotonic() + _AGENTS_S
+        while True:
+            try:
+                client = JobSubmissionClient(address)
+                job = client.submit_job(entrypoint=f"python -m shopgraph {shlex.join(arguments)}", runtime_env=runtime_env)
+                break
+            except AuthenticationError:
+                raise EngineError(
+                    f"Ray at {address} wants another token; expected the cluster's own in SHOPGRAPH_RAY_AUTH_TOKEN."
+                ) from None
+            except (ConnectionError, RuntimeError) as error:
+                if "No available agent" not in str(error) or time.monotonic() > deadline:
+                    raise EngineError(f"Ray at {address} does not take the job: {str(error).splitlines()[0]}") from None
+                time.sleep(1)
 
         async def follow() -> None:
             async for lines in client.tail_job_logs(job):

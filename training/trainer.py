@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import math
 import threading
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from infra import log
+from infra.errors import EngineError
 from infra.settings import Settings
 
 Batch = dict[str, Tensor]
@@ -185,15 +187,20 @@ def train(
         on_epoch: called in this process with (epoch, metrics) after each epoch of `task`.
     """
     import ray
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
     from ray.util.queue import Queue
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Ray warns of its own defaults
+        from ray.train import FailureConfig, RunConfig, ScalingConfig
+        from ray.train.torch import TorchTrainer
 
     storage = storage.resolve()
     tasks = {"tune": task} | ({"refit": refit} if refit else {})
     with ray_session(settings):
         queue = Queue(actor_options={"num_cpus": 0})
-        cores = max(1, int(ray.cluster_resources().get("CPU", 1)) // config.num_workers)
+        cores = cores_per_worker(
+            [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]], config.num_workers
+        )
         use_gpu = ray.cluster_resources().get("GPU", 0) >= config.num_workers
         trainer = TorchTrainer(
             _worker,
@@ -241,6 +248,20 @@ def train(
             raise outcome[0]
     results = [load_result(storage / name / phase) for phase in tasks]
     return Trained(results[0], results[-1])
+
+
+def cores_per_worker(node_cores: Sequence[int], num_workers: int) -> int:
+    """The most cores each worker can have so that all fit on the nodes: a worker lies on one node.
+
+    Raises:
+        EngineError: fewer cores than workers.
+    """
+    fitting = [cores for cores in range(1, max(node_cores, default=0) + 1) if sum(n // cores for n in node_cores) >= num_workers]
+    if not fitting:
+        raise EngineError(
+            f"{num_workers} workers need a core each and Ray has {sum(node_cores)}; lower fit.num_workers or add nodes."
+        )
+    return fitting[-1]
 
 
 def _progress() -> Progress:

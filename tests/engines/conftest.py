@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,9 +96,12 @@ def ray_cluster(s3: S3) -> Iterator[RayCluster]:
     environment |= {f"SHOPGRAPH_{name.upper()}": value for name, value in s3.settings.items() if "key" in name}
     environment["PATH"] = f"{BIN}{os.pathsep}{environment['PATH']}"  # jobs run the `python` of the nodes' path
     common = ["--disable-usage-stats", "--block"]
+    # A folder each, as on two machines: a node replaces a job's code when it gets it. Short names, sockets lie in there.
+    folders = [tempfile.mkdtemp(prefix="sg-ray-") for _ in range(2)]
     head = subprocess.Popen(
         [BIN / "ray", "start", "--head", "--node-ip-address=127.0.0.1", f"--port={port}", "--num-cpus=1", "--object-store-memory=100000000",
-         "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", f"--ray-client-server-port={free_port()}", *common],
+         "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", f"--ray-client-server-port={free_port()}",
+         f"--temp-dir={folders[0]}", *common],
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment, start_new_session=True,
     )  # fmt: skip
     node = None
@@ -104,7 +109,7 @@ def ray_cluster(s3: S3) -> Iterator[RayCluster]:
         wait_until_open(dashboard, head)
         node = subprocess.Popen(
             [BIN / "ray", "start", f"--address=127.0.0.1:{port}", "--node-ip-address=127.0.0.1", "--num-cpus=2",
-             "--object-store-memory=100000000", *common],
+             "--object-store-memory=100000000", f"--temp-dir={folders[1]}", *common],
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment, start_new_session=True,
         )  # fmt: skip
         yield RayCluster(f"http://127.0.0.1:{dashboard}", token)
@@ -112,3 +117,5 @@ def ray_cluster(s3: S3) -> Iterator[RayCluster]:
         for process in filter(None, (node, head)):
             process.terminate()  # `ray start --block` takes its daemons along
             process.wait(timeout=60)
+        for folder in folders:
+            shutil.rmtree(folder, ignore_errors=True)

@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import nn
 
+from infra.errors import EngineError
 from infra.settings import Settings
-from training.trainer import FitConfig, fit, train
+from training.trainer import FitConfig, cores_per_worker, fit, train
 
 
 class LineTask:
@@ -92,6 +93,19 @@ def test_killed_fit_continues_bit_for_bit(tmp_path: Path) -> None:
     resumed = fit(LineTask(), CONFIG, checkpoint=tmp_path / "killed")
     assert resumed.history == whole.history
     assert all(torch.equal(resumed.state[name], whole.state[name]) for name in whole.state)
+
+
+@pytest.mark.parametrize(
+    ("node_cores", "num_workers", "cores"),
+    [([2], 1, 2), ([2], 2, 1), ([1, 2], 1, 2), ([3, 1], 2, 1), ([4, 4], 2, 4), ([5, 0], 2, 2)],
+)
+def test_workers_get_what_their_node_has(node_cores: list[int], num_workers: int, cores: int) -> None:
+    assert cores_per_worker(node_cores, num_workers) == cores
+
+
+def test_more_workers_than_cores_are_refused() -> None:
+    with pytest.raises(EngineError, match="3 workers need a core each and Ray has 2"):
+        cores_per_worker([1, 1], 3)
 
 
 def test_nan_loss_is_named() -> None:

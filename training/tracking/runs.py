@@ -1,7 +1,7 @@
 """One tracked run: parameters, metrics, plots, tables and the tables it read.
 
-Metrics that a silent server did not take are kept and sent again at the end, so a server that is gone in mid-training costs
-nothing but a wait.
+Our own server is started again where it is gone in mid-training. Metrics that another's silent server did not take are kept and
+sent again at the end, so that it costs nothing but a wait.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,12 +31,16 @@ _PARAM_CHARS, _TAG_CHARS, _BATCH = 6000, 5000, 100
 class Run:
     """A run that is being written; made by `Tracking.run`."""
 
-    def __init__(self, client: MlflowClient, run_id: str, experiment: str) -> None:
-        self.client = client
+    def __init__(self, connect: Callable[[], MlflowClient], run_id: str, experiment: str) -> None:
+        self._connect = connect
         self.id = run_id
         self.experiment = experiment
         self._waiting: list[Metric] = []
         self._warned = False
+
+    @property
+    def client(self) -> MlflowClient:
+        return self._connect()
 
     def params(self, values: Mapping[str, Any]) -> None:
         """Log parameters; nested mappings become dotted names, so that runs compare field by field."""

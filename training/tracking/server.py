@@ -7,7 +7,7 @@ import sys
 
 from infra.errors import EngineError
 from infra.home import Home
-from infra.processes import answers, check_port_free, running, start
+from infra.processes import answers, check_port_free, running, start, stop
 
 NAME = "mlflow"
 
@@ -32,6 +32,7 @@ def ensure_server(home: Home) -> str:
     settings = home.settings
     if settings.mlflow_uri or running(home, NAME):
         return server_uri(home)
+    stop(home, NAME)  # what a server that was killed has left behind
     check_port_free(settings.mlflow_port, "SHOPGRAPH_MLFLOW_PORT")
     # its job runner starts seven more processes of 290 MB each, for features (gateway, evaluation jobs) that we do not offer
     environment = {"MLFLOW_TRACKING_URI": "", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **_s3_environment(home)}

@@ -26,6 +26,9 @@ from training.tracking.server import ensure_server, server_uri
 
 Role = Literal["model", "baseline"]
 
+_KIND = {"mlflow.experimentKind": "custom_model_development"}
+"""The kind of experiment for which MLflow's pages open on runs and curves, not on traces of language models."""
+
 
 class Tracking:
     """Runs and registered models of one shop. Making the object touches nothing; the first use starts our server if needed."""
@@ -35,13 +38,19 @@ class Tracking:
         self.shop = shop or settings.shop
         self.home = Home(settings)
 
-    @cached_property
+    @property
     def client(self) -> MlflowClient:
-        """A client of a server that answers.
+        """A client of a server that has answered; our own server is started again where it is gone meanwhile.
 
         Raises:
-            EngineError: it does not.
+            EngineError: it does not answer.
         """
+        client = self._client
+        ensure_server(self.home)
+        return client
+
+    @cached_property
+    def _client(self) -> MlflowClient:
         uri = ensure_server(self.home)
         logging.getLogger("mlflow").setLevel(logging.WARNING)
         mlflow.set_tracking_uri(uri)
@@ -88,7 +97,7 @@ class Tracking:
                 **{key: str(value) for key, value in (tags or {}).items()},
             },
         )
-        run = Run(self.client, made.info.run_id, experiment)
+        run = Run(lambda: self.client, made.info.run_id, experiment)
         try:
             run.params(recipe)
             run.inputs(inputs, {path: lake.uri(path) for path in inputs})
@@ -114,7 +123,7 @@ class Tracking:
         found = self.client.get_experiment_by_name(name)
         if found is None:
             try:
-                return str(self.client.create_experiment(name))
+                return str(self.client.create_experiment(name, tags=_KIND))
             except MlflowException as error:  # another process was first
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise

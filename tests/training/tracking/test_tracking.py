@@ -14,10 +14,10 @@ from safetensors.torch import load_file, save_file
 
 from infra.errors import EngineError, ModelNotFoundError
 from infra.home import Home
-from infra.processes import stop
+from infra.processes import processes, stop
 from infra.settings import Settings
 from training.tracking import Tracking
-from training.tracking.server import NAME, ensure_server
+from training.tracking.server import NAME, ensure_server, server_uri
 
 
 @pytest.fixture(scope="module")
@@ -98,8 +98,20 @@ def test_a_model_that_is_not_there_is_named(tracking: Tracking) -> None:
         tracking.fetch("sentiment", "99")
 
 
-def test_metrics_wait_for_a_server_that_is_gone(tracking: Tracking) -> None:
+def test_our_own_server_is_started_again_where_it_is_gone(tracking: Tracking) -> None:
     with tracking.run("demand", name="gone", role="model", recipe={}, inputs=INPUTS) as run:
+        run.metrics({"val_wql": 0.5}, step=0)
+        for process in processes(tracking.home, NAME):
+            process.kill()
+        run.text("kept", "note.txt")
+        run.metrics({"val_wql": 0.4}, step=1)
+    assert [metric.value for metric in tracking.client.get_metric_history(run.id, "val_wql")] == [0.5, 0.4]
+    assert [file.path for file in tracking.client.list_artifacts(run.id)] == ["note.txt"]
+
+
+def test_metrics_wait_for_the_server_of_another_that_is_gone(tracking: Tracking) -> None:
+    other = Tracking(tracking.settings.model_copy(update={"mlflow_uri": server_uri(tracking.home)}), "shop_a")
+    with other.run("demand", name="gone", role="model", recipe={}, inputs=INPUTS) as run:
         run.metrics({"val_wql": 0.5}, step=0)
         stop(tracking.home, NAME)
         run.metrics({"val_wql": 0.4}, step=1)
