@@ -8,7 +8,7 @@ DATA ?=
 .PHONY: help setup demo demo-real test test-quick test-engines lint format docs bench clean
 
 help: ## what each verb does
-	@grep -hE '^[a-z0-9%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9%-]+):.*## /\1\t/' | column -t -s "$$(printf '\t')"
+	@grep -hE '^[a-z0-9%-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "%-14s%s\n", $$1, $$2}'
 
 setup: $(VENV)/ready ## virtual environment from requirements.lock, and Java 17+
 	@infra/java.sh
@@ -20,7 +20,7 @@ demo: setup ## the main job on embedded defaults: sample shop to answered reques
 	@$(PY) -m infra.demo
 
 demo-real: setup ## the same on real data: make demo-real DATA=<folder of the public sets>
-	@$(PY) -m infra.demo --real $(DATA)
+	@$(PY) -m infra.demo --real "$(DATA)"
 
 test: setup ## everything that needs no server but our own, the whole thread included
 	@$(PY) -m pytest -m "not engines"

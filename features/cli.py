@@ -70,7 +70,7 @@ def materialize(
     Reads go on meanwhile, and a row never replaces a newer one. Rows past their expiry are left out; a row's expiry and meaning
     are in docs/dictionary.md.
 
-    Examples: `shopgraph features materialize`, `shopgraph features materialize user_history --as-of 2011-10-01`.
+    Examples: `shopgraph features materialize`, `shopgraph features materialize user_history --as-of 2025-10-01`.
     """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -99,7 +99,7 @@ def materialize(
 @features.command()
 def get(
     context: typer.Context,
-    key: Annotated[list[str], typer.Option("--key", help="Key column and value, e.g. user_id=u17; repeat for more columns.")],
+    key: Annotated[list[str], typer.Option("--key", help="Key column and value, e.g. user_id=u0000017; repeat for more columns.")],
     service: Annotated[
         str, typer.Option("--service", help="A model's features: recommender, demand or sentiment.")
     ] = "recommender",
@@ -110,8 +110,8 @@ def get(
 ) -> None:
     """Look up one entity: what serving sees now, or, with --as-of, what training sees at that instant.
 
-    Examples: `shopgraph features get --key user_id=u17`, `shopgraph features get --service demand --key item_id=i3 --key
-    ds=2011-10-01`, `shopgraph features get --key user_id=u17 --as-of 2011-10-01`.
+    Examples: `shopgraph features get --key user_id=u0000017`, `shopgraph features get --service demand --key item_id=i000003 --key
+    ds=2025-10-01`, `shopgraph features get --key user_id=u0000017 --as-of 2025-10-01`.
     """
     store = _store(context.obj)
     keys = dict(_pair(text) for text in key)
@@ -155,7 +155,7 @@ def _history(store: FeatureStore, service: str, keys: dict[str, str], at: dateti
 def _pair(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not name or not equals:
-        raise FeatureError(f"--key {text!r}: expected column=value such as user_id=u17.")
+        raise FeatureError(f"--key {text!r}: expected column=value such as user_id=u0000017.")
     return name, value
 
 

@@ -7,6 +7,8 @@ The configuration comes from the settings; the same one serves our own calls and
 from __future__ import annotations
 
 import logging
+import shlex
+import sys
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -72,7 +74,8 @@ def write_config(settings: Settings, shop: str) -> Path:
 
 def feast_command(settings: Settings, shop: str) -> str:
     """What to type before a Feast verb."""
-    return f"feast -c {features.repo.__path__[0]} -f {Home(settings).path / 'feast' / f'{shop}.yaml'}"
+    config_file = Home(settings).path / "feast" / f"{shop}.yaml"
+    return shlex.join([str(Path(sys.executable).with_name("feast")), "-c", features.repo.__path__[0], "-f", str(config_file)])
 
 
 def open_feast(settings: Settings, shop: str) -> FeatureStore:

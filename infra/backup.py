@@ -31,11 +31,12 @@ def backup(home: Home, archive: Path) -> int:
 
     Raises:
         HomeError: there is no home, or the archive cannot be written.
-        SettingsError: the lake or the artifacts lie outside the home, so a backup would not hold them.
+        SettingsError: some of the state lies outside the home, so a backup would not hold them.
     """
     if not (home.path / "format").exists():
         raise HomeError(f"there is no home at {home.path}; nothing to back up.")
-    outside = [name for name in ("lake_root", "artifact_root", "mlflow_backend", "feast_registry") if getattr(home.settings, name)]
+    elsewhere = ("lake_root", "artifact_root", "mlflow_uri", "mlflow_backend", "feast_registry", "releases_db", "online_store")
+    outside = [name for name in elsewhere if getattr(home.settings, name)]
     if outside:
         raise SettingsError(f"{', '.join(outside)} lie outside the home: back those up with their own tools, or unset them.")
     archive = archive.expanduser().resolve()

@@ -47,6 +47,7 @@ class Cost:
     peak_bytes: int
 
 
+STOP = Stage("stop what an earlier demo left up", ("down",))
 SAMPLE: tuple[Stage, ...] = (Stage("the sample shop: raw tables from a simulation", ("sample", "--size", "small")),)
 MODELS_AND_SERVING = (
     Stage("Spark: raw tables -> feature tables", ("build",)),
@@ -66,8 +67,8 @@ def real_stages(folder: Path, shop: Path) -> tuple[Stage, ...]:
     missing = [name for name in REAL_SETS if not (folder / name).is_dir()]
     if missing:
         raise ShopgraphError(
-            f"{folder} lacks {', '.join(missing)}; get online_retail from archive.ics.uci.edu (dataset 352) and online_shopping_10_cats "
-            "from the ChineseNlpCorpus project, one folder each, and run `make demo-real DATA=<folder>`."
+            f"{folder} lacks {', '.join(missing)}; get online_retail from archive.ics.uci.edu (dataset 352, saved as Parquet or CSV) and "
+            "online_shopping_10_cats from the ChineseNlpCorpus project, one folder each, and run `make demo-real DATA=<folder>`."
         )
     sources = [part for name in REAL_SETS for part in ("--from", str(folder / name))]
     init = Stage("a shop.yaml guessed from headers and samples", ("init", "real", *sources))
@@ -178,7 +179,7 @@ def story(real: str | None) -> None:
         first = real_stages(folder, Home(settings).shop())
     stages = [
         Stage(stage.title, tuple(part.format(recipe="demo" if real is None else "full") for part in stage.arguments))
-        for stage in (*first, *MODELS_AND_SERVING)
+        for stage in (STOP, *first, *MODELS_AND_SERVING)
     ]
     costs = []
     for number, stage in enumerate(stages, 1):

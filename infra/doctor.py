@@ -145,10 +145,11 @@ def _ports(home: Home) -> Iterator[Finding]:
     wanted = {
         "mlflow": (settings.mlflow_port, "SHOPGRAPH_MLFLOW_PORT"),
         "ray": (settings.ray_port, "SHOPGRAPH_RAY_PORT"),
+        "ray dashboard": (settings.ray_dashboard_port, "SHOPGRAPH_RAY_DASHBOARD_PORT"),
         "http": (settings.http_port, "SHOPGRAPH_HTTP_PORT"),
     }
     for name, (port, setting) in wanted.items():
-        ours = running(home, "ray" if name == "http" else name) is not None
+        ours = running(home, "mlflow" if name == "mlflow" else "ray") is not None
         taken = is_open(port)
         verdict: Verdict = "ok" if ours or not taken else "fail"
         told = "ours" if ours and taken else "free" if not taken else f"taken by another program; choose another with {setting}"

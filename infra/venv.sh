@@ -5,14 +5,14 @@ cd "$(dirname "$0")/.."
 venv=$1
 
 python=""
-for candidate in "${SHOPGRAPH_PYTHON:-}" python3.11 python3 python; do
+for candidate in "${PYTHON311:-}" python3.11 python3 python; do
     if [ -n "$candidate" ] && "$candidate" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; then
         python=$candidate
         break
     fi
 done
 if [ -z "$python" ]; then
-    echo "error: shopgraph needs Python 3.11, which was not found; install it (Debian: apt-get install python3.11-venv) or name it in SHOPGRAPH_PYTHON." >&2
+    echo "error: shopgraph needs Python 3.11, which was not found; install it (Debian: apt-get install python3.11-venv) or name it: make setup PYTHON311=/path/to/python3.11." >&2
     exit 1
 fi
 

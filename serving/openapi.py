@@ -23,13 +23,13 @@ from serving.schemas import ANSWERS, REQUESTS, ProblemDetails, Readiness
 COMMITTED = Path(__file__).with_name("openapi.json")
 
 _ABOUT: dict[Product, tuple[str, str]] = {
-    "recommend": ("Items to show to one shopper in one place.", "The list."),
+    "recommend": ("Items to show to one user in one place.", "The list."),
     "forecast": ("Units per item and day ahead, with quantiles.", "The forecasts, in the order of the series."),
     "sentiment": ("What texts feel like.", "The labels, in the order of the texts."),
 }
 _EXAMPLES: dict[Product, dict[str, Any]] = {
-    "recommend": {"user_id": "u1", "k": 5},
-    "forecast": {"series": [{"item_id": "i1"}], "horizon": 7},
+    "recommend": {"user_id": "u0000001", "k": 5},
+    "forecast": {"series": [{"item_id": "i000001"}], "horizon": 7},
     "sentiment": {"texts": ["很好，物流很快。", "It broke after a week."]},
 }
 _FAILURES = {

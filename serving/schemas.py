@@ -136,11 +136,15 @@ class Answer(BaseModel):
 
 
 class RecommendedItem(BaseModel):
+    """One item of a list."""
+
     item_id: str
     score: float = Field(description="Compares items of one answer; no probability.")
 
 
 class RecommendAnswer(Answer):
+    """A list of items, the best first."""
+
     list_id: str = Field(description="Name of this list; send it back with impressions and clicks.")
     items: list[RecommendedItem] = Field(description="Best first; fewer than k where fewer are allowed.")
     personalized: bool = Field(description="Whether the list is about this person; else it is what is popular.")
@@ -148,6 +152,8 @@ class RecommendAnswer(Answer):
 
 
 class ForecastSeries(BaseModel):
+    """The forecast of one item."""
+
     item_id: str
     ds: list[date] = Field(description="The local days.")
     mean: list[float] = Field(description="Expected units per day.")
@@ -157,22 +163,30 @@ class ForecastSeries(BaseModel):
 
 
 class ForecastAnswer(Answer):
+    """One forecast per series that was asked for, in order."""
+
     series: list[ForecastSeries]
     degraded: list[ForecastReason] = Field(description="What could not be used for at least one series.")
 
 
 class Sentiment(BaseModel):
+    """What one text feels like."""
+
     label: Literal["good", "bad"] = Field(description="The likelier label.")
     probability: float = Field(description="Of that label, so at least one half.")
     degraded: list[SentimentReason] = Field(description="What could not be read of this text.")
 
 
 class SentimentAnswer(Answer):
+    """One result per text, in order."""
+
     results: list[Sentiment] = Field(description="One per text, in order.")
     degraded: list[SentimentReason] = Field(description="What could not be read of at least one text.")
 
 
 class FieldError(BaseModel):
+    """One field that does not fit."""
+
     pointer: str = Field(description="JSON pointer to the field.")
     detail: str
 
@@ -190,6 +204,8 @@ class ProblemDetails(BaseModel):
 
 
 class Readiness(BaseModel):
+    """Which graphs answer, and which do not yet."""
+
     is_ready: bool
     graphs: dict[str, str] = Field(description="Product -> version of the graph that answers.")
     waiting: dict[str, str] = Field(description="Product -> why its released graph is not the one that answers.")

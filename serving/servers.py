@@ -91,7 +91,8 @@ def up(settings: Settings, latest: bool, say: Say) -> bool:
     shop = Shop.load(home, settings.shop)
     with home.lock("up"):
         is_new = processes.running(home, RAY) is None
-        _check_same_ports(settings, _known(home), is_new)
+        if not is_new:
+            _check_same(settings, _known(home))
         if is_new:
             processes.stop(home, RAY)  # what a Ray that was killed has left behind
             for name in _PORTS:
@@ -214,7 +215,7 @@ def _start_ray(home: Home) -> None:
     folder = processes.socket_folder(home, _RAY_SOCKET_BYTES)
     client, agent, metrics, stats = free_ports(4)
     proxy, environment = choose_proxy(folder, metrics, stats)
-    kept = {"proxy": proxy, "sockets": str(folder), **{name: getattr(settings, name) for name in _PORTS}}
+    kept = {"shop": settings.shop, "proxy": proxy, "sockets": str(folder), **{name: getattr(settings, name) for name in _PORTS}}
     (home.run / "serve.json").write_text(json.dumps(kept))
     shared = _metrics_folder(home)
     shutil.rmtree(shared, ignore_errors=True)  # counters of replicas that are gone
@@ -381,9 +382,14 @@ def _metrics_folder(home: Home) -> Path:
     return home.run / "metrics"
 
 
-def _check_same_ports(settings: Settings, known: Mapping[str, Any], is_new: bool) -> None:
-    """Refuse to look on other ports for what runs already."""
-    for name in () if is_new else _PORTS:
+def _check_same(settings: Settings, known: Mapping[str, Any]) -> None:
+    """Refuse to look on other ports for what runs already, and to take its shop away."""
+    if known.get("shop") != settings.shop:
+        raise EngineError(
+            f"this home is up with the shop {known.get('shop')}, not {settings.shop}; run `shopgraph down` first, or give the other shop "
+            "a home of its own (SHOPGRAPH_HOME)."
+        )
+    for name in _PORTS:
         if known.get(name) != getattr(settings, name):
             raise EngineError(
                 f"this home is up with SHOPGRAPH_{name.upper()}={known.get(name)}, not {getattr(settings, name)}; "

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from typing import Any
 import httpx
 import pytest
 
+from infra.errors import EngineError
 from infra.lake import Lake
 from infra.processes import is_open
 from infra.settings import Settings
@@ -177,6 +179,12 @@ def test_up_twice_is_fine_and_status_names_everything(shop: Installation) -> Non
     assert "already" in shop.shopgraph("up")
     told = json.loads(shop.shopgraph("status", "--json"))
     assert "recommend" in json.dumps(told)
+
+
+def test_a_home_that_is_up_keeps_its_shop(shop: Installation) -> None:
+    shops = shop.settings.home_path / "shops"
+    shutil.copytree(shops / "sample", shops / "other", dirs_exist_ok=True)
+    assert "is up with the shop sample, not other" in shop.shopgraph("--shop", "other", "up", code=EngineError.exit_code)
 
 
 def test_rebuilding_from_the_same_tables_commits_nothing(shop: Installation) -> None:

@@ -19,7 +19,10 @@ def train(
     models: Annotated[list[str] | None, typer.Argument(help="recommender, demand, sentiment; none: all three.")] = None,
     recipe: Annotated[str, typer.Option(help="Named configuration; `--list` shows them.")] = "demo",
     set_: Annotated[list[str] | None, typer.Option("--set", help="Change one field, e.g. fit.epochs=3; may repeat.")] = None,
-    address: Annotated[str | None, typer.Option(help="Ray dashboard to submit to, e.g. http://127.0.0.1:8265.")] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(help="Ray dashboard to submit to; its token in SHOPGRAPH_RAY_AUTH_TOKEN."),
+    ] = None,
     list_: Annotated[bool, typer.Option("--list", help="List the recipes and stop.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Report as JSON.")] = False,
 ) -> None:
@@ -27,7 +30,7 @@ def train(
 
     A run that was killed continues where it stopped: give the same command again.
 
-    Examples: `shopgraph train recommender --recipe demo --set fit.epochs=3`, `shopgraph train --address http://127.0.0.1:8265`.
+    Examples: `shopgraph train recommender --recipe demo --set fit.epochs=3`, `shopgraph train --address http://ray.example:8265`.
     """
     from features.shop import Shop
     from infra.home import Home
