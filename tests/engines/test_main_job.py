@@ -6,6 +6,7 @@ registry on Postgres, every table and every artifact on an S3 server.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 
 import psycopg
@@ -39,7 +40,12 @@ def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]
 
 @pytest.fixture(scope="module")
 def real(
-    tmp_path_factory: pytest.TempPathFactory, spark_cluster: str, ray_cluster: RayCluster, postgres: str, s3: S3
+    embedded: Installation,
+    tmp_path_factory: pytest.TempPathFactory,
+    spark_cluster: str,
+    ray_cluster: RayCluster,
+    postgres: str,
+    s3: S3,
 ) -> Iterator[Installation]:
     for database in ("mlflow", "feast"):
         with psycopg.connect(f"postgresql://shop@{postgres}/postgres", autocommit=True) as connection:
@@ -57,8 +63,11 @@ def real(
         **s3.settings,
     )
     made = Installation(settings)
+    shutil.copytree(embedded.settings.home_path / "shops", settings.home_path / "shops")
+    for path in embedded.lake.tables():
+        if path.startswith("raw/"):
+            made.lake.write(path, embedded.lake.read(path), "overwrite", digest=path)
     try:
-        made.shopgraph("sample", "--size", "tiny")
         made.shopgraph("build")
         made.shopgraph("features", "apply")
         made.shopgraph("features", "materialize")
