@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import subprocess
 import sys
 import threading
@@ -49,12 +50,10 @@ class Cost:
 
 STOP = Stage("stop what an earlier demo left up", ("down",))
 SAMPLE: tuple[Stage, ...] = (Stage("the sample shop: raw tables from a simulation", ("sample", "--size", "small")),)
-MODELS_AND_SERVING = (
+BUILDING = (
     Stage("Spark: raw tables -> feature tables", ("build",)),
     Stage("Feast: register the feature tables", ("features", "apply")),
     Stage("Feast: feature tables -> online store", ("features", "materialize")),
-    Stage("Ray Train: three models and their baselines, tracked in MLflow", ("train", "--recipe", "{recipe}")),
-    Stage("Ray Serve: three graphs behind HTTP", ("up", "--latest")),
 )
 
 
@@ -122,13 +121,20 @@ def tree_bytes(pid: int) -> int:
 
 
 def ask(settings: Settings, path: str, body: dict[str, object]) -> tuple[str, str]:
-    """Send one request; the `curl` line that does the same, and the answer."""
-    url = f"http://127.0.0.1:{settings.http_port}{path}"
+    """Send one request; the `curl` line that does the same, and the answer.
+
+    Raises:
+        ShopgraphError: no answer, or not one in JSON.
+    """
+    url = f"http://{settings.http_host}:{settings.http_port}{path}"
     text = json.dumps(body, ensure_ascii=False)
-    request = urllib.request.Request(url, text.encode(), {"content-type": "application/json"})  # our own loopback address
-    with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
-        content = json.dumps(json.load(answer), ensure_ascii=False)
-    return f"curl -s {url} -H 'content-type: application/json' -d '{text}'", content
+    request = urllib.request.Request(url, text.encode(), {"content-type": "application/json"})  # our own address
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
+            content = json.dumps(json.load(answer), ensure_ascii=False)
+    except (OSError, ValueError) as error:
+        raise ShopgraphError(f"{url} does not answer as it should: {error}; see `shopgraph status`.") from None
+    return f"curl -s {url} -H 'content-type: application/json' -d {shlex.quote(text)}", content
 
 
 def show(costs: list[Cost], answers: list[tuple[str, str]], settings: Settings) -> None:
@@ -178,8 +184,14 @@ def story(real: str | None) -> None:
         folder = Path(real) if real else settings.data or ROOT.parent / "shared" / "data"
         first = real_stages(folder, Home(settings).shop())
     stages = [
-        Stage(stage.title, tuple(part.format(recipe="demo" if real is None else "full") for part in stage.arguments))
-        for stage in (STOP, *first, *MODELS_AND_SERVING)
+        STOP,
+        *first,
+        *BUILDING,
+        Stage(
+            "Ray Train: three models and their baselines, tracked in MLflow",
+            ("train", "--recipe", "demo" if real is None else "full"),
+        ),
+        Stage("Ray Serve: three graphs behind HTTP", ("up", "--latest")),
     ]
     costs = []
     for number, stage in enumerate(stages, 1):

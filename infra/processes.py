@@ -170,7 +170,7 @@ def answers(port: int, path: str = "/", host: str = "127.0.0.1") -> bool:
 
 def socket_folder(home: Home, needed: int) -> Path:
     """A folder for Unix sockets whose names take up to `needed` more bytes: under the home, else a short one beside the system's
-    temporary files, remembered in `<home>/run/sockets` so that `purge` finds it.
+    temporary files.
 
     Raises:
         HomeError: the short folder exists and belongs to somebody else.
@@ -179,13 +179,17 @@ def socket_folder(home: Home, needed: int) -> Path:
     if len(str(folder).encode()) + 1 + needed <= UNIX_SOCKET_BYTES:
         folder.mkdir(mode=0o700, exist_ok=True)
         return folder
-    folder = Path(tempfile.gettempdir()) / f"sg-{hashlib.sha256(str(home.path).encode()).hexdigest()[:8]}"
+    folder = short_socket_folder(home)
     folder.mkdir(mode=0o700, exist_ok=True)
     found = folder.lstat()
     if found.st_uid != home.run.stat().st_uid or folder.is_symlink() or found.st_mode & 0o077:
         raise HomeError(f"{folder} belongs to somebody else or is open to others; remove it, it is this home's socket folder.")
-    (home.run / "sockets").write_text(str(folder))
     return folder
+
+
+def short_socket_folder(home: Home) -> Path:
+    """Where the sockets of a home with a long path lie; it may not exist."""
+    return Path(tempfile.gettempdir()) / f"sg-{hashlib.sha256(str(home.path).encode()).hexdigest()[:8]}"
 
 
 @contextmanager

@@ -13,7 +13,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 from infra import clock, log
-from infra.errors import ShopgraphError
 from infra.lake import Lake
 from serving.batching import Batcher
 from serving.loading import Loader
@@ -95,8 +94,11 @@ class LiveGraphs:
     def refresh(self) -> None:
         """Read anew the clock and what the graphs keep in memory."""
         self.clock.refresh()
-        for served in self.served.values():
-            served.graph.refresh(self.clock.now())
+        for product, served in self.served.items():
+            try:
+                served.graph.refresh(self.clock.now())
+            except Exception as error:  # the last good facts of one product go on, those of the others are read
+                log.get(__name__).warning("facts not read", product=product, error=str(error))
 
     def _load(self, product: str, version: str) -> None:
         self.waiting[product] = f"graph {version} is loading"
@@ -131,7 +133,7 @@ class LiveGraphs:
                 if time.monotonic() - refreshed > REFRESH_S:
                     refreshed = time.monotonic()
                     self.refresh()
-            except ShopgraphError as error:  # last known good goes on
+            except Exception as error:  # whatever a store says, the last good graphs go on and are followed on
                 log.get(__name__).warning("release pointers not read", error=str(error))
                 self._stop.wait(RETRY_S)
             self._stop.wait(POLL_S)

@@ -131,9 +131,7 @@ def purge(settings: Settings) -> None:
     if not (home.path / "format").is_file():
         raise SettingsError(f"{home.path} is no shopgraph home (it has no `format` file); nothing was deleted.")
     down(settings)
-    remembered = home.run / "sockets"
-    if remembered.exists():
-        shutil.rmtree(remembered.read_text(), ignore_errors=True)
+    shutil.rmtree(processes.short_socket_folder(home), ignore_errors=True)
     shutil.rmtree(home.path)
 
 

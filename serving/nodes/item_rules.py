@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from features.store import FeatureStore
 from features.views import VIEWS
-from infra.errors import TableContractError
 from serving.schemas import Filters
 
 Bools = NDArray[np.bool_]
@@ -85,10 +84,9 @@ class ItemRules:
 
     def _aligned(self, view: str, columns: tuple[str, ...], at: datetime) -> dict[str, pa.Array]:
         """Columns of the newest rows in the model's item order, null for items without a row."""
-        try:
-            rows = self.store.latest(view, at)
-        except TableContractError:  # a shop without that table: nothing is known of the items
+        if self.store.lake.version(VIEWS[view].path) is None:  # a shop without that table: nothing is known of the items
             return {name: pa.nulls(len(self.items), VIEWS[view].schema.field(name).type) for name in columns}
+        rows = self.store.latest(view, at)
         where = pc.index_in(self._index, value_set=rows["item_id"].combine_chunks())
         return {name: rows[name].combine_chunks().take(where) for name in columns}
 

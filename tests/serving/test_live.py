@@ -144,3 +144,17 @@ def test_before_any_release_a_request_is_told_what_to_do(settings: Settings, ser
     assert "`shopgraph train demand`, then `shopgraph up --latest`" in answer.json()["detail"]
     ready = ask(gateway, "/readyz")
     assert (ready.status_code, ready.json()) == (503, {"is_ready": False, "graphs": {}, "waiting": {}})
+
+
+def test_facts_that_cannot_be_read_leave_the_last_ones_and_the_other_graphs(
+    shop: ServedShop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway = shop.gateway()
+    graph = gateway.live.served["recommend"].graph
+
+    def broken(at: object) -> None:
+        raise OSError("the store is away")
+
+    monkeypatch.setattr(graph, "refresh", broken)
+    gateway.live.refresh()
+    assert ask(gateway, "/v1/recommend", BODY).status_code == 200
