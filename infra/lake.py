@@ -135,11 +135,11 @@ class Lake:
     def read(
         self, path: str, version: int | None = None, columns: list[str] | None = None, filter: ds.Expression | None = None
     ) -> pa.Table:
-        """The rows of one version (default: the newest) as an Arrow table."""
+        """The rows of one version (default: the newest) as an Arrow table, those of the oldest attempt first."""
         return self.dataset(path, version).to_table(columns=columns, filter=filter)
 
     def file_uris(self, path: str, version: int | None = None) -> list[str]:
-        """Addresses of the Parquet files of one version.
+        """Addresses of the Parquet files of one version, oldest attempt first.
 
         Raises:
             TableContractError: a foreign table whose files alone do not say its rows (deletion vectors, column mapping,
@@ -149,7 +149,8 @@ class Lake:
         refuse_foreign(table)
         # not table.file_uris(): it percent-encodes folders such as `中文 home`
         names = pa.table(table.get_add_actions(flatten=True))["path"].to_pylist()
-        return [f"{self.uri(path)}/{unquote(name)}" for name in names]
+        # delta-rs lists the newest commit first; an attempt's folder begins with its time
+        return [f"{self.uri(path)}/{name}" for name in sorted(unquote(name) for name in names)]
 
     def num_rows(self, path: str, version: int | None = None) -> int:
         return int(self.table(path, version).count())

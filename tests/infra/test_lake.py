@@ -32,6 +32,12 @@ def test_append_overwrite_and_time_travel(lake: Lake) -> None:
     assert lake.tables() == [PATH]
 
 
+def test_rows_come_oldest_append_first(lake: Lake) -> None:
+    for number in range(12):  # a checkpoint or a listing by text would show at the tenth
+        lake.write(PATH, rows(f"{number}"), "append", digest=f"{number}")
+    assert lake.read(PATH)["item_id"].to_pylist() == [f"{number}" for number in range(12)]
+
+
 def test_the_same_digest_commits_once(lake: Lake) -> None:
     first = lake.write(PATH, rows("a"), "append", digest="1")
     again = lake.write(PATH, rows("a"), "append", digest="1")
