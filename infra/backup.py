@@ -1,19 +1,22 @@
 """Backup and restore of a home: one archive that answers the same requests after it is restored elsewhere.
 
 SQLite files are copied through SQLite's own online backup, so a backup may run beside writers; Delta tables are immutable files plus
-their log, and the log is read first, so every version in the archive is whole.
+their log. The databases are copied first, then the logs, and only then is all else listed: what a record names is in the archive.
 """
 
 from __future__ import annotations
 
+import gzip
 import io
 import os
 import sqlite3
 import tarfile
 import tempfile
+import zlib
 from collections.abc import Iterator
 from contextlib import closing
-from pathlib import Path
+from enum import IntEnum
+from pathlib import Path, PurePath
 
 from infra.errors import HomeError, SettingsError
 from infra.home import FORMAT, Home
@@ -24,6 +27,14 @@ _SECRETS = ("pseudonym.key",)
 """What is kept of `run/`: keys that old answers depend on; pids, sockets and tokens belong to the running home."""
 _SQLITE_MAGIC = b"SQLite format 3\0"
 _MANIFEST = "shopgraph-backup"
+
+
+class _Kind(IntEnum):
+    """What a file is, in the order of copying."""
+
+    DATABASE = 0
+    LOG = 1
+    DATA = 2
 
 
 def backup(home: Home, archive: Path) -> int:
@@ -46,13 +57,16 @@ def backup(home: Home, archive: Path) -> int:
     try:
         archive.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "wb") as file, tarfile.open(fileobj=file, mode="w:gz", compresslevel=1) as tar:
+        with os.fdopen(descriptor, "wb") as file, tarfile.open(fileobj=file, mode="w:gz", compresslevel=1, dereference=True) as tar:
             _add_bytes(tar, _MANIFEST, f"{FORMAT}\n".encode())
-            for path in _files(home.path):
-                _add(tar, path, str(path.relative_to(home.path)))
+            for kind in _Kind:
+                for path in _files(home.path, kind):
+                    _add(tar, path, str(path.relative_to(home.path)), kind)
         draft.replace(archive)
     except OSError as error:
         raise HomeError(f"backup {archive} cannot be written ({error.strerror}).") from None
+    except sqlite3.Error as error:
+        raise HomeError(f"backup {archive} cannot be written: a database of the home cannot be copied ({error}).") from None
     finally:
         draft.unlink(missing_ok=True)
     return archive.stat().st_size
@@ -71,7 +85,8 @@ def restore(home: Home, archive: Path) -> int:
     try:
         home.path.parent.mkdir(parents=True, exist_ok=True)
         with (
-            tarfile.open(archive, "r:gz") as tar,
+            gzip.open(archive) as content,
+            tarfile.open(fileobj=content, mode="r:") as tar,
             tempfile.TemporaryDirectory(dir=home.path.parent, prefix=f".{home.path.name}-") as draft,
         ):
             first = tar.next()
@@ -82,40 +97,50 @@ def restore(home: Home, archive: Path) -> int:
             target.mkdir(mode=0o700)
             count = 0
             for member in tar:
+                if not member.isreg() or not _belongs(PurePath(member.name)):
+                    raise HomeError(f"{archive} cannot be restored: {member.name} is no file of a backup.")
                 tar.extract(member, target, filter="data")
                 count += 1
+            # tar stops at its end marker; gzip compares its checksum only at the end of the file
+            while content.read(1 << 20):
+                pass
             if home.path.exists():
                 home.path.rmdir()
             target.rename(home.path)
-    except (OSError, tarfile.TarError, EOFError) as error:
+    except (OSError, tarfile.TarError, EOFError, zlib.error) as error:
         raise HomeError(f"{archive} cannot be restored: {error}") from None
     home.create()
     return count
 
 
-def _files(root: Path) -> Iterator[Path]:
-    """Every file of the backup, Delta logs before the data they name."""
-    found = [
-        path
-        for path in sorted(root.rglob("*"))
-        if path.is_file()
-        and not path.is_symlink()
-        and path.relative_to(root).parts[0] not in _LEFT_OUT
-        and not _is_transient(path, root)
-    ]
-    yield from sorted(found, key=lambda path: "_delta_log" not in path.parts)
+def _files(root: Path, kind: _Kind) -> Iterator[Path]:
+    """The files of the backup of one kind, as they are now."""
+    for path in sorted(root.rglob("*")):
+        if path.is_file() and not path.is_symlink() and _belongs(path.relative_to(root)) and _kind_of(path) is kind:
+            yield path
 
 
-def _is_transient(path: Path, root: Path) -> bool:
-    inside_run = path.relative_to(root).parts[0] == "run"
-    return (inside_run and path.name not in _SECRETS) or path.name.endswith(("-wal", "-shm", "-journal"))
+def _belongs(name: PurePath) -> bool:
+    """Whether a backup holds the file of this name below the home."""
+    if not name.parts or name.is_absolute() or ".." in name.parts or name.parts[0] in _LEFT_OUT:
+        return False
+    return (name.parts[0] != "run" or name.name in _SECRETS) and not name.name.endswith(("-wal", "-shm", "-journal"))
 
 
-def _add(tar: tarfile.TarFile, path: Path, name: str) -> None:
+def _kind_of(path: Path) -> _Kind | None:
+    """The kind of a file, None for a writer's draft that is gone meanwhile."""
+    if "_delta_log" in path.parts:
+        return _Kind.LOG
     try:
         with path.open("rb") as file:
-            is_sqlite = file.read(16) == _SQLITE_MAGIC
-        if not is_sqlite:
+            return _Kind.DATABASE if file.read(len(_SQLITE_MAGIC)) == _SQLITE_MAGIC else _Kind.DATA
+    except FileNotFoundError:
+        return None
+
+
+def _add(tar: tarfile.TarFile, path: Path, name: str, kind: _Kind) -> None:
+    try:
+        if kind is not _Kind.DATABASE:
             tar.add(path, name, recursive=False)
             return
         with tempfile.NamedTemporaryFile() as copy:

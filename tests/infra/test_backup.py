@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sqlite3
 import stat
 import tarfile
@@ -65,12 +66,19 @@ def test_a_full_home_is_not_overwritten(filled: Home, tmp_path: Path) -> None:
         restore(filled, tmp_path / "b.tar.gz")
 
 
-@pytest.mark.parametrize("damage", ["cut", "foreign", "missing"])
+@pytest.mark.parametrize("damage", ["cut", "checksum", "stream", "foreign", "missing"])
 def test_a_broken_archive_leaves_no_home(filled: Home, tmp_path: Path, damage: str) -> None:
     archive = tmp_path / "b.tar.gz"
     backup(filled, archive)
     if damage == "cut":
         archive.write_bytes(archive.read_bytes()[: archive.stat().st_size // 2])
+    elif damage == "checksum":
+        content = archive.read_bytes()
+        archive.write_bytes(content[:-8] + bytes([content[-8] ^ 1]) + content[-7:])
+    elif damage == "stream":
+        content = archive.read_bytes()
+        half = len(content) // 2
+        archive.write_bytes(content[:half] + bytes(byte ^ 255 for byte in content[half : half + 16]) + content[half + 16 :])
     elif damage == "foreign":
         archive.write_bytes(b"not a tar")
     else:
@@ -79,6 +87,52 @@ def test_a_broken_archive_leaves_no_home(filled: Home, tmp_path: Path, damage: s
     with pytest.raises(HomeError):
         restore(other, archive)
     assert not other.path.exists()
+
+
+@pytest.mark.parametrize("name", ["run/sockets", "./run/ray.json", "/run/sockets", "lake/../run/sockets", "cache/models/x", "."])
+def test_an_archive_with_what_no_backup_writes_is_refused(tmp_path: Path, name: str) -> None:
+    archive = tmp_path / "b.tar.gz"
+    with tarfile.open(archive, "w:gz") as tar:
+        for member, content in (("shopgraph-backup", b"1\n"), (name, b"x")):
+            info = tarfile.TarInfo(member)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    other = elsewhere(tmp_path)
+    with pytest.raises(HomeError, match="is no file of a backup"):
+        restore(other, archive)
+    assert not other.path.exists()
+
+
+def test_what_a_log_or_a_database_names_is_in_the_archive(filled: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table that grows, and a run that ends, between the copies of the records and of the data."""
+    lake = Lake.open(filled.settings)
+    artifact = filled.path / "artifacts" / "r1"
+    artifact.parent.mkdir()
+    with closing(sqlite3.connect(filled.sql / "mlflow.db")) as writer:
+        writer.execute("create table runs (id text)")
+        writer.commit()
+    real = tarfile.TarFile.add
+
+    def add(self: tarfile.TarFile, name: Path | str, arcname: str, recursive: bool) -> None:
+        if arcname == "sql/mlflow.db":
+            lake.write("raw/orders", ROWS, "append", digest="2")
+        if arcname.endswith("_delta_log/00000000000000000000.json"):
+            artifact.write_text("weights")
+        real(self, name, arcname, recursive)
+
+    monkeypatch.setattr(tarfile.TarFile, "add", add)
+    backup(filled, tmp_path / "b.tar.gz")
+    other = elsewhere(tmp_path)
+    restore(other, tmp_path / "b.tar.gz")
+    assert Lake.open(other.settings).read("raw/orders").equals(pa.concat_tables([ROWS, ROWS]))
+    assert (other.path / "artifacts" / "r1").read_text() == "weights"
+
+
+def test_a_database_that_cannot_be_copied_is_told(filled: Home, tmp_path: Path) -> None:
+    (filled.sql / "mlflow.db").write_bytes(b"SQLite format 3\0" + b"x" * 4096)
+    with pytest.raises(HomeError, match="a database of the home cannot be copied"):
+        backup(filled, tmp_path / "b.tar.gz")
+    assert not list(tmp_path.glob("*b.tar.gz*"))
 
 
 def test_no_home_and_an_archive_inside_it_are_refused(filled: Home, tmp_path: Path) -> None:
