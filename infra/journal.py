@@ -44,6 +44,7 @@ class Journal:
                 "path": a.attempt.path,
                 "uri": a.attempt.uri,
                 "folder": a.attempt.folder,
+                "files": a.attempt.files,
                 "schema": base64.b64encode(a.schema.serialize().to_pybytes()).decode(),
                 "digest": a.digest,
                 "metadata": dict(a.metadata),
@@ -64,7 +65,7 @@ class Journal:
         commits = [
             self._append(
                 Append(
-                    Attempt(entry["path"], entry["uri"], entry["folder"]),
+                    Attempt(entry["path"], entry["uri"], entry["folder"], entry.get("files")),
                     pa.ipc.read_schema(pa.py_buffer(base64.b64decode(entry["schema"]))),
                     entry["digest"],
                     entry["metadata"],

@@ -53,11 +53,15 @@ class Commit:
 
 @dataclass(frozen=True)
 class Attempt:
-    """A fresh folder inside a table where one writer puts its Parquet files before the commit."""
+    """A fresh folder inside a table where one writer puts its Parquet files before the commit.
+
+    `files` are the names below the folder that count; None: all. Where tasks are tried again, others are leavings.
+    """
 
     path: str
     uri: str
     folder: str
+    files: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -313,11 +317,18 @@ class Lake:
             raise TableContractError(f"table {path}: {told}. Evolve the table explicitly or restore its old declaration.")
 
     def _check_files(self, attempt: Attempt, schema: pa.Schema) -> tuple[list[AddAction], int]:
-        """One AddAction per Parquet file of the attempt, after holding each footer against the declared schema."""
+        """One AddAction per Parquet file of the attempt that counts, after holding each footer against the declared schema."""
         base = self.on_filesystem(attempt.uri)
         selector = pafs.FileSelector(base, recursive=True, allow_not_found=True)
         infos = [i for i in self.filesystem.get_file_info(selector) if i.is_file and i.base_name.endswith(".parquet")]
         expected = {f.name: f.type for f in schema}
+        if attempt.files is not None:
+            missing = set(attempt.files) - {i.base_name for i in infos}
+            if missing:
+                raise TableContractError(
+                    f"table {attempt.path}: {', '.join(sorted(missing))} of {attempt.uri} is gone. Nothing was committed."
+                )
+            infos = [i for i in infos if i.base_name in attempt.files]
         actions, total = [], 0
         for info in sorted(infos, key=lambda i: i.path):
             with self.filesystem.open_input_file(info.path) as file:

@@ -13,6 +13,7 @@ import sys
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -179,9 +180,8 @@ def write_files(frame: DataFrame, lake: Lake, path: str, schema: pa.Schema) -> A
     frame = frame.select([frame[field.name].cast(field.dataType) for field in from_arrow_schema(schema).fields])
     attempt = lake.attempt(path)
     if lake.is_remote:
-        _write_with_arrow(frame, lake, attempt.uri, schema)
-    else:
-        frame.write.mode("append").parquet(attempt.uri)
+        return replace(attempt, files=_write_with_arrow(frame, lake, attempt.uri, schema))
+    frame.write.mode("append").parquet(attempt.uri)
     return attempt
 
 
@@ -220,8 +220,11 @@ def _conform(rows: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
-def _write_with_arrow(frame: DataFrame, lake: Lake, uri: str, schema: pa.Schema) -> None:
-    """Each task writes its rows as one Parquet object with Arrow."""
+def _write_with_arrow(frame: DataFrame, lake: Lake, uri: str, schema: pa.Schema) -> tuple[str, ...]:
+    """Each task writes its rows as one Parquet object with Arrow; the objects of the tasks that Spark counts as done.
+
+    A task that is tried again leaves the object of its lost attempt behind.
+    """
     options = dict(lake.storage_options)
     base = uri.removeprefix("s3://")
 
@@ -232,15 +235,13 @@ def _write_with_arrow(frame: DataFrame, lake: Lake, uri: str, schema: pa.Schema)
 
         from infra.lake import filesystem
 
-        writer = None
+        writer, name = None, f"part-{uuid.uuid4().hex}.parquet"
         for batch in batches:
             if batch.num_rows:
-                writer = writer or pq.ParquetWriter(
-                    f"{base}/part-{uuid.uuid4().hex}.parquet", schema, filesystem=filesystem(options), compression="zstd"
-                )
+                writer = writer or pq.ParquetWriter(f"{base}/{name}", schema, filesystem=filesystem(options), compression="zstd")
                 writer.write_batch(_conform(batch, schema))
         if writer:
             writer.close()
-        yield pa.RecordBatch.from_pydict({"done": pa.array([1], pa.int64())})
+            yield pa.RecordBatch.from_pydict({"file": [name]})
 
-    frame.mapInArrow(write, "done long").collect()
+    return tuple(row["file"] for row in frame.mapInArrow(write, "file string").collect())

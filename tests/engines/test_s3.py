@@ -5,15 +5,17 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import SparkSession
 
 from features.tables import ORDERS
 from infra.errors import TableConflictError
 from infra.home import Home
-from infra.lake import Lake
+from infra.lake import Attempt, Commit, Lake
 from infra.settings import Settings
 from spark_jobs.session import read_table, write_table
 from tests.engines.conftest import S3
@@ -58,3 +60,18 @@ def test_spark_reads_and_writes_the_same_rows(remote: Lake, spark: SparkSession)
     write_table(frame.repartition(3), remote, ORDERS, "overwrite", digest="2", read_version=0)
     back = remote.read(ORDERS.path).sort_by("order_id")
     assert back.equals(orders("a", "b"))
+
+
+def test_an_object_of_a_lost_task_is_not_committed(remote: Lake, spark: SparkSession, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a task closed its object and died before Spark knew, and the next attempt wrote the rows again."""
+    commit = Lake.commit
+
+    def after_a_lost_task(self: Lake, attempt: Attempt, *rest: Any, **more: Any) -> Commit:
+        path = f"{self.on_filesystem(attempt.uri)}/part-lost.parquet"
+        pq.write_table(orders("a", "b"), path, filesystem=self.filesystem)
+        return commit(self, attempt, *rest, **more)
+
+    frame = spark.createDataFrame(orders("a", "b"))
+    monkeypatch.setattr(Lake, "commit", after_a_lost_task)
+    write_table(frame, remote, ORDERS, "append", digest="1")
+    assert remote.read(ORDERS.path).num_rows == 2

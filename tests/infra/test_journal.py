@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from dataclasses import replace
+from unittest.mock import Mock
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -27,6 +30,19 @@ def test_several_tables_become_visible_in_order_and_columns_are_added(lake: Lake
     journal.commit([prepared(lake, "raw/x", pa.table({"a": [3], "b": ["z"]}, schema=TWO), "2")])
     assert lake.read("raw/x").sort_by("a").to_pylist() == [{"a": 1, "b": None}, {"a": 3, "b": "z"}]
     assert journal.recover() == []
+
+
+def test_a_recovered_commit_leaves_out_what_the_writer_left_out(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    append = prepared(lake, "raw/x", pa.table({"a": [1]}, schema=ONE), "1")
+    pq.write_table(pa.table({"a": [9]}, schema=ONE), f"{append.attempt.uri}/lost.parquet")
+    journal = Journal(lake, "ingest")
+    named = replace(append, attempt=replace(append.attempt, files=("part.parquet",)))
+    with monkeypatch.context() as patch:
+        patch.setattr(Lake, "commit", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            journal.commit([named])
+    journal.recover()
+    assert lake.read("raw/x")["a"].to_pylist() == [1]
 
 
 @pytest.mark.parametrize("dies_at", [0, 1, 2])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -57,6 +58,16 @@ def test_an_overwrite_lands_only_on_the_version_that_was_read(lake: Lake) -> Non
     with pytest.raises(TableConflictError, match="expected version 0, found 1"):
         lake.write(PATH, rows("c"), "overwrite", digest="3", read_version=0)
     assert lake.version(PATH) == 1
+
+
+def test_files_that_an_attempt_does_not_name_are_left_out(lake: Lake) -> None:
+    attempt = lake.attempt(PATH)
+    for name in ("lost", "done"):
+        pq.write_table(rows(name), Path(attempt.uri) / f"{name}.parquet")
+    lake.commit(replace(attempt, files=("done.parquet",)), SCHEMA, "append", digest="1")
+    assert lake.read(PATH)["item_id"].to_pylist() == ["done"]
+    with pytest.raises(TableContractError, match=r"gone\.parquet of .* is gone"):
+        lake.commit(replace(attempt, files=("gone.parquet",)), SCHEMA, "append", digest="2")
 
 
 def test_an_attempt_without_commit_is_invisible(lake: Lake) -> None:
