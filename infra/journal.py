@@ -2,8 +2,8 @@
 
 Each Delta commit is atomic, a set of them is not. So the files of all tables are written first, then the list of commits is put
 into one journal file, then they are committed one by one, then the journal goes. Killed before the journal: nothing is visible.
-Killed after it: `recover`, called before the next write, does the commits that are missing; those already done are recognised
-by their digest.
+Killed after it: `recover`, called before the next write and before a build reads, does the commits that are missing; those
+already done are recognised by their digest.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.fs as pafs
 
+from infra.errors import TableContractError
 from infra.lake import Attempt, Commit, Lake
 
 
@@ -42,7 +43,6 @@ class Journal:
         entries = [
             {
                 "path": a.attempt.path,
-                "uri": a.attempt.uri,
                 "folder": a.attempt.folder,
                 "files": a.attempt.files,
                 "schema": base64.b64encode(a.schema.serialize().to_pybytes()).decode(),
@@ -57,24 +57,40 @@ class Journal:
         return commits
 
     def recover(self) -> list[Commit]:
-        """Finish what a killed process began; returns the commits it took, none where nothing was open."""
+        """Finish what a killed process began; returns the commits it took, none where nothing was open.
+
+        Raises:
+            TableContractError: files that were to be committed are gone; nothing was committed.
+        """
         if self.lake.filesystem.get_file_info(self._path).type is not pafs.FileType.File:
             return []
         with self.lake.filesystem.open_input_file(self._path) as file:
             entries = json.loads(file.read())
-        commits = [
-            self._append(
-                Append(
-                    Attempt(entry["path"], entry["uri"], entry["folder"], entry.get("files")),
-                    pa.ipc.read_schema(pa.py_buffer(base64.b64decode(entry["schema"]))),
-                    entry["digest"],
-                    entry["metadata"],
-                )
+        appends = [
+            Append(
+                # the address is made anew: a restored or moved lake lies elsewhere
+                Attempt(entry["path"], f"{self.lake.uri(entry['path'])}/{entry['folder']}", entry["folder"], entry.get("files")),
+                pa.ipc.read_schema(pa.py_buffer(base64.b64decode(entry["schema"]))),
+                entry["digest"],
+                entry["metadata"],
             )
             for entry in entries
         ]
+        for append in appends:
+            self._check_there(append)
+        commits = [self._append(append) for append in appends]
         self._remove()
         return [commit for commit in commits if not commit.skipped]
+
+    def _check_there(self, append: Append) -> None:
+        attempt = append.attempt
+        if self.lake.committed(attempt.path, append.digest):
+            return
+        if self.lake.filesystem.get_file_info(self.lake.on_filesystem(attempt.uri)).type is not pafs.FileType.Directory:
+            raise TableContractError(
+                f"table {attempt.path}: {attempt.uri} is gone, which the journal {self._path} was to commit. Restore the folder, "
+                "or delete the journal and run the command again. Nothing was committed."
+            )
 
     def _append(self, append: Append) -> Commit:
         path = append.attempt.path

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
+from pathlib import Path
 from unittest.mock import Mock
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from infra.errors import TableContractError
 from infra.journal import Append, Journal
 from infra.lake import Lake
 
@@ -43,6 +46,31 @@ def test_a_recovered_commit_leaves_out_what_the_writer_left_out(lake: Lake, monk
             journal.commit([named])
     journal.recover()
     assert lake.read("raw/x")["a"].to_pylist() == [1]
+
+
+@pytest.fixture
+def killed(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> Lake:
+    """A lake with a journal of two appends, none of them committed."""
+    appends = [prepared(lake, f"raw/{name}", pa.table({"a": [1]}, schema=ONE), "1") for name in "xy"]
+    with monkeypatch.context() as patch:
+        patch.setattr(Lake, "commit", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            Journal(lake, "ingest").commit(appends)
+    return lake
+
+
+def test_a_moved_lake_is_finished_where_it_lies(killed: Lake) -> None:
+    moved = replace(killed, root=f"{killed.root}-moved")
+    Path(killed.root).rename(moved.root)
+    assert len(Journal(moved, "ingest").recover()) == 2
+    assert [moved.num_rows(path) for path in moved.tables()] == [1, 1]
+
+
+def test_files_that_are_gone_are_told_and_nothing_is_committed(killed: Lake) -> None:
+    shutil.rmtree(f"{killed.uri('raw/y')}/data")
+    with pytest.raises(TableContractError, match=r"raw/y/data/.* is gone"):
+        Journal(killed, "ingest").recover()
+    assert killed.tables() == []
 
 
 @pytest.mark.parametrize("dies_at", [0, 1, 2])
