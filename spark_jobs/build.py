@@ -24,6 +24,7 @@ from features.tables import RAW_TABLES, Table
 from infra import clock
 from infra.errors import SettingsError, TableContractError
 from infra.home import Home
+from infra.journal import Journal
 from infra.lake import Lake, digest_of
 from infra.settings import Settings
 from spark_jobs import (
@@ -153,16 +154,20 @@ def build(
         SettingsError: a name that is no feature table.
         TableContractError: a range of a table that was never built.
         TableConflictError: somebody else committed to a table meanwhile.
+        HomeError: another build or an ingest of this shop is running.
     """
     home = Home(settings).create()
     shop = Shop.load(home)
     lake = Lake.open(settings, shop.name)
     asked = list(names) or list(JOBS)
     order = in_order(asked)
-    horizon = Horizon.of(clock.now(settings.now or shop.now, lake), shop, lake)
     results = []
     with home.lock(f"build-{shop.name}"), session(settings, "build") as spark:
-        snapshot = Snapshot(spark, lake, horizon)
+        # between two commits of an ingest, running or killed, the raw tables do not belong together
+        with home.lock(f"ingest-{shop.name}"):
+            Journal(lake, "ingest").recover()
+            horizon = Horizon.of(clock.now(settings.now or shop.now, lake), shop, lake)
+            snapshot = Snapshot(spark, lake, horizon)
         for name in order:
             if on_table:
                 on_table(name)

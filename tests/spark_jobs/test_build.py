@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import random
+from contextlib import nullcontext
 from datetime import UTC, date, datetime, timedelta
+from unittest.mock import Mock
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from features.shop import Shop
 from features.tables import EVENTS, FEATURE_TABLES, INVENTORY, ITEMS, ORDERS, PROMOTIONS, RAW_TABLES, REVIEWS
 from infra import clock
-from infra.errors import SettingsError, TableContractError
-from infra.lake import digest_of
-from spark_jobs.build import JOBS, Horizon, Range, Snapshot, build_table, in_order
+from infra.errors import HomeError, SettingsError, TableContractError
+from infra.home import Home
+from infra.journal import Append, Journal
+from infra.lake import Lake, digest_of
+from spark_jobs import build as build_module
+from spark_jobs.build import JOBS, Built, Horizon, Range, Snapshot, build_table, in_order
 from spark_jobs.job import Inputs
 from spark_jobs.raw import current
+from tests.spark_jobs.conftest import complete
 
 SHOP = Shop(name="sample", currency="EUR", time_zone="Europe/Berlin", calendars=("DE",), now="data")
 
@@ -185,6 +193,48 @@ def test_a_range_is_rebuilt_as_a_full_build_would_and_the_rest_kept(put, build, 
         full = lake.read(f"features/{name}").to_pylist()
         assert split(partial[name])[0] == split(full)[0] != split(before[name])[0]
         assert split(partial[name])[1] == split(before[name])[1] != split(full)[1]
+
+
+@pytest.fixture
+def snapshots(settings, monkeypatch):
+    """What the whole command, run without Spark, hands to the build of one table."""
+    folder = Home(settings).create().shop()
+    folder.mkdir()
+    (folder / "shop.yaml").write_text("name: sample\ncurrency: EUR\ntime_zone: Europe/Berlin\nnow: data\n")
+    found = []
+
+    def built(snapshot, *_):
+        found.append(snapshot)
+        with Home(settings).lock("ingest-sample"):  # free again: an ingest may run beside the long part
+            pass
+        return Built("item_catalog", 0, 0, 0.0, False)
+
+    monkeypatch.setattr(build_module, "session", lambda *_: nullcontext())
+    monkeypatch.setattr(build_module, "build_table", built)
+    return found
+
+
+def test_a_build_first_finishes_what_a_killed_ingest_began(settings, lake, snapshots, monkeypatch):
+    appends = []
+    for table in (ORDERS, ITEMS):
+        rows = [complete(table, row) for row in facts(1, date(2024, 5, 1), 3)[table]]
+        attempt = lake.attempt(table.path)
+        pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), f"{attempt.uri}/part-0.parquet")
+        appends.append(Append(attempt, table.schema, table.name))
+    with monkeypatch.context() as patch:
+        patch.setattr(Lake, "commit", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            Journal(lake, "ingest").commit(appends)
+    build_module.build(settings, ["item_catalog"])
+    (snapshot,) = snapshots
+    assert (snapshot.version(ORDERS), snapshot.version(ITEMS)) == (0, 0)
+    assert snapshot.horizon.now > lake.newest([ORDERS.path])
+
+
+def test_a_build_does_not_begin_inside_an_ingest(settings, snapshots):
+    with Home(settings).lock("ingest-sample"), pytest.raises(HomeError, match="already running"):
+        build_module.build(settings, ["item_catalog"])
+    assert not snapshots
 
 
 def test_a_range_needs_a_table_to_keep_rows_of(put, build):
