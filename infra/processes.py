@@ -49,7 +49,7 @@ def start(
     Raises:
         EngineError: it ended early or did not answer in time; what it had started is stopped again.
     """
-    with _starting(home, name, timeout_s):
+    with starting(home, name, timeout_s):
         found = running(home, name)
         if found is not None:
             return found
@@ -193,8 +193,12 @@ def short_socket_folder(home: Home) -> Path:
 
 
 @contextmanager
-def _starting(home: Home, name: str, timeout_s: float) -> Iterator[None]:
-    """One starter at a time; a second waits and then finds the server running."""
+def starting(home: Home, name: str, timeout_s: float) -> Iterator[None]:
+    """One starter at a time; a second waits and then finds the server running.
+
+    Raises:
+        EngineError: the first takes longer than `timeout_s`.
+    """
     deadline = time.monotonic() + timeout_s
     with (home.run / f"{name}.starting").open("w") as file:
         while True:

@@ -61,7 +61,7 @@ class Run:
         self._waiting += [Metric(name, float(value), now, step or 0) for name, value in values.items()]
         try:
             self._send()
-        except MlflowException as error:
+        except (EngineError, MlflowException) as error:
             if not self._warned:
                 log.get(__name__).warning("MLflow does not answer; metrics wait for it", error=str(error)[:200])
                 self._warned = True

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 
 from infra.errors import EngineError
 from infra.home import Home
-from infra.processes import answers, check_port_free, running, start, stop
+from infra.processes import answers, check_port_free, is_open, running, start, starting, stop
+from infra.settings import child_environment
 
 NAME = "mlflow"
+_START_S = 90
+_BUSY_S = 30
+"""How long a server that runs may be too busy to say so."""
+_UPGRADE = "import os; from mlflow.db import upgrade; upgrade.callback(os.environ['MLFLOW_BACKEND_STORE_URI'])"
+"""`mlflow db upgrade`, whose command line everybody on the machine could read: the address may hold a password."""
 
 
 def server_uri(home: Home) -> str:
@@ -30,14 +37,45 @@ def ensure_server(home: Home) -> str:
         EngineError: the port is taken, or the server does not come up.
     """
     settings = home.settings
-    if settings.mlflow_uri or running(home, NAME):
+    if settings.mlflow_uri or _is_up(home):
         return server_uri(home)
-    stop(home, NAME)  # what a server that was killed has left behind
+    with starting(home, f"{NAME}-server", _BUSY_S + 2 * _START_S):
+        if not _is_up(home, _BUSY_S):
+            stop(home, NAME)  # what a server that was killed has left behind
+            _wait_for_port(settings.mlflow_port)
+            _start(home)
+    return server_uri(home)
+
+
+def _is_up(home: Home, busy_s: float = 0) -> bool:
+    """Whether our server runs and answers, at the latest after `busy_s`."""
+    deadline = time.monotonic() + busy_s
+    while running(home, NAME):
+        if answers(home.settings.mlflow_port, "/health"):
+            return True
+        if time.monotonic() >= deadline:
+            break
+        time.sleep(0.1)
+    return False
+
+
+def _wait_for_port(port: int) -> None:
+    """A process that was killed holds its port until the kernel has taken it apart."""
+    deadline = time.monotonic() + 5
+    while is_open(port) and time.monotonic() < deadline:
+        time.sleep(0.1)
+
+
+def _start(home: Home) -> None:
+    """Bring the database to MLflow's schema and start the server on it."""
+    settings = home.settings
     check_port_free(settings.mlflow_port, "SHOPGRAPH_MLFLOW_PORT")
     # its job runner starts seven more processes of 290 MB each, for features (gateway, evaluation jobs) that we do not offer
     environment = {"MLFLOW_TRACKING_URI": "", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **_s3_environment(home)}
+    environment["MLFLOW_BACKEND_STORE_URI"] = backend_uri(home)
     upgraded = subprocess.run(
-        [sys.executable, "-m", "mlflow", "db", "upgrade", backend_uri(home)],
+        [sys.executable, "-c", _UPGRADE],
+        env={**child_environment(settings), **environment},
         capture_output=True,
         text=True,
         check=False,
@@ -46,11 +84,9 @@ def ensure_server(home: Home) -> str:
     if upgraded.returncode:
         last = (upgraded.stderr.strip().splitlines() or ["no output"])[-1]
         raise EngineError(f"MLflow's database cannot be made ready: {last}")
-    command = [sys.executable, "-m", "mlflow", "server"]
-    command += ["--backend-store-uri", backend_uri(home), "--artifacts-destination", home.artifact_root]
+    command = [sys.executable, "-m", "mlflow", "server", "--artifacts-destination", home.artifact_root]
     command += ["--host", "127.0.0.1", "--port", str(settings.mlflow_port), "--workers", "1"]
-    start(home, NAME, command, environment, lambda: answers(settings.mlflow_port, "/health"), timeout_s=90)
-    return server_uri(home)
+    start(home, NAME, command, environment, lambda: answers(settings.mlflow_port, "/health"), timeout_s=_START_S)
 
 
 def _s3_environment(home: Home) -> dict[str, str]:

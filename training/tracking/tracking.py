@@ -15,6 +15,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_SOURCE_NAME, MLFLOW_SOURCE_TYPE
 
+from infra import log
 from infra.errors import EngineError
 from infra.home import Home
 from infra.lake import Lake, digest_of
@@ -80,6 +81,9 @@ class Tracking:
             role: a model, or a baseline it must beat.
             recipe: the whole configuration.
             inputs: table versions it reads: path -> version; their digest joins runs over the same data.
+
+        Raises:
+            EngineError: MLflow does not answer, or the experiment was deleted there.
         """
         lake = Lake.open(self.settings, self.shop)
         experiment = f"{self.shop}/{task}"
@@ -103,7 +107,10 @@ class Tracking:
             run.inputs(inputs, {path: lake.uri(path) for path in inputs})
             yield run
         except BaseException:
-            run.finish("FAILED")
+            try:
+                run.finish("FAILED")
+            except (EngineError, MlflowException) as silent:  # must not hide why the run failed
+                log.get(__name__).warning("run could not be marked as failed", run=run.id, error=str(silent)[:200])
             raise
         run.finish("FINISHED")
 
@@ -128,6 +135,11 @@ class Tracking:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
                 found = self.client.get_experiment_by_name(name)
+        if found.lifecycle_stage == "deleted":
+            raise EngineError(
+                f"the MLflow experiment {name} (id {found.experiment_id}) was deleted and takes no runs; restore it with "
+                f"`mlflow experiments restore --experiment-id {found.experiment_id}` (MLFLOW_TRACKING_URI={server_uri(self.home)})."
+            )
         return str(found.experiment_id)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -14,9 +15,9 @@ from safetensors.torch import load_file, save_file
 
 from infra.errors import EngineError, ModelNotFoundError
 from infra.home import Home
-from infra.processes import processes, stop
+from infra.processes import processes, running, stop
 from infra.settings import Settings
-from training.tracking import Tracking
+from training.tracking import Run, Tracking
 from training.tracking.server import NAME, ensure_server, server_uri
 
 
@@ -117,6 +118,42 @@ def test_metrics_wait_for_the_server_of_another_that_is_gone(tracking: Tracking)
         run.metrics({"val_wql": 0.4}, step=1)
         ensure_server(tracking.home)
     assert [metric.value for metric in tracking.client.get_metric_history(run.id, "val_wql")] == [0.5, 0.4]
+
+
+def test_the_database_is_on_no_command_line(tracking: Tracking) -> None:
+    ensure_server(tracking.home)
+    assert not any("sqlite" in part for process in processes(tracking.home, NAME) for part in process.cmdline())
+    assert "sqlite" not in (tracking.home.run / f"{NAME}.json").read_text()
+
+
+def test_a_server_that_is_asked_for_twice_at_once_is_started_once(tracking: Tracking) -> None:
+    stop(tracking.home, NAME)
+    with ThreadPoolExecutor(2) as both:
+        assert len(set(both.map(ensure_server, [tracking.home] * 2))) == 1
+    assert running(tracking.home, NAME)
+
+
+def test_a_deleted_experiment_is_named(tracking: Tracking) -> None:
+    with tracking.run("old", name="demo", role="model", recipe={}, inputs=INPUTS):
+        pass
+    tracking.client.delete_experiment(tracking.client.get_experiment_by_name("shop_a/old").experiment_id)
+    with (
+        pytest.raises(EngineError, match="shop_a/old .* was deleted .* restore"),
+        tracking.run("old", name="demo", role="model", recipe={}, inputs=INPUTS),
+    ):
+        pass
+
+
+def test_an_error_is_not_hidden_by_a_silent_server(tracking: Tracking, monkeypatch: pytest.MonkeyPatch) -> None:
+    def silent(run: Run, status: str) -> None:
+        raise EngineError("MLflow does not answer")
+
+    monkeypatch.setattr(Run, "finish", silent)
+    with (
+        pytest.raises(ValueError, match="boom"),
+        tracking.run("demand", name="demo", role="model", recipe={}, inputs=INPUTS),
+    ):
+        raise ValueError("boom")
 
 
 def test_a_foreign_server_that_does_not_answer_is_named(tmp_path: Path) -> None:
