@@ -164,10 +164,12 @@ def branch_logits(network: Network, encoded: Encoded) -> Tensor:
     """Logits of every branch for all encoded texts (texts, R), in their order; texts of like length go together."""
     order = np.argsort(encoded.lengths, kind="stable")
     logits = torch.zeros(len(encoded), NUM_BRANCHES)
+    device = network.mix.device
     with torch.inference_mode():
         for begin in range(0, len(order), _BATCH):
             rows = order[begin : begin + _BATCH]
-            logits[torch.from_numpy(rows)] = network(**collate(encoded, rows))
+            batch = {name: tensor.to(device) for name, tensor in collate(encoded, rows).items()}
+            logits[torch.from_numpy(rows)] = network(**batch).cpu()
     return logits
 
 
