@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -149,6 +149,11 @@ def child_environment(settings: Settings) -> dict[str, str]:
 def foreign_variable(name: str) -> str | None:
     """The value of a variable that is not ours, such as JAVA_HOME; the one way for other modules to see it."""
     return os.environ.get(name)
+
+
+def ray_token(token: str | None) -> AbstractContextManager[None]:
+    """Ray's own token around its first import and its connecting, when it reads the environment; None leaves that as it is."""
+    return variables({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token} if token else {})
 
 
 @contextmanager

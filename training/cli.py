@@ -64,7 +64,8 @@ def train(
     reports = {}
     with ray_session(settings):
         for model, content in loaded.items():
-            reports[model] = import_module(f"training.{model}.train").train(content, opened)
+            with opened.home.lock(f"train-{opened.shop.name}-{model}"):
+                reports[model] = import_module(f"training.{model}.train").train(content, opened)
     if as_json:
         typer.echo(json.dumps(reports, default=str))
     else:

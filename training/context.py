@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from features.shop import Shop
 from infra import clock
 from infra.home import Home
-from infra.lake import Lake
+from infra.lake import Lake, digest_of
 from infra.settings import Settings
+from training.checkpoints import code_digest
 from training.tracking import Tracking
 
 if TYPE_CHECKING:
@@ -41,6 +43,14 @@ class Context:
     @property
     def home(self) -> Home:
         return self.tracking.home
+
+    def checkpoint(self, task: str, *parts: Any) -> Path:
+        """The folder where a fit of this shop keeps its epochs; another one for other code or other `parts`.
+
+        Args:
+            parts: all that the fit depends on, as JSON can hold it: recipe, table versions, digests of what is learned from.
+        """
+        return self.home.path / "checkpoints" / self.shop.name / task / digest_of(code_digest(task), *parts)[:16]
 
     @cached_property
     def store(self) -> FeatureStore:

@@ -10,13 +10,12 @@ import asyncio
 import logging
 import shlex
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 from infra.errors import EngineError
 from infra.home import Home
-from infra.settings import Settings, quiet_environment, variables
+from infra.settings import Settings, quiet_environment, ray_token
 from training.tracking.server import ensure_server
 
 ROOT = Path(__file__).parent.parent
@@ -25,7 +24,9 @@ _AGENTS_S = 60
 _LEFT_OUT = [
     "/.git",
     "/.venv*",
-    "/.shopgraph",
+    "/.shopgraph*",
+    "/.env*",
+    "/shared",
     "/.demo",
     "/build",
     "/tests",
@@ -43,17 +44,20 @@ def submit(settings: Settings, address: str, arguments: Sequence[str]) -> None:
         address: the dashboard of the cluster, e.g. `http://127.0.0.1:8265`.
 
     Raises:
-        EngineError: the cluster does not answer or refuses, or the job fails.
+        EngineError: the cluster does not answer or refuses, the connection breaks, or the job fails.
     """
+    home = Home(settings)
     sent = settings.environment(with_secrets=False)
-    sent |= {"SHOPGRAPH_MLFLOW_URI": ensure_server(Home(settings)), "SHOPGRAPH_RAY_ADDRESS": "auto"}
-    with _token(settings):
+    sent |= {"SHOPGRAPH_MLFLOW_URI": ensure_server(home), "SHOPGRAPH_RAY_ADDRESS": "auto"}
+    token = settings.ray_auth_token
+    with ray_token(token.get_secret_value() if token else None):
         # Ray reads its way of authentication once, while it is imported
+        import aiohttp  # Ray's own client speaks through it
         from ray.exceptions import AuthenticationError
         from ray.job_submission import JobStatus, JobSubmissionClient
 
         logging.getLogger("ray").setLevel(logging.ERROR)  # it tells of every file it leaves out
-        runtime_env = {"working_dir": str(ROOT), "excludes": _LEFT_OUT, "env_vars": {**quiet_environment(), **sent}}
+        runtime_env = {"working_dir": str(ROOT), "excludes": _left_out(home), "env_vars": {**quiet_environment(), **sent}}
         deadline = time.monotonic() + _AGENTS_S
         while True:
             try:
@@ -73,15 +77,19 @@ def submit(settings: Settings, address: str, arguments: Sequence[str]) -> None:
             async for lines in client.tail_job_logs(job):
                 print(lines, end="", flush=True)
 
-        asyncio.run(follow())
-        status = client.get_job_status(job)
+        try:
+            asyncio.run(follow())
+            status = client.get_job_status(job)
+        except (ConnectionError, RuntimeError, aiohttp.ClientError) as error:
+            raise EngineError(
+                f"the connection to {address} broke ({str(error)[:200]}); job {job} goes on there: see the Ray dashboard, "
+                f"or `ray job logs --address {address} --follow {job}`."
+            ) from error
     if status != JobStatus.SUCCEEDED:
         raise EngineError(f"job {job} on {address} ended as {status}; its log is above and in the Ray dashboard.")
 
 
-@contextmanager
-def _token(settings: Settings) -> Iterator[None]:
-    """Ray's clients read the cluster's token from the environment only."""
-    token = settings.ray_auth_token
-    with variables({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token.get_secret_value()} if token else {}):
-        yield
+def _left_out(home: Home) -> list[str]:
+    """What is not sent: neither the job nor the cluster's disks need it, and some of it is secret."""
+    below = [f"/{home.path.relative_to(ROOT)}"] if home.path != ROOT and home.path.is_relative_to(ROOT) else []
+    return [*_LEFT_OUT, *below]

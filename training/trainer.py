@@ -24,8 +24,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from infra import log
-from infra.errors import EngineError
-from infra.settings import Settings
+from infra.errors import EngineError, ShopgraphError
+from infra.processes import is_open
+from infra.settings import Settings, ray_token
 
 Batch = dict[str, Tensor]
 OnEpoch = Callable[[int, dict[str, float]], None]
@@ -93,7 +94,7 @@ def fit(
     checkpoint: Path | None = None,
     rank: int = 0,
     world_size: int = 1,
-    device: str = "cpu",
+    device: str | torch.device = "cpu",
 ) -> FitResult:
     """Fit in this process.
 
@@ -102,7 +103,7 @@ def fit(
         checkpoint: folder for resuming; an unfinished fit found there is continued.
 
     Raises:
-        FloatingPointError: the loss became NaN or infinite.
+        FloatingPointError: the loss or the monitored metric became NaN or infinite.
     """
     torch.manual_seed(config.seed)
     module = task.build().to(device)
@@ -122,7 +123,7 @@ def fit(
             break
         torch.manual_seed(config.seed * 1_000_003 + epoch * 1_009 + rank)
         network.train()
-        losses = torch.zeros(2, dtype=torch.float64)
+        losses = torch.zeros(2, dtype=torch.float64, device=device)
         for batch in task.batches(epoch, rank, world_size):
             for group in optimizer.param_groups:
                 group["lr"] = config.learning_rate * _schedule(step, total_steps, config)
@@ -132,7 +133,7 @@ def fit(
             if config.clip_norm is not None:
                 nn.utils.clip_grad_norm_(module.parameters(), config.clip_norm)
             optimizer.step()
-            losses += torch.tensor([float(loss.detach()), 1.0], dtype=torch.float64)
+            losses += torch.tensor([float(loss.detach()), 1.0], dtype=torch.float64, device=device)
             step += 1
         if world_size > 1:
             torch.distributed.all_reduce(losses)
@@ -144,6 +145,10 @@ def fit(
             metrics = {"train_loss": mean_loss, **(task.validate(module) if rank == 0 else {})}
         if rank == 0:
             score = sign * metrics[task.monitor]
+            if not math.isfinite(score):
+                raise FloatingPointError(
+                    f"{task.monitor} is {metrics[task.monitor]} in epoch {epoch}; lower learning_rate or set clip_norm."
+                )
             best = max((sign * past[task.monitor] for past in result.history), default=-math.inf)
             result.history.append(metrics)
             if score > best:
@@ -172,8 +177,7 @@ def train(
     settings: Settings,
     *,
     title: str,
-    name: str,
-    storage: Path,
+    checkpoint: Path,
     refit: Task | None = None,
     on_epoch: OnEpoch | None = None,
 ) -> Trained:
@@ -181,22 +185,25 @@ def train(
 
     Args:
         title: what the progress bar calls it; where nobody sees a bar, each epoch is a line of the log.
-        name: names the run for resuming: the same name continues an unfinished fit.
-        storage: folder that all workers see.
+        checkpoint: folder that all workers see; an unfinished fit found there is continued, so it belongs to this fit alone.
         refit: fitted afterwards, for as many epochs as were best for `task`: the same on all rows before the test part.
         on_epoch: called in this process with (epoch, metrics) after each epoch of `task`.
+
+    Raises:
+        EngineError: the cluster does not answer or has too few cores, or a worker failed; the message names why.
     """
-    import ray
-    from ray.util.queue import Queue
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # Ray warns of its own defaults
-        from ray.train import FailureConfig, RunConfig, ScalingConfig
-        from ray.train.torch import TorchTrainer
-
-    storage = storage.resolve()
+    checkpoint = checkpoint.resolve()
     tasks = {"tune": task} | ({"refit": refit} if refit else {})
     with ray_session(settings):
+        # Imported in the session: Ray reads its way of authentication once, while it is imported
+        import ray
+        from ray.util.queue import Queue
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # Ray warns of its own defaults
+            from ray.train import FailureConfig, RunConfig, ScalingConfig
+            from ray.train.torch import TorchTrainer
+
         queue = Queue(actor_options={"num_cpus": 0})
         cores = cores_per_worker(
             [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]], config.num_workers
@@ -207,11 +214,14 @@ def train(
             train_loop_config={
                 "tasks": {phase: ray.put(one) for phase, one in tasks.items()},
                 "config": config.model_dump(),
-                "checkpoint": str(storage / name),
+                "checkpoint": str(checkpoint),
                 "queue": queue,
+                "use_gpu": use_gpu,
             },
             scaling_config=ScalingConfig(num_workers=config.num_workers, use_gpu=use_gpu, resources_per_worker={"CPU": cores}),
-            run_config=RunConfig(name=f"{name}-ray", storage_path=str(storage), failure_config=FailureConfig(max_failures=0)),
+            run_config=RunConfig(
+                name=f"{checkpoint.name}-ray", storage_path=str(checkpoint.parent), failure_config=FailureConfig(max_failures=0)
+            ),
         )
         outcome: list[BaseException] = []
 
@@ -245,9 +255,21 @@ def train(
                     on_epoch(epoch, metrics)
         queue.shutdown()
         if outcome:
-            raise outcome[0]
-    results = [load_result(storage / name / phase) for phase in tasks]
+            raise _explained(outcome[0]) from outcome[0]
+    results = [load_result(checkpoint / phase) for phase in tasks]
     return Trained(results[0], results[-1])
+
+
+def _explained(error: BaseException) -> BaseException:
+    """What a person is told of a fit that failed: our own errors as they are, any other as one sentence."""
+    failures: dict[int, Exception] = getattr(error, "worker_failures", {})
+    cause: BaseException = next(iter(failures.values()), error)
+    cause = getattr(cause, "_base_exc", cause)  # Ray Train wraps what the worker raised
+    if isinstance(cause, ShopgraphError) or not isinstance(cause, Exception):
+        return cause
+    words = next(iter(str(cause).strip().splitlines()), "")
+    named = words if isinstance(cause, FloatingPointError) else f"{type(cause).__name__}: {words}"
+    return EngineError(f"a Ray Train worker failed: {named}")
 
 
 def cores_per_worker(node_cores: Sequence[int], num_workers: int) -> int:
@@ -280,9 +302,10 @@ def _worker(arguments: dict[str, Any]) -> None:
     """Runs in each Ray Train worker."""
     import ray
     from ray import train as ray_train
+    from ray.train import torch as ray_torch
 
     context = ray_train.get_context()
-    device = f"cuda:{context.get_local_rank()}" if torch.cuda.is_available() else "cpu"
+    device = ray_torch.get_device() if arguments["use_gpu"] else "cpu"
     queue, config = arguments["queue"], FitConfig(**arguments["config"])
 
     def tell(epoch: int, metrics: dict[str, float]) -> None:
@@ -305,27 +328,51 @@ def _worker(arguments: dict[str, Any]) -> None:
 
 @contextmanager
 def ray_session(settings: Settings) -> Iterator[None]:
-    """Join the cluster the settings name, or run a Ray of our own for this command."""
-    import ray
+    """Join the cluster the settings name, or run a Ray of our own for this command.
 
-    if ray.is_initialized():
-        yield
-        return
-    common: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-    if settings.ray_address:
-        ray.init(address=settings.ray_address, **common)
-    else:
-        ray.init(
-            address="local",
-            include_dashboard=False,
-            object_store_memory=settings.ray_memory_mb * 1_000_000,
-            _node_ip_address="127.0.0.1",
-            **common,
-        )
+    Raises:
+        EngineError: the cluster does not answer or wants another token, or our own does not start.
+    """
+    token = settings.ray_auth_token if settings.ray_address else None
+    with ray_token(token.get_secret_value() if token else None):
+        import ray
+
+        own = not ray.is_initialized()
+        if own:
+            _join(settings)
     try:
         yield
     finally:
-        ray.shutdown()
+        if own:
+            ray.shutdown()
+
+
+def _join(settings: Settings) -> None:
+    import ray
+    from ray.exceptions import AuthenticationError
+
+    common: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    address = settings.ray_address
+    host, _, port = (address or "").rpartition(":")
+    if port.isdigit() and not is_open(int(port), host):  # Ray itself would try for a minute
+        raise EngineError(f"no Ray answers at {address}; start the cluster or correct SHOPGRAPH_RAY_ADDRESS.")
+    try:
+        if address:
+            ray.init(address=address, **common)
+        else:
+            ray.init(
+                address="local",
+                include_dashboard=False,
+                object_store_memory=settings.ray_memory_mb * 1_000_000,
+                _node_ip_address="127.0.0.1",
+                **common,
+            )
+    except AuthenticationError:
+        raise EngineError(
+            f"Ray at {address} wants another token; expected the cluster's own in SHOPGRAPH_RAY_AUTH_TOKEN."
+        ) from None
+    except (ConnectionError, RuntimeError) as error:
+        raise EngineError(f"Ray at {address or 'this machine'} cannot be used: {(str(error).splitlines() or [''])[0]}") from error
 
 
 def _parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from infra.errors import EngineError
+from infra.errors import EngineError, TableContractError
 from infra.settings import Settings
-from training.trainer import FitConfig, cores_per_worker, fit, train
+from training.trainer import FitConfig, _explained, cores_per_worker, fit, ray_session, train
 
 
 class LineTask:
@@ -60,6 +60,7 @@ class WorseningTask(LineTask):
         return {"val_log_loss": [3.0, 2.0, 1.0, 4.0, 5.0, 6.0, 7.0, 8.0][self.seen - 1]}
 
 
+NOWHERE = {"ray_address": "127.0.0.1:9"}
 CONFIG = FitConfig(epochs=6, learning_rate=0.02, schedule="cosine", warmup_steps=2)
 
 
@@ -113,11 +114,43 @@ def test_nan_loss_is_named() -> None:
         fit(BrokenTask(), CONFIG)
 
 
+class UnjudgedTask(LineTask):
+    def validate(self, module: nn.Module) -> dict[str, float]:
+        return {"val_log_loss": float("nan")}
+
+
+def test_nan_of_the_monitored_metric_is_named() -> None:
+    with pytest.raises(FloatingPointError, match="val_log_loss is nan in epoch 0"):
+        fit(UnjudgedTask(), CONFIG)
+
+
+def test_a_cluster_that_is_not_there_is_named(settings: Settings) -> None:
+    with pytest.raises(EngineError, match="no Ray answers at 127.0.0.1:9"), ray_session(settings.model_copy(update=NOWHERE)):
+        pass
+
+
 def test_a_continued_fit_tells_its_past_epochs_first(tmp_path: Path) -> None:
     fit(LineTask(), CONFIG.model_copy(update={"epochs": 2}), checkpoint=tmp_path)
     told: list[int] = []
     fit(LineTask(), CONFIG, lambda epoch, metrics: told.append(epoch), checkpoint=tmp_path)
     assert told == list(range(6))
+
+
+@pytest.mark.parametrize(
+    ("cause", "kind", "words"),
+    [
+        (TableContractError("table x is short"), TableContractError, "^table x is short$"),
+        (FloatingPointError("training loss is nan"), EngineError, "worker failed: training loss is nan"),
+        (ValueError("a\nb"), EngineError, "worker failed: ValueError: a$"),
+    ],
+)
+def test_a_worker_that_failed_is_told_in_one_sentence(cause: Exception, kind: type[Exception], words: str) -> None:
+    from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
+    from ray.train.v2.api.exceptions import WorkerGroupError
+
+    failed = WorkerGroupError("long", {1: UserExceptionWithTraceback(cause, "Traceback ...")})
+    with pytest.raises(kind, match=words):
+        raise _explained(failed)
 
 
 @pytest.mark.e2e
@@ -128,8 +161,7 @@ def test_ray_train_gives_the_same_result(settings: Settings, tmp_path: Path) -> 
         CONFIG,
         settings,
         title="line",
-        name="line",
-        storage=tmp_path,
+        checkpoint=tmp_path / "line",
         refit=LineTask(),
         on_epoch=lambda epoch, metrics: seen.append(epoch),
     )

@@ -5,6 +5,7 @@ Windows, statistics and metrics are gathers and sums over these arrays, never lo
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
@@ -68,6 +69,15 @@ class Panel:
     @property
     def num_days(self) -> int:
         return len(self.holidays)
+
+    @property
+    def digest(self) -> str:
+        """Fingerprint of all that the panel holds."""
+        digest = hashlib.sha256(repr((self.item_ids, self.start, self.holidays, self.categories)).encode())
+        arrays = (self.units, self.price, self.promotion_depth, self.is_promotion, self.is_on_sale, self.is_stock_out, self.is_open)
+        for array in arrays:
+            digest.update(array.tobytes())
+        return digest.hexdigest()
 
     @property
     def is_observed(self) -> Bools:

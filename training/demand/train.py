@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from features.calendars import special_days
 from features.columns import CATEGORY, CREATED_TIMESTAMP, EVENT_TIMESTAMP, ITEM_ID
@@ -63,8 +62,9 @@ def train(recipe: Recipe, context: Context) -> dict[str, Any]:
             recipe.fit,
             context.settings,
             title=title,
-            name=digest_of(recipe.model_dump(), inputs)[:12],
-            storage=context.home.path / "checkpoints" / TASK,
+            checkpoint=context.checkpoint(
+                TASK, recipe.model_dump(mode="json"), inputs, tags["split_digest"], panel.digest, sorted(calendar.items())
+            ),
             refit=final,
             on_epoch=run.epoch,
         )
@@ -133,10 +133,18 @@ def read(context: Context) -> tuple[Panel, dict[date, str], dict[str, int]]:
     calendar_version = lake.version(CALENDAR.path)
     if calendar_version is not None:
         inputs[CALENDAR.path] = calendar_version
-        rows = lake.read(CALENDAR.path, calendar_version)
-        rows = rows.filter(pc.is_in(rows["kind"], pa.array([None, "holiday", "shopping_day"], pa.string())))
-        calendar |= dict(zip(rows["date"].to_pylist(), rows["name"].to_pylist(), strict=True))
+        calendar |= special_days_of(lake.read(CALENDAR.path, calendar_version))
     return panel, calendar, inputs
+
+
+def special_days_of(rows: pa.Table) -> dict[date, str]:
+    """The special days that rows of `raw/calendar` name; of several versions of a row, and of several names, the newest counts."""
+    kinds: dict[tuple[date, str], str | None] = {}
+    for row in rows.select(["date", "name", "kind", CREATED_TIMESTAMP]).sort_by(CREATED_TIMESTAMP).to_pylist():
+        day = (row["date"], row["name"])
+        kinds.pop(day, None)  # a newer version moves to the end
+        kinds[day] = row["kind"]
+    return {when: name for (when, name), kind in kinds.items() if kind in (None, "holiday", "shopping_day")}
 
 
 def _task(recipe: Recipe, panel: Panel, calendar: dict[date, str], end: int, origins: tuple[int, ...] = ()) -> DemandTask:

@@ -13,7 +13,7 @@ import numpy as np
 from features.columns import EVENT_TIMESTAMP, EVENT_TYPE, ITEM_ID, SESSION_ID, USER_ID
 from features.tables import INTERACTIONS
 from infra.errors import TableContractError
-from infra.lake import digest_of
+from training.checkpoints import rows_digest
 from training.context import Context
 from training.metrics.names import with_interval
 from training.metrics.ranking import RankingReport
@@ -68,8 +68,7 @@ def train(recipe: Recipe, context: Context) -> dict[str, Any]:
             recipe.fit,
             context.settings,
             title=title,
-            name=digest_of(recipe.model_dump(), inputs, parts.digest)[:12],
-            storage=context.home.path / "checkpoints" / TASK,
+            checkpoint=context.checkpoint(TASK, recipe.model_dump(mode="json"), inputs, parts.digest, rows_digest(parts.refit)),
             refit=refit,
             on_epoch=run.epoch,
         )

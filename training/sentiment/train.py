@@ -15,7 +15,6 @@ from torch.nn import functional
 
 from features.tables import CLEAN_REVIEWS
 from infra import log
-from infra.lake import digest_of
 from training.context import Context
 from training.metrics import classification
 from training.metrics.intervals import mean_interval
@@ -136,8 +135,7 @@ def _fit(recipe: Recipe, context: Context, split: data.Split, title: str, run: R
         recipe.fit,
         context.settings,
         title=title,
-        name=digest_of(recipe.model_dump(mode="json"), split.digest)[:12],
-        storage=context.home.path / "checkpoints" / TASK,
+        checkpoint=context.checkpoint(TASK, recipe.model_dump(mode="json"), split.digest, split.train.texts, split.val.texts),
         on_epoch=run.epoch if run else None,
     )
     network = task.build()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import pyarrow as pa
@@ -22,7 +22,7 @@ from training.demand.data import LossConfig, WindowConfig
 from training.demand.encoder import EncoderConfig
 from training.demand.model import Config, Forecaster
 from training.demand.recipes import Recipe, demo, full
-from training.demand.train import read, train
+from training.demand.train import read, special_days_of, train
 from training.tracking import Tracking
 from training.tracking.server import NAME
 from training.trainer import FitConfig
@@ -88,6 +88,21 @@ def test_the_calendar_holds_public_and_own_days_beyond_the_table(context: Contex
     assert plain["date"] not in calendar
     assert HOLIDAY in calendar  # May Day of the German calendar
     assert max(calendar) > START + timedelta(days=365)
+
+
+def test_the_newest_version_of_a_special_day_wins() -> None:
+    def row(day: int, name: str, kind: str | None, seen: int) -> dict[str, object]:
+        return {"date": date(2026, 5, day), "name": name, "kind": kind, "created_timestamp": datetime(2026, 1, seen)}
+
+    rows = [
+        row(1, "Fair (renamed)", None, 2),
+        row(1, "Fair", "shopping_day", 1),
+        row(2, "Feast", "closed", 2),
+        row(2, "Feast", "holiday", 1),
+        row(3, "Market", "shopping_day", 2),
+        row(3, "Market", "closed", 1),
+    ]
+    assert special_days_of(pa.Table.from_pylist(rows)) == {date(2026, 5, 1): "Fair (renamed)", date(2026, 5, 3): "Market"}
 
 
 def test_recipes_are_frozen_and_whole() -> None:
