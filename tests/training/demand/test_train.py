@@ -135,7 +135,7 @@ def test_train_registers_a_model_that_beats_its_floors(tmp_path_factory: pytest.
         runs = client.search_runs([client.get_experiment_by_name("sample/demand").experiment_id])
         assert len({run.data.tags["data_digest"] for run in runs}) == len({run.data.tags["split_digest"] for run in runs}) == 1
         assert {run.info.run_name: run.data.tags["role"] for run in runs} == {
-            "tiny": "model", **dict.fromkeys(set(metrics) - {"demand"}, "baseline"),
+            "demand tiny": "model", **dict.fromkeys(set(metrics) - {"demand"}, "baseline"),
         }  # fmt: skip
         plots = {item.path for item in client.list_artifacts(report["run_id"], "plots")}
         assert {"plots/forecast_fan.png", "plots/calibration.png", "plots/error_by_horizon.png"} <= plots

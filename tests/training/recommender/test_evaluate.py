@@ -65,5 +65,5 @@ def test_plots_show_model_and_floors(asked: tuple[Queries, dict[str, RankingRepo
 
 def test_table_holds_every_metric_of_everybody(asked: tuple[Queries, dict[str, RankingReport]]) -> None:
     text = evaluate.table({name: evaluate.metrics(report, 1) for name, report in asked[1].items()})
-    assert text.splitlines()[0] == "| | ndcg_at_10 | recall_at_10 | mrr_at_20 | coverage_at_10 |"
+    assert text.splitlines()[0] == "| test part | ndcg_at_10 | recall_at_10 | mrr_at_20 | coverage_at_10 |"
     assert [line.split("|")[1].strip() for line in text.splitlines()[2:]] == ["good", "popularity"]

@@ -64,6 +64,6 @@ def test_train_registers_a_model_that_beats_its_floors(cycle: pa.Table, tmp_path
         runs = client.search_runs([experiment.experiment_id])
         assert {run.data.tags["role"] for run in runs} == {"model", "baseline"}
         assert len({run.data.tags["data_digest"] for run in runs}) == len({run.data.tags["split_digest"] for run in runs}) == 1
-        assert {run.info.run_name for run in runs} == set(report["metrics"]) - {"recommender"} | {"tiny"}
+        assert {run.info.run_name for run in runs} == set(report["metrics"]) - {"recommender"} | {"recommender tiny"}
     finally:
         stop(Home(settings), NAME)
