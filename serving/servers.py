@@ -37,6 +37,8 @@ ROOT = Path(__file__).parent.parent
 _RAY_SOCKET_BYTES = 88
 """Longest name below the socket folder: HAProxy's admin socket, which holds a node id of 56 digits and a suffix while it binds."""
 _UP_TIMEOUT_S = 240.0
+_DEPLOY_S = 60.0
+"""How long a Ray that has just started may fail to start Serve; on a busy machine its first try can time out."""
 _PORTS = ("http_port", "ray_port", "ray_dashboard_port")
 
 Say = Callable[[str], None]
@@ -291,9 +293,14 @@ def _deploy(home: Home) -> None:
             }
         ],
     }
-    code, text = _serve_api(home, "PUT", content)
-    if code != 200:
-        raise EngineError(f"Ray Serve refuses the gateway ({code}): {text[:300]}")
+    deadline = time.monotonic() + _DEPLOY_S
+    while True:
+        code, text = _serve_api(home, "PUT", content)
+        if code == 200:
+            return
+        if code < 500 or time.monotonic() > deadline:
+            raise EngineError(f"Ray Serve refuses the gateway ({code}): {text.strip()[-300:]}")
+        time.sleep(1)
 
 
 def _serve_api(home: Home, method: str, content: Mapping[str, Any] | None = None) -> tuple[int, str]:

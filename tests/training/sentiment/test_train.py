@@ -77,7 +77,7 @@ def test_train_registers_a_model_beside_its_floors(full_lake: Lake, settings: Se
         client = context.tracking.client
         runs = client.search_runs([client.get_experiment_by_name("sample/sentiment").experiment_id])
         assert {run.info.run_name: run.data.tags["role"] for run in runs} == {
-            "tiny": "model",
+            "sentiment tiny": "model",
             "majority": "baseline",
             "tfidf_regression": "baseline",
         }
