@@ -197,12 +197,9 @@ def train(
     with ray_session(settings):
         # Imported in the session: Ray reads its way of authentication once, while it is imported
         import ray
+        from ray.train import FailureConfig, RunConfig, ScalingConfig
+        from ray.train.torch import TorchTrainer
         from ray.util.queue import Queue
-
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # Ray warns of its own defaults
-            from ray.train import FailureConfig, RunConfig, ScalingConfig
-            from ray.train.torch import TorchTrainer
 
         queue = Queue(actor_options={"num_cpus": 0})
         cores = cores_per_worker(
@@ -333,6 +330,7 @@ def ray_session(settings: Settings) -> Iterator[None]:
     Raises:
         EngineError: the cluster does not answer or wants another token, or our own does not start.
     """
+    warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"ray\.data")  # Ray warns of its own defaults
     token = settings.ray_auth_token if settings.ray_address else None
     with ray_token(token.get_secret_value() if token else None):
         import ray
