@@ -31,6 +31,9 @@ from infra.settings import Settings, ray_token
 Batch = dict[str, Tensor]
 OnEpoch = Callable[[int, dict[str, float]], None]
 
+_winding_down: list[threading.Thread] = []
+"""Fits whose result is there while Ray Train still takes its run apart."""
+
 
 class FitConfig(BaseModel):
     """How a network is fitted; part of every recipe."""
@@ -230,6 +233,7 @@ def train(
 
         thread = threading.Thread(target=run, daemon=True)
         thread.start()
+        _winding_down.append(thread)
         with _progress() as progress:
             bars = {"tune": progress.add_task(f"{title}: starting workers", total=config.epochs)}
             # Not until `fit` returns: without a dashboard Ray Train then waits 12 s for a watcher that asks it for actors.
@@ -342,6 +346,8 @@ def ray_session(settings: Settings) -> Iterator[None]:
         yield
     finally:
         if own:
+            while _winding_down:
+                _winding_down.pop().join(timeout=60)  # a thread that still speaks to Ray while it is shut down ends the process
             ray.shutdown()
 
 
