@@ -17,7 +17,7 @@ import serving.cli
 import spark_jobs.cli
 import training.cli
 from infra import log
-from infra.errors import ShopgraphError
+from infra.errors import HomeError, ShopgraphError, disk_trouble
 from infra.settings import Settings, set_quiet_environment
 
 app = typer.Typer(
@@ -71,6 +71,13 @@ def main() -> None:
     except ShopgraphError as error:
         typer.secho(f"error: {log.hide_secrets(str(error))}", err=True, fg="red")
         sys.exit(error.exit_code)
+    except Exception as error:
+        if (trouble := disk_trouble(error)) is None:
+            raise
+        typer.secho(
+            f"error: {trouble}; what was committed before stands. Make room or give access, then run it again.", err=True, fg="red"
+        )
+        sys.exit(HomeError.exit_code)
 
 
 if __name__ == "__main__":

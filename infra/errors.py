@@ -6,6 +6,19 @@ the HTTP call; the command line prints them as one line and exits with `exit_cod
 
 from __future__ import annotations
 
+import errno
+import os
+import re
+
+_DISK = {errno.EACCES, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
+# Other languages' libraries (delta-rs, SQLite, the JVM) carry the number or the system's words only in their text.
+_OS_ERROR = re.compile(r"os error (\d+)")
+_WORDS = {
+    "database or disk is full": errno.ENOSPC,
+    "attempt to write a readonly database": errno.EROFS,
+    **{os.strerror(number): number for number in _DISK},
+}
+
 
 class ShopgraphError(Exception):
     """Base of every error that is meant for a user; printed without a traceback."""
@@ -49,3 +62,21 @@ class EngineError(ShopgraphError):
 
 class ReleaseError(ShopgraphError):
     """A graph version cannot be composed, stored, found or run as it is pinned."""
+
+
+def disk_trouble(error: BaseException) -> str | None:
+    """What the disk lacks, in the system's words ("No space left on device"), where that is what `error` or its causes tell.
+
+    None for every other error.
+    """
+    link: BaseException | None = error
+    while link is not None:
+        text = str(link)
+        found = {link.errno} if isinstance(link, OSError) else set()
+        found |= {int(number) for number in _OS_ERROR.findall(text)}
+        found |= {number for words, number in _WORDS.items() if words in text}
+        if numbers := found & _DISK:
+            file = link.filename if isinstance(link, OSError) else None
+            return os.strerror(min(numbers)) + (f": {file}" if file else "")
+        link = link.__cause__ or link.__context__
+    return None

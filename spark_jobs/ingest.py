@@ -30,7 +30,7 @@ from features.mapping import Source, TableMapping
 from features.shop import Shop
 from features.tables import ITEMS, ORDERS, RATES, RAW_TABLES, Table
 from infra import clock
-from infra.errors import HomeError, IngestError
+from infra.errors import HomeError, IngestError, disk_trouble
 from infra.home import Home
 from infra.journal import Append, Journal
 from infra.lake import Lake, digest_of
@@ -453,11 +453,10 @@ def _plain_errors(home: Home) -> Iterator[None]:
             "committed. Make room or give access, then run again."
         ) from error
     except (PySparkException, Py4JJavaError) as error:
-        text = str(error)
-        if "No space left on device" in text:
-            raise HomeError(
-                f"home {home.path}: no space left on device; nothing was committed. Make room, then run again."
-            ) from error
+        if trouble := disk_trouble(error):
+            raise HomeError(f"home {home.path}: {trouble}; nothing was committed. Make room, then run again.") from error
         if isinstance(error, PySparkException):
-            raise IngestError(f"Spark refuses the mapping or its data: {text.splitlines()[0]} Nothing was committed.") from error
+            raise IngestError(
+                f"Spark refuses the mapping or its data: {str(error).splitlines()[0]} Nothing was committed."
+            ) from error
         raise
