@@ -7,58 +7,18 @@ the first, and take both down.
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from infra.errors import EngineError
-from infra.lake import Lake
 from infra.processes import is_open
-from infra.settings import Settings
-from tests.conftest import free_port
+from tests.installation import Installation, installation
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
-
-
-@dataclass(frozen=True)
-class Installation:
-    """One home with ports of its own, driven through the command line."""
-
-    settings: Settings
-
-    def shopgraph(self, *arguments: str, code: int = 0) -> str:
-        """Run a verb; its standard output."""
-        environment = {**os.environ, **self.settings.environment()}
-        command = [sys.executable, "-m", "shopgraph", *arguments]
-        done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, check=False, cwd=Path(__file__).parent.parent
-        )
-        assert done.returncode == code, (
-            f"{' '.join(arguments)}: exit {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
-        )
-        return done.stdout if code == 0 else done.stderr
-
-    def post(self, path: str, body: Any) -> httpx.Response:
-        content = body if isinstance(body, bytes) else json.dumps(body).encode()
-        headers = {"content-type": "application/json"}
-        return httpx.post(f"http://127.0.0.1:{self.settings.http_port}{path}", content=content, headers=headers, timeout=60)
-
-    @property
-    def lake(self) -> Lake:
-        return Lake.open(self.settings)
-
-
-def installation(home: Path) -> Installation:
-    names = ("http_port", "mlflow_port", "ray_port", "ray_dashboard_port")
-    return Installation(Settings.load(home=home, **{name: free_port() for name in names}))
 
 
 @pytest.fixture(scope="module")

@@ -65,6 +65,7 @@ def train(
     with ray_session(settings):
         for model, content in loaded.items():
             with opened.home.lock(f"train-{opened.shop.name}-{model}"):
+                opened.tracking.close_abandoned(model)
                 reports[model] = import_module(f"training.{model}.train").train(content, opened)
     if as_json:
         typer.echo(json.dumps(reports, default=str))

@@ -18,7 +18,7 @@ from infra.lake import Lake
 from infra.settings import Settings
 from tests.conftest import free_port
 from tests.engines.conftest import S3, RayCluster
-from tests.test_thread import Installation
+from tests.installation import Installation
 from training.tracking import Tracking
 
 pytestmark = [pytest.mark.engines, pytest.mark.timeout(1500)]

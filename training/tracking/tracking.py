@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import platform
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -94,6 +95,7 @@ class Tracking:
                 "role": role,
                 "task": task,
                 "shop": self.shop,
+                "home": self._here,
                 "data_digest": digest_of(dict(inputs))[:16],
                 "git_commit": git_commit(),
                 MLFLOW_SOURCE_NAME: f"shopgraph train {task}",
@@ -113,6 +115,22 @@ class Tracking:
                 log.get(__name__).warning("run could not be marked as failed", run=run.id, error=str(silent)[:200])
             raise
         run.finish("FINISHED")
+
+    def close_abandoned(self, task: str) -> list[str]:
+        """Mark as KILLED what a training of this home left running when it was killed; the ids of those runs.
+
+        For the holder of the training's lock: only then nobody else of this home is training.
+        """
+        mine = f"attributes.status = 'RUNNING' AND tags.task = '{task}' AND tags.home = '{self._here}'"
+        runs = self.client.search_runs([self._experiment(f"{self.shop}/{task}")], mine)
+        for run in runs:
+            self.client.set_terminated(run.info.run_id, "KILLED")
+        return [str(run.info.run_id) for run in runs]
+
+    @property
+    def _here(self) -> str:
+        """This home among all that speak to one server; hashed, for a path may hold any character and a server many readers."""
+        return digest_of({"host": platform.node(), "home": str(self.home.path)})[:16]
 
     def register(self, run: Run, task: str, folder: Path, input_spec: dict[str, tuple[tuple[int, ...], str]], card: str) -> int:
         """Register the model in `folder` as the next version of `<shop>.<task>`; the version number."""

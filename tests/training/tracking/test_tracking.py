@@ -73,6 +73,19 @@ def test_a_failing_run_is_marked_failed(tracking: Tracking) -> None:
     assert tracking.client.get_run(run.id).info.status == "FAILED"
 
 
+def test_what_a_killed_training_left_running_is_closed_and_nothing_else(tracking: Tracking) -> None:
+    elsewhere = Settings.load(home=tracking.home.path.with_name("other"), mlflow_uri=server_uri(tracking.home))
+    contexts = [
+        t.run("demand", name="x", role="model", recipe={}, inputs=INPUTS) for t in (tracking, Tracking(elsewhere, "shop_a"))
+    ]
+    left, own = (context.__enter__() for context in contexts)
+    assert tracking.close_abandoned("sentiment") == []
+    assert tracking.close_abandoned("demand") == [left.id]
+    assert tracking.client.get_run(left.id).info.status == "KILLED"
+    assert tracking.client.get_run(own.id).info.status == "RUNNING"
+    assert tracking.close_abandoned("demand") == []
+
+
 def test_a_registered_model_comes_back_byte_for_byte(tracking: Tracking, folder: Path) -> None:
     with tracking.run("sentiment", name="demo", role="model", recipe={}, inputs=INPUTS) as run:
         version = tracking.register(run, "sentiment", folder, SPEC, "card")

@@ -1,0 +1,68 @@
+"""A home with ports of its own, driven through the command line as a user does."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from infra.lake import Lake
+from infra.settings import Settings
+from tests.conftest import free_port
+
+
+@dataclass(frozen=True)
+class Installation:
+    """One home with ports of its own, driven through the command line."""
+
+    settings: Settings
+
+    def shopgraph(self, *arguments: str, code: int = 0) -> str:
+        """Run a verb; its standard output, or its standard error where `code` is not 0."""
+        done = subprocess.run(self._words(arguments), **self._place, capture_output=True, check=False)
+        assert done.returncode == code, (
+            f"{' '.join(arguments)}: exit {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+        )
+        return str(done.stdout if code == 0 else done.stderr)
+
+    def killed(self, after_s: float, *arguments: str) -> bool:
+        """Start a verb and kill it and what it started (its process group) with SIGKILL; False where it had ended before."""
+        process = subprocess.Popen(
+            self._words(arguments), **self._place, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        try:
+            process.wait(after_s)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            return True
+        return False
+
+    def _words(self, arguments: Sequence[str]) -> list[str]:
+        return [sys.executable, "-m", "shopgraph", *arguments]
+
+    @property
+    def _place(self) -> dict[str, Any]:
+        return {"env": {**os.environ, **self.settings.environment()}, "cwd": Path(__file__).parent.parent, "text": True}
+
+    def post(self, path: str, body: Any) -> httpx.Response:
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        headers = {"content-type": "application/json"}
+        return httpx.post(f"http://127.0.0.1:{self.settings.http_port}{path}", content=content, headers=headers, timeout=60)
+
+    @property
+    def lake(self) -> Lake:
+        return Lake.open(self.settings)
+
+
+def installation(home: Path) -> Installation:
+    names = ("http_port", "mlflow_port", "ray_port", "ray_dashboard_port")
+    return Installation(Settings.load(home=home, **{name: free_port() for name in names}))

@@ -1,0 +1,94 @@
+"""Every stage of the main job killed with SIGKILL at a third and at two thirds of its time, then run again: nothing is lost or doubled.
+
+The peer is a home that nobody killed: the same tables row by row, the same metrics, an API that answers. Run by `make soak`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from infra.lake import Lake
+from tests.installation import Installation, installation
+from training.tracking import Tracking
+
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(3600)]
+
+STAGES = (
+    ("sample", "--size", "tiny"),
+    ("build",),
+    ("features", "apply"),
+    ("features", "materialize"),
+    ("train", "sentiment", "--set", "fit.epochs=3"),
+    ("up",),
+)
+
+
+@pytest.fixture(scope="module")
+def homes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Installation, Installation]]:
+    """A home built undisturbed, and one whose every stage was killed twice before it was let through."""
+    folder = tmp_path_factory.mktemp("killed")
+    whole, killed = (installation(folder / name) for name in ("whole", "killed"))
+    try:
+        for stage in STAGES:
+            began = time.monotonic()
+            whole.shopgraph(*stage)
+            took_s = time.monotonic() - began
+            if stage[0] == "up":  # two sets of servers at once would not fit beside each other's time
+                whole.shopgraph("down")
+            for part in (1 / 3, 2 / 3):
+                assert killed.killed(part * took_s, *stage), f"{stage} ended before it was killed"
+            killed.shopgraph(*stage)
+        yield whole, killed
+    finally:
+        for home in (whole, killed):
+            home.shopgraph("down")
+
+
+def test_the_same_tables(homes: tuple[Installation, Installation]) -> None:
+    whole, killed = (home.lake for home in homes)
+    assert killed.tables() == whole.tables()
+    for path in whole.tables():
+        assert in_order(killed, path).equals(in_order(whole, path)), path
+
+
+def in_order(lake: Lake, path: str) -> pa.Table:
+    """A table's rows in one order, whatever files they lie in."""
+    table = lake.read(path)
+    plain = [field.name for field in table.schema if not pa.types.is_nested(field.type)]
+    return table.sort_by([(name, "ascending") for name in plain]).combine_chunks()
+
+
+def test_the_same_metrics_and_no_run_left_running(homes: tuple[Installation, Installation]) -> None:
+    metrics = []
+    for home in homes:
+        client = Tracking(home.settings).client
+        runs = client.search_runs([client.get_experiment_by_name("sample/sentiment").experiment_id])
+        assert {run.info.status for run in runs} <= {"FINISHED", "KILLED"}
+        (finished,) = [run for run in runs if run.info.status == "FINISHED" and run.data.tags["role"] == "model"]
+        metrics.append({name: value for name, value in finished.data.metrics.items() if name.startswith("test_")})
+    assert metrics[0] == metrics[1] != {}
+
+
+def test_it_answers(homes: tuple[Installation, Installation]) -> None:
+    _, killed = homes
+    answer = killed.post("/v1/sentiment", {"texts": ["质量很好,物流很快"]})
+    assert answer.status_code == 200, answer.text
+    assert killed.shopgraph("doctor")
+
+
+def test_nothing_half_written_stays(homes: tuple[Installation, Installation]) -> None:
+    whole, killed = ({path.relative_to(root) for path in root.rglob("*") if _scratch(path)} for root in map(_root, homes))
+    assert killed == whole
+
+
+def _root(home: Installation) -> Path:
+    return home.settings.home_path
+
+
+def _scratch(path: Path) -> bool:
+    return "staging" in path.parts or path.suffix in {".tmp", ".journal"} or path.name.endswith(".journal.json")
