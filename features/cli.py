@@ -28,7 +28,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Report as JSON.")]
 @features.command()
 def apply(
     context: typer.Context,
-    is_dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would change, and change nothing.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Say what would change, and change nothing.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Register entities, views and services in Feast's registry, as features/tables.py declares them.
@@ -36,20 +36,21 @@ def apply(
     Run it after an upgrade or after a table declaration changed. A second run changes nothing. What is no longer declared is
     deleted from the registry, with its online rows. Afterwards Feast's own command works on this shop; the line to type is printed.
 
-    Example: `shopgraph features apply --dry-run`.
+    shopgraph features apply --check\n
+    shopgraph features apply
     """
     from features.registry import feast_command
 
     store = _store(context.obj)
-    report = store.changes() if is_dry_run else store.apply()
+    report = store.changes() if check else store.apply()
     if as_json:
         typer.echo(json.dumps(report))
         return
-    typer.echo(("would be " if is_dry_run else "") + ", ".join(f"{word} {len(names)}" for word, names in report.items()))
+    typer.echo(("would be " if check else "") + ", ".join(f"{word} {len(names)}" for word, names in report.items()))
     for word in ("created", "updated", "deleted"):
         for name in report[word]:
             typer.echo(f"  {word} {name}")
-    if not is_dry_run:
+    if not check:
         typer.echo(f"Feast itself: {feast_command(store.settings, store.shop.name)} feature-views list")
 
 
@@ -70,7 +71,8 @@ def materialize(
     Reads go on meanwhile, and a row never replaces a newer one. Rows past their expiry are left out; a row's expiry and meaning
     are in docs/dictionary.md.
 
-    Examples: `shopgraph features materialize`, `shopgraph features materialize user_history --as-of 2025-10-01`.
+    shopgraph features materialize\n
+    shopgraph features materialize user_history --as-of 2025-10-01
     """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -110,8 +112,9 @@ def get(
 ) -> None:
     """Look up one entity: what serving sees now, or, with --as-of, what training sees at that instant.
 
-    Examples: `shopgraph features get --key user_id=u0000017`, `shopgraph features get --service demand --key item_id=i000003 --key
-    ds=2025-10-01`, `shopgraph features get --key user_id=u0000017 --as-of 2025-10-01`.
+    shopgraph features get --key user_id=u0000017\n
+    shopgraph features get --key user_id=u0000017 --as-of 2025-10-01\n
+    shopgraph features get --service demand --key item_id=i000003 --key ds=2025-10-01
     """
     store = _store(context.obj)
     keys = dict(_pair(text) for text in key)

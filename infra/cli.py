@@ -14,7 +14,11 @@ app = typer.Typer()
 
 @app.command()
 def doctor(context: typer.Context, as_json: Annotated[bool, typer.Option("--json", help="Report as JSON.")] = False) -> None:
-    """Check this machine, the settings and every engine they name; exit code 1 where something will not work."""
+    """Check this machine, the settings and every engine they name; exit code 1 where something will not work.
+
+    shopgraph doctor\n
+    shopgraph doctor --json
+    """
     from infra.doctor import examine
 
     findings = examine(context.obj)
@@ -32,17 +36,23 @@ def doctor(context: typer.Context, as_json: Annotated[bool, typer.Option("--json
 def backup(
     context: typer.Context, archive: Annotated[Path, typer.Argument(help="File to write, e.g. shop-2026-11-21.tar.gz.")]
 ) -> None:
-    """Write the whole home (tables, registries, models, online store) into one file; safe beside running servers."""
+    """Write the whole home (tables, registries, models, online store) into one file; safe beside running servers.
+
+    shopgraph backup shop-2026-11-21.tar.gz
+    """
     from infra import backup as backups
     from infra.home import Home
 
     size = backups.backup(Home(context.obj), archive)
-    typer.echo(f"{archive}: {size / 1e6:.1f} MB. It holds customer data and keys; keep it as you keep the home.")
+    typer.echo(f"{archive}: {size / 1e6:.1f} MB. It holds user data and keys; keep it as you keep the home.")
 
 
 @app.command()
 def restore(context: typer.Context, archive: Annotated[Path, typer.Argument(help="A file that `shopgraph backup` wrote.")]) -> None:
-    """Unpack a backup into an empty home; afterwards the same request gives the same answer."""
+    """Unpack a backup into an empty home; afterwards the same request gives the same answer.
+
+    shopgraph --home /srv/shop restore shop-2026-11-21.tar.gz
+    """
     from infra import backup as backups
     from infra.home import Home
 
@@ -53,7 +63,10 @@ def restore(context: typer.Context, archive: Annotated[Path, typer.Argument(help
 
 @app.command()
 def upgrade(context: typer.Context) -> None:
-    """Bring a home of an older version to the format this version reads."""
+    """Bring a home of an older version to the format this version reads.
+
+    shopgraph backup before.tar.gz && shopgraph upgrade
+    """
     from infra.home import FORMAT, Home
 
     home = Home(context.obj)

@@ -26,7 +26,8 @@ def up(
     The first `up` after training releases a graph per trained model; later ones keep what is released, unless `--latest` is
     given. Run again while it is up, it starts nothing twice.
 
-    Examples: `shopgraph up`, `shopgraph train recommender && shopgraph up --latest`.
+    shopgraph up\n
+    shopgraph train recommender && shopgraph up --latest
     """
     from rich.console import Console
 
@@ -52,12 +53,34 @@ def up(
 
 
 @app.command()
+def status(context: typer.Context, as_json: Annotated[bool, typer.Option("--json", help="Report as JSON.")] = False) -> None:
+    """What runs for this home: servers, their memory, and the graph versions that answer. Exits 1 unless all of it is up.
+
+    shopgraph status\n
+    shopgraph status --json
+    """
+    from serving import servers
+
+    found = servers.status(context.obj)
+    if as_json:
+        typer.echo(json.dumps(found.to_dict()))
+    else:
+        _show(found)
+    if not found.is_up:
+        raise typer.Exit(1)
+
+
+@app.command()
 def down(
     context: typer.Context,
     purge: Annotated[bool, typer.Option("--purge", help="Also delete the home folder with all data, models and runs.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask before deleting.")] = False,
 ) -> None:
-    """Stop every server of this home, and of no other one."""
+    """Stop every server of this home, and of no other one.
+
+    shopgraph down\n
+    shopgraph --home /tmp/trial down --purge
+    """
     from serving import servers
 
     settings: Settings = context.obj
@@ -68,20 +91,6 @@ def down(
     if purge:
         servers.purge(settings)
         typer.echo(f"deleted {settings.home_path}.")
-
-
-@app.command()
-def status(context: typer.Context, as_json: Annotated[bool, typer.Option("--json", help="Report as JSON.")] = False) -> None:
-    """What runs for this home: servers, their memory, and the graph versions that answer. Exits 1 unless all of it is up."""
-    from serving import servers
-
-    found = servers.status(context.obj)
-    if as_json:
-        typer.echo(json.dumps(found.to_dict()))
-    else:
-        _show(found)
-    if not found.is_up:
-        raise typer.Exit(1)
 
 
 def _show(found: Status) -> None:

@@ -11,96 +11,7 @@ import typer
 
 app = typer.Typer()
 
-
 _DAY = {"formats": ["%Y-%m-%d"]}
-
-
-@app.command()
-def build(
-    context: typer.Context,
-    tables: Annotated[
-        list[str] | None, typer.Argument(help="Feature tables; what they are built from comes along. Default: all.")
-    ] = None,
-    since: Annotated[datetime | None, typer.Option("--from", help="First local day to rebuild.", **_DAY)] = None,
-    until: Annotated[datetime | None, typer.Option("--to", help="Last local day to rebuild; default: no end.", **_DAY)] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Report as JSON.")] = False,
-) -> None:
-    """Build the feature tables from the raw ones, each after what it reads; what is up to date is left alone.
-
-    With --from or --to only rows stamped on those local days are replaced (a daily row of a day is stamped with the first
-    instant of the next one), as a full build would write them; the other rows stay.
-
-    shopgraph build\n
-    shopgraph build daily_demand\n
-    shopgraph build user_activity item_activity --from 2025-11-01 --to 2025-11-30
-    """
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    from spark_jobs import build as builder
-
-    asked = tables or []
-    days = {name: day.date() for name, day in (("first", since), ("last", until)) if day}
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task("starting Spark", total=len(builder.in_order(asked)))
-
-        def told(built: builder.Built) -> None:
-            did = "up to date" if built.skipped else f"{built.num_rows:,} rows in {built.seconds:.1f} s"
-            progress.console.print(f"{built.table} version {built.version}: {did}", highlight=False)
-            progress.advance(task)
-
-        results = builder.build(
-            context.obj, asked, builder.Range(**days) if days else None, lambda name: progress.update(task, description=name), told
-        )
-    if as_json:
-        typer.echo(json.dumps([dataclasses.asdict(built) for built in results]))
-
-
-@app.command()
-def sample(
-    context: typer.Context,
-    size: Annotated[str, typer.Option(help="tiny, small, medium or large.")] = "small",
-    seed: Annotated[int | None, typer.Option(min=0, help="Another seed makes another shop. Default: SHOPGRAPH_SEED.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Report as JSON.")] = False,
-) -> None:
-    """Make the sample shop: two years of a simulated shop, in raw tables, with the truth behind it under truth/.
-
-    tiny: 300 users, 200 items, 20 thousand events; small: 5 thousand, 2 thousand, 400 thousand; medium: 100 thousand, 20
-    thousand, 8 million; large: 1 million, 200 thousand, 100 million. The same size and seed always give the same rows.
-
-    shopgraph sample --size tiny\n
-    shopgraph --shop other sample --size small --seed 11
-    """
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-    from rich.table import Table
-
-    from infra.errors import SettingsError
-    from spark_jobs import sample_shop
-    from spark_jobs.sample.catalogue import SIZES
-
-    if size not in SIZES:
-        raise SettingsError(f"--size {size!r}: expected one of {', '.join(SIZES)}.")
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task("starting Spark", total=len(sample_shop.PATHS))
-        written = sample_shop.sample(
-            context.obj,
-            SIZES[size],
-            context.obj.seed if seed is None else seed,
-            lambda path: progress.update(task, description=path),
-            lambda _: progress.advance(task),
-        )
-    if as_json:
-        typer.echo(json.dumps([dataclasses.asdict(table) for table in written]))
-        return
-    report = Table("table", "rows", "version")
-    for table in written:
-        report.add_row(table.table, f"{table.num_rows:,}", f"{table.version}{' (was there)' if table.skipped else ''}")
-    Console().print(report)
 
 
 @app.command()
@@ -112,7 +23,9 @@ def init(
     ],
     currency: Annotated[str | None, typer.Option(help="ISO 4217 currency; default: guessed.")] = None,
     time_zone: Annotated[str | None, typer.Option(help="IANA time zone; default: guessed.")] = None,
-    languages: Annotated[list[str] | None, typer.Option("--language", help="BCP 47 tag customers write in; repeat.")] = None,
+    languages: Annotated[
+        list[str] | None, typer.Option("--language", help="BCP 47 tag of a language users write in; repeat.")
+    ] = None,
     now: Annotated[str | None, typer.Option(help="Clock: wall, data or an ISO time.")] = None,
 ) -> None:
     """Write the project folder of a new shop: shop.yaml with a commented mapping guessed from headers and samples.
@@ -164,3 +77,91 @@ def ingest(
         console.print(f"- {remark}", highlight=False, markup=False)
     versions = ", ".join(f"{path} version {version}" for path, version in report.versions.items())
     console.print(versions or ("nothing was committed (check only)" if check and report.lines else "nothing new"), highlight=False)
+
+
+@app.command()
+def sample(
+    context: typer.Context,
+    size: Annotated[str, typer.Option(help="tiny, small, medium or large.")] = "small",
+    seed: Annotated[int | None, typer.Option(min=0, help="Another seed makes another shop. Default: SHOPGRAPH_SEED.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Report as JSON.")] = False,
+) -> None:
+    """Make the sample shop: two years of a simulated shop, in raw tables, with the truth behind it under truth/.
+
+    tiny: 300 users, 200 items, 20 thousand events; small: 5 thousand, 2 thousand, 400 thousand; medium: 100 thousand, 20
+    thousand, 8 million; large: 1 million, 200 thousand, 100 million. The same size and seed always give the same rows.
+
+    shopgraph sample --size tiny\n
+    shopgraph --shop other sample --size small --seed 11
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.table import Table
+
+    from infra.errors import SettingsError
+    from spark_jobs import sample_shop
+    from spark_jobs.sample.catalogue import SIZES
+
+    if size not in SIZES:
+        raise SettingsError(f"--size {size!r}: expected one of {', '.join(SIZES)}.")
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("starting Spark", total=len(sample_shop.PATHS))
+        written = sample_shop.sample(
+            context.obj,
+            SIZES[size],
+            context.obj.seed if seed is None else seed,
+            lambda path: progress.update(task, description=path),
+            lambda _: progress.advance(task),
+        )
+    if as_json:
+        typer.echo(json.dumps([dataclasses.asdict(table) for table in written]))
+        return
+    report = Table("table", "rows", "version")
+    for table in written:
+        report.add_row(table.table, f"{table.num_rows:,}", f"{table.version}{' (was there)' if table.skipped else ''}")
+    Console().print(report)
+
+
+@app.command()
+def build(
+    context: typer.Context,
+    tables: Annotated[
+        list[str] | None, typer.Argument(help="Feature tables; what they are built from comes along. Default: all.")
+    ] = None,
+    since: Annotated[datetime | None, typer.Option("--from", help="First local day to rebuild.", **_DAY)] = None,
+    until: Annotated[datetime | None, typer.Option("--to", help="Last local day to rebuild; default: no end.", **_DAY)] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Report as JSON.")] = False,
+) -> None:
+    """Build the feature tables from the raw ones, each after what it reads; what is up to date is left alone.
+
+    With --from or --to only rows stamped on those local days are replaced (a daily row of a day is stamped with the first
+    instant of the next one), as a full build would write them; the other rows stay.
+
+    shopgraph build\n
+    shopgraph build daily_demand\n
+    shopgraph build user_activity item_activity --from 2025-11-01 --to 2025-11-30
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from spark_jobs import build as builder
+
+    asked = tables or []
+    days = {name: day.date() for name, day in (("first", since), ("last", until)) if day}
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("starting Spark", total=len(builder.in_order(asked)))
+
+        def told(built: builder.Built) -> None:
+            did = "up to date" if built.skipped else f"{built.num_rows:,} rows in {built.seconds:.1f} s"
+            progress.console.print(f"{built.table} version {built.version}: {did}", highlight=False)
+            progress.advance(task)
+
+        results = builder.build(
+            context.obj, asked, builder.Range(**days) if days else None, lambda name: progress.update(task, description=name), told
+        )
+    if as_json:
+        typer.echo(json.dumps([dataclasses.asdict(built) for built in results]))

@@ -30,7 +30,9 @@ def train(
 
     A run that was killed continues where it stopped: give the same command again.
 
-    Examples: `shopgraph train recommender --recipe demo --set fit.epochs=3`, `shopgraph train --address http://ray.example:8265`.
+    shopgraph train\n
+    shopgraph train recommender --recipe demo --set fit.epochs=3\n
+    shopgraph train --address http://ray.example:8265
     """
     from features.shop import Shop
     from infra.home import Home

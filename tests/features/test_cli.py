@@ -41,7 +41,7 @@ def run(home: str, *words: str) -> str:
 
 
 def test_from_apply_to_a_row(home: str) -> None:
-    assert "view user_history" in json.loads(run(home, "apply", "--dry-run", "--json"))["created"]
+    assert "view user_history" in json.loads(run(home, "apply", "--check", "--json"))["created"]
     assert "feast -c" in run(home, "apply")
     assert json.loads(run(home, "apply", "--json"))["created"] == []
     assert json.loads(run(home, "materialize", "--json")) == {"as_of": NOON.isoformat(), "rows": {"user_history": 1}}
