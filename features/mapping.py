@@ -102,6 +102,7 @@ class TableMapping(_Model):
 
     @property
     def declared(self) -> Table:
+        """Declaration of the raw table that is mapped to."""
         return RAW_TABLES[self.table]
 
 

@@ -38,7 +38,7 @@ _KINDS = {
 
 
 def config(settings: Settings, shop: str) -> dict[str, Any]:
-    """The content of feature_store.yaml, with the registry's real address."""
+    """The content of feature_store.yaml, with the registry's real address, which may hold a password."""
     home = Home(settings)
     registry = settings.feast_registry
     place = {"home": str(home.path), "shop": shop}
@@ -87,7 +87,11 @@ def open_feast(settings: Settings, shop: str) -> FeatureStore:
 def apply(
     store: FeatureStore, views: Mapping[str, View], services: Mapping[str, Service], settings: Settings
 ) -> dict[str, list[str]]:
-    """Make the registry say what is declared; only what differs is written, so a second call changes nothing."""
+    """Make the registry say what is declared; only what differs is written, so a second call changes nothing.
+
+    Returns:
+        created, updated, unchanged, deleted -> the objects it happened to, such as `view user_activity`.
+    """
     diff = _diff(store, views, services)
     changed = [d for d in diff if d.transition_type.name in ("CREATE", "UPDATE")]
     gone = [d for d in diff if d.transition_type.name == "DELETE"]
@@ -102,7 +106,7 @@ def apply(
 
 
 def changes(store: FeatureStore, views: Mapping[str, View], services: Mapping[str, Service]) -> dict[str, list[str]]:
-    """What `apply` would do."""
+    """What `apply` would do, in the same form."""
     return _report(_diff(store, views, services))
 
 

@@ -50,6 +50,7 @@ class Shop(BaseModel):
 
     @property
     def zone(self) -> ZoneInfo:
+        """The zone whose local days count."""
         return ZoneInfo(self.time_zone)
 
     @classmethod
@@ -63,7 +64,11 @@ class Shop(BaseModel):
 
     @classmethod
     def read(cls, path: Path) -> Shop:
-        """Read one `shop.yaml`."""
+        """Read one `shop.yaml`.
+
+        Raises:
+            SettingsError: there is no such file, it is not YAML in UTF-8, or it does not say what a shop needs.
+        """
         try:
             content = yaml.safe_load(path.read_text(encoding="utf-8"))
         except FileNotFoundError:

@@ -80,6 +80,7 @@ class Table:
 
     @property
     def required(self) -> tuple[str, ...]:
+        """Names of the columns that never hold null."""
         return tuple(column.name for column in self.columns if column.required)
 
     @property

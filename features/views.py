@@ -73,6 +73,7 @@ class View:
 
     @property
     def ttl(self) -> timedelta | None:
+        """How old, by event time, a row may be to be visible; None: any age."""
         return None if self.ttl_days is None else timedelta(days=self.ttl_days)
 
     @property
@@ -99,6 +100,7 @@ class View:
         return hashlib.sha256(json.dumps(definition).encode()).hexdigest()
 
     def to_json(self) -> str:
+        """The view as JSON, keys in a fixed order: equal views give equal text."""
         return json.dumps(asdict(self), sort_keys=True)
 
     @classmethod

@@ -45,10 +45,12 @@ class Home:
 
     @property
     def sql(self) -> Path:
+        """Folder of the SQLite files."""
         return self.path / "sql"
 
     @property
     def online(self) -> Path:
+        """Folder of the embedded online stores, one file per shop."""
         return self.path / "online"
 
     def model_folder(self, name: str, version: int, digest: str) -> Path:
@@ -57,6 +59,7 @@ class Home:
 
     @property
     def run(self) -> Path:
+        """Folder of pids, sockets, secrets and locks; `create` opens it to the owner only."""
         return self.path / "run"
 
     @property
@@ -65,10 +68,12 @@ class Home:
 
     @property
     def lake_root(self) -> str:
+        """Folder or `s3://` address under which every shop has its tables."""
         return self.settings.lake_root or str(self.path / "lake")
 
     @property
     def artifact_root(self) -> str:
+        """Folder or `s3://` address where MLflow keeps artifacts."""
         return self.settings.artifact_root or str(self.path / "artifacts")
 
     def create(self) -> Home:

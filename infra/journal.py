@@ -39,7 +39,11 @@ class Journal:
         self._path = lake.on_filesystem(lake.uri(f"{name}.journal.json"))
 
     def commit(self, appends: Sequence[Append]) -> list[Commit]:
-        """Make all of them visible, in order; after a crash in between, `recover` finishes."""
+        """Make all of them visible, in order; after a crash in between, `recover` finishes.
+
+        Raises:
+            TableContractError, TableConflictError: as `Lake.commit`; what came before it is visible, and the journal stays.
+        """
         entries = [
             {
                 "path": a.attempt.path,

@@ -81,6 +81,7 @@ class Lake:
 
     @property
     def is_remote(self) -> bool:
+        """Whether the tables lie on S3; else in a folder of this machine."""
         return self.root.startswith("s3://")
 
     @cached_property
@@ -93,6 +94,7 @@ class Lake:
         return uri.removeprefix("s3://").removeprefix("file://")
 
     def uri(self, path: str) -> str:
+        """Address of a table, `s3://...` or a local path. It is only put together: the table need not exist."""
         return f"{self.root}/{self.shop}/{path}"
 
     def tables(self) -> list[str]:
@@ -127,7 +129,11 @@ class Lake:
             raise TableContractError(f"table {path} of shop {self.shop} has no version {version}: {error}") from None
 
     def dataset(self, path: str, version: int | None = None) -> ds.Dataset:
-        """The rows of one version as an Arrow dataset; nothing is read yet."""
+        """The rows of one version as an Arrow dataset; nothing is read yet.
+
+        Raises:
+            TableContractError: as `table` and `file_uris`.
+        """
         table = self.table(path, version)
         return ds.dataset(
             [self.on_filesystem(uri) for uri in self.file_uris(path, version)],
@@ -139,7 +145,11 @@ class Lake:
     def read(
         self, path: str, version: int | None = None, columns: list[str] | None = None, filter: ds.Expression | None = None
     ) -> pa.Table:
-        """The rows of one version (default: the newest) as an Arrow table, those of the oldest attempt first."""
+        """The rows of one version (default: the newest) as an Arrow table, those of the oldest attempt first.
+
+        Raises:
+            TableContractError: as `table` and `file_uris`.
+        """
         return self.dataset(path, version).to_table(columns=columns, filter=filter)
 
     def file_uris(self, path: str, version: int | None = None) -> list[str]:
@@ -157,14 +167,23 @@ class Lake:
         return [f"{self.uri(path)}/{name}" for name in sorted(unquote(name) for name in names)]
 
     def num_rows(self, path: str, version: int | None = None) -> int:
+        """Rows of one version (default: the newest), from the counts in its log: no data file is opened.
+
+        Raises:
+            TableContractError: the table or that version does not exist.
+        """
         return int(self.table(path, version).count())
 
     def history(self, path: str) -> list[dict[str, Any]]:
-        """Commits of the table, newest first: version, time, operation, our metadata."""
+        """Commits of the table, newest first: version, time, operation, our metadata.
+
+        Raises:
+            TableContractError: the table does not exist.
+        """
         return list(self.table(path).history())
 
     def newest(self, paths: Iterable[str], column: str = "event_timestamp") -> datetime | None:
-        """The greatest value of a time column over several tables, from file statistics; None if they hold no row."""
+        """The greatest value of a timestamp column over several tables, in UTC, from file statistics; None if they hold no row."""
         found: list[datetime] = []
         for path in paths:
             table = self._find(path)
@@ -276,7 +295,11 @@ class Lake:
         read_version: int | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> Commit:
-        """Commit an Arrow table that fits in memory; for large ones Spark fills an `attempt` itself."""
+        """Commit an Arrow table that fits in memory; for large ones Spark fills an `attempt` itself.
+
+        Raises:
+            TableContractError, TableConflictError: as `commit`.
+        """
         attempt = self.attempt(path)
         if rows.num_rows:
             pq.write_table(
@@ -289,6 +312,9 @@ class Lake:
 
         Returns:
             Names of the added columns.
+
+        Raises:
+            TableContractError: the table does not exist.
         """
         table = self.table(path)
         known = {f.name for f in table.schema().fields}
@@ -363,7 +389,7 @@ class Lake:
 
 
 def digest_of(*parts: Any) -> str:
-    """A digest of what a result was computed from: anything JSON can hold, order of dict keys irrelevant."""
+    """SHA-256, in hex, of what a result was computed from; order of dict keys irrelevant, what JSON cannot hold counts as its text."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 

@@ -93,7 +93,10 @@ def running(home: Home, name: str) -> int | None:
 
 
 def stop(home: Home, name: str, grace_s: float = 10.0) -> bool:
-    """Stop every process of the server, politely first; False if there was none."""
+    """Stop every process of the server, politely first; False if there was none.
+
+    They have `grace_s` to end of themselves and are then killed.
+    """
     found = family = processes(home, name)
     for signal in (psutil.Process.terminate, psutil.Process.kill):
         for process in family:
@@ -130,11 +133,12 @@ def memory_bytes(home: Home, name: str) -> int:
 
 
 def log_path(home: Home, name: str) -> Path:
+    """File with what the server prints; what it printed when it ran before lies beside it as `<name>.log.1`."""
     return home.logs / f"{name}.log"
 
 
 def is_open(port: int, host: str = "127.0.0.1") -> bool:
-    """Whether something listens on the port."""
+    """Whether something takes a connection on the port within a second."""
     try:
         with socket.create_connection((host, port), timeout=1):
             return True

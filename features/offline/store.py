@@ -34,6 +34,11 @@ class LakeOfflineStoreConfig(FeastConfigBaseModel):  # type: ignore[misc]
     shop: str
 
     def lake(self) -> Lake:
+        """The lake of this shop, with the settings of this process.
+
+        Raises:
+            SettingsError: a `SHOPGRAPH_` variable is unknown or does not fit.
+        """
         return Lake.open(Settings.load(home=Path(self.home), shop=self.shop))
 
 

@@ -47,7 +47,10 @@ _READ = "SELECT key, event, created, packed FROM rows WHERE definition = ? AND k
 
 
 class EmbeddedRows:
-    """The rows of one shop in `path`. Making the object touches nothing; each thread and process opens its own connection."""
+    """The rows of one shop in `path`. Making the object touches nothing; each thread and process opens its own connection.
+
+    Every method raises FeatureError where another format version wrote the file.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -55,6 +58,7 @@ class EmbeddedRows:
         self._layouts: dict[str, Layout] = {}
 
     def write(self, view: View, rows: Sequence[Packed], progress: Callable[[int], None] | None = None) -> None:
+        """As `Rows.write`; each 10,000 rows are one transaction."""
         connection = self._connect()
         upsert = _UPSERT.format(definition=self._define(connection, view))
         for start in range(0, len(rows), _BATCH):
@@ -66,6 +70,7 @@ class EmbeddedRows:
                 progress(len(batch))
 
     def complete(self, view: View, as_of: datetime, oldest: datetime | None) -> None:
+        """As `Rows.complete`, in one transaction; an earlier `as_of` never takes back a later one."""
         connection = self._connect()
         definition = self._define(connection, view)
         with connection:
@@ -78,6 +83,7 @@ class EmbeddedRows:
             )
 
     def read(self, view: View, keys: Sequence[str | None]) -> tuple[Layout, list[Row | None]]:
+        """As `Rows.read`, from the last commit."""
         connection = self._connect()
         found = connection.execute(_READABLE, (view.name, view.digest, view.digest)).fetchone()
         if found is None:
@@ -91,6 +97,7 @@ class EmbeddedRows:
         return layout, [rows.get(key) if key is not None else None for key in keys]
 
     def drop(self, view_name: str) -> None:
+        """As `Rows.drop`, in one transaction."""
         connection = self._connect()
         with connection:
             connection.execute("BEGIN IMMEDIATE")

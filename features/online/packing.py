@@ -48,7 +48,11 @@ class Layout:
         self._end = self._start + 8 * len(self.fixed)
 
     def pack(self, rows: pa.Table) -> list[bytes]:
-        """The columns of each row as bytes."""
+        """The columns of each row as bytes, in row order.
+
+        Raises:
+            KeyError: `rows` lack a column of the layout.
+        """
         n = rows.num_rows
         head = np.empty((n, self._end), dtype=np.uint8)
         head[:, 0] = FORMAT
@@ -72,7 +76,7 @@ class Layout:
         """Column -> Python values of these rows, in their order.
 
         Raises:
-            FeatureError: a row was written by a later format.
+            FeatureError: a row was written by another format version.
         """
         n = len(packed)
         if n == 0:
@@ -112,10 +116,12 @@ def key_texts(parts: Sequence[Iterable[Any]]) -> list[str | None]:
 
 
 def from_microseconds(value: int) -> datetime:
+    """The instant, in UTC, so many microseconds after 1970."""
     return _EPOCH + timedelta(microseconds=value)
 
 
 def to_microseconds(value: datetime) -> int:
+    """Microseconds from 1970 to an instant, exactly; TypeError for a time without a zone."""
     return (value - _EPOCH) // timedelta(microseconds=1)
 
 

@@ -49,7 +49,10 @@ end
 
 
 class RedisRows:
-    """The rows of one shop at `url`. Making the object connects to nothing."""
+    """The rows of one shop at `url`. Making the object connects to nothing.
+
+    Every method raises EngineError where Redis does not answer.
+    """
 
     def __init__(self, url: str, shop: str) -> None:
         self._redis: Any = redis.Redis.from_url(url, socket_timeout=30, socket_connect_timeout=5)
@@ -59,6 +62,7 @@ class RedisRows:
         self._complete: dict[tuple[str, str], Layout] = {}
 
     def write(self, view: View, rows: Sequence[Packed], progress: Callable[[int], None] | None = None) -> None:
+        """As `Rows.write`; each 1,000 rows are one script, which nothing interrupts."""
         base = self._define(view)
         for start in range(0, len(rows), _BATCH):
             batch = rows[start : start + _BATCH]
@@ -71,6 +75,7 @@ class RedisRows:
                 progress(len(batch))
 
     def complete(self, view: View, as_of: datetime, oldest: datetime | None) -> None:
+        """As `Rows.complete`; an earlier `as_of` never takes back a later one."""
         base = self._define(view)
         with self._answering():
             if oldest is not None:
@@ -79,6 +84,7 @@ class RedisRows:
             self._redis.zadd(f"{self._prefix}:{view.name}:complete", {view.digest: to_microseconds(as_of)}, gt=True)
 
     def read(self, view: View, keys: Sequence[str | None]) -> tuple[Layout, list[Row | None]]:
+        """As `Rows.read`; all keys are one MGET."""
         with self._answering():
             digest, layout = self._readable(view)
             asked = [key for key in keys if key is not None]
@@ -88,6 +94,7 @@ class RedisRows:
         return layout, [None if value is None else (*_TIMES.unpack_from(value), value[_TIMES.size :]) for value in found]
 
     def drop(self, view_name: str) -> None:
+        """As `Rows.drop`, in batches: a reader meanwhile may find part of the rows."""
         with self._answering():
             for keys in self._scan(f"{self._prefix}:{view_name}:*"):
                 self._redis.unlink(*keys)

@@ -23,13 +23,16 @@ class Rows(Protocol):
     """
 
     def write(self, view: View, rows: Sequence[Packed], progress: Callable[[int], None] | None = None) -> None:
-        """Put rows; one that is older, by (event, created), than what is there changes nothing. Readers are not held up."""
+        """Put rows; one that is older, by (event, created), than what is there changes nothing. Readers are not held up.
+
+        `progress` is told, batch by batch, how many rows went in.
+        """
 
     def complete(self, view: View, as_of: datetime, oldest: datetime | None) -> None:
         """Say that the definition now holds every key visible at `as_of`; rows with an event before `oldest` go."""
 
     def read(self, view: View, keys: Sequence[str | None]) -> tuple[Layout, list[Row | None]]:
-        """The layout the rows were written in, and per key its row or None."""
+        """The layout the rows were written in, and per key, in order, its row; None where there is none or the key is None."""
 
     def drop(self, view_name: str) -> None:
         """Forget every definition of a view."""
