@@ -29,6 +29,9 @@ elif command -v dnf >/dev/null; then
     dnf install -y -q java-17-openjdk-headless || say_how "dnf install java-17-openjdk-headless"
 elif command -v brew >/dev/null; then
     brew install --quiet openjdk@17 || say_how "brew install openjdk@17"
+    # keg-only: Homebrew links no `java`, so only JAVA_HOME leads there
+    echo "error: Homebrew has openjdk@17 but does not put it on the PATH; run \`export JAVA_HOME=\$(brew --prefix openjdk@17)\`, then this again." >&2
+    exit 1
 else
     say_how "the OpenJDK 17 of your system"
 fi
