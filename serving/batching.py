@@ -37,7 +37,7 @@ class Batcher(Generic[T, R]):
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)
 
     async def submit(self, element: T) -> R:
-        """The result for one element.
+        """The result for one element; what `work` raises for it alone is raised here.
 
         Raises:
             QueueFullError: too many wait already.

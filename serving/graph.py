@@ -60,7 +60,10 @@ class Limits(_Frozen):
 
 
 class Registered(Protocol):
-    """What is read of a registered model version; `training.tracking.Saved` is one."""
+    """What is read of a registered model version; `training.tracking.Saved` is one.
+
+    `digest`: SHA-256 over its files; `inputs`: table path -> version it was trained on.
+    """
 
     @property
     def version(self) -> int: ...
@@ -112,7 +115,11 @@ class Manifest(_Frozen):
 
 
 def compose(shop: str, product: Product, models: Mapping[str, Registered]) -> Manifest:
-    """The standard graph of a product over the given model versions (by the names in MODELS)."""
+    """The standard graph of a product over the given model versions (by the names in MODELS).
+
+    Raises:
+        KeyError: a model that the product needs is not among them.
+    """
     pins = {
         name: ModelPin(name=name, version=model.version, digest=model.digest, run_id=model.run_id) for name, model in models.items()
     }

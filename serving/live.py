@@ -35,6 +35,7 @@ class ShopClock:
         self.instant = clock.now(mode, lake)
 
     def now(self) -> datetime:
+        """UTC: the machine's time where the clock is `wall`, else the instant of the last `refresh`."""
         return datetime.now(UTC) if self.mode == "wall" else self.instant
 
     def refresh(self) -> None:
@@ -75,14 +76,20 @@ class LiveGraphs:
         self._thread = threading.Thread(target=self._follow, name="releases", daemon=True)
 
     def start(self) -> None:
+        """Begin to follow the pointers; to be called once."""
         self._thread.start()
 
     def stop(self) -> None:
+        """Follow the pointers no more; waits up to 10 s for a load under way. What is loaded goes on answering."""
         self._stop.set()
         self._thread.join(timeout=10)
 
     def poll(self) -> None:
-        """Look at the pointers once and load what they name anew."""
+        """Look at the pointers once and load what they name anew; what cannot be loaded is left for RETRY_S seconds.
+
+        Raises:
+            EngineError: the release database does not answer.
+        """
         current = self.releases.current()
         for product, version in current.items():
             served = self.served.get(product)

@@ -36,6 +36,7 @@ class Loader:
 
     @cached_property
     def store(self) -> FeatureStore:
+        """The shop's feature store, made on first use."""
         return FeatureStore(self.settings, self.shop, self.lake)
 
     def load(self, manifest: Manifest, at: datetime) -> Graph[Any]:
@@ -64,7 +65,13 @@ class Loader:
         return Sentiment(manifest, classifier)
 
     def folder(self, pin: ModelPin) -> Path:
-        """The files of a pinned model version: those kept on this machine, else fetched from MLflow and checked."""
+        """The files of a pinned model version: those kept on this machine, else fetched from MLflow and checked.
+
+        Raises:
+            ReleaseError: the registry has other files under this version than those that are pinned.
+            ModelNotFoundError: the version is in the registry no more.
+            EngineError: MLflow does not answer, or what was downloaded is not what was registered.
+        """
         kept = self.home.model_folder(f"{self.shop.name}.{pin.name}", pin.version, pin.digest)
         if kept.exists():
             return kept

@@ -51,13 +51,19 @@ class Recommend:
         self.rules = rules
 
     def check(self, request: RecommendRequest) -> None:
+        """Refuse a list longer than the graph gives (raises Problem)."""
         if request.k > self.manifest.limits.k:
             raise invalid("/k", f"this graph gives at most {self.manifest.limits.k} items")
 
     def refresh(self, at: datetime) -> None:
+        """Read the item facts as of `at`."""
         self.rules.refresh(at)
 
     def answer(self, requests: Sequence[RecommendRequest], at: datetime) -> list[Content | Problem]:
+        """A list per request, best first: items like the given one, those that trend, or those that follow from the history.
+
+        Where there is nothing to go by, or `personalize` is off, it is the popular list; `degraded` names what was missing.
+        """
         histories = self.history.read(requests, at)
         answers: list[Content | Problem] = [{}] * len(requests)
         scored: defaultdict[int, list[int]] = defaultdict(list)
@@ -114,6 +120,7 @@ class Forecast:
         self.zone = zone
 
     def check(self, request: ForecastRequest) -> None:
+        """Refuse more days ahead or more series than the graph takes (raises Problem)."""
         most = min(self.manifest.limits.horizon, self.model.max_horizon)
         if request.horizon > most:
             raise invalid("/horizon", f"this graph looks at most {most} days ahead")
@@ -124,6 +131,10 @@ class Forecast:
         """Nothing is kept in memory."""
 
     def answer(self, requests: Sequence[ForecastRequest], at: datetime) -> list[Content | Problem]:
+        """Units per series and day, from the local day of `at` on.
+
+        A request whose quantiles or plans the model refuses gets a Problem.
+        """
         return [self._answer(request, at) for request in requests]
 
     def _answer(self, request: ForecastRequest, at: datetime) -> Content | Problem:
@@ -157,6 +168,7 @@ class Sentiment:
         self.model = model
 
     def check(self, request: SentimentRequest) -> None:
+        """Refuse more texts than the graph takes (raises Problem)."""
         if len(request.texts) > self.manifest.limits.texts:
             raise invalid("/texts", f"this graph takes at most {self.manifest.limits.texts} texts in one request")
 
@@ -164,6 +176,7 @@ class Sentiment:
         """Nothing is kept in memory."""
 
     def answer(self, requests: Sequence[SentimentRequest], at: datetime) -> list[Content | Problem]:  # noqa: ARG002
+        """One result per text, in order; all texts of the batch share one pass."""
         every = iter(self.model.classify([text for request in requests for text in request.texts]))
         answers: list[Content | Problem] = []
         for request in requests:

@@ -46,7 +46,7 @@ _pointers = sa.Table(
 
 @dataclass(frozen=True)
 class Move:
-    """One move of a product's pointer; the one with the greatest epoch holds."""
+    """One move of a product's pointer; the one with the greatest epoch holds. `moved_at` is ISO 8601 in UTC."""
 
     epoch: int
     product: str
@@ -57,7 +57,10 @@ class Move:
 
 
 class Releases:
-    """The releases of one shop. Making the object touches nothing."""
+    """The releases of one shop. Making the object touches nothing.
+
+    Every method raises EngineError where the database does not answer.
+    """
 
     def __init__(self, settings: Settings, shop: str) -> None:
         self.settings = settings

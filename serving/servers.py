@@ -70,9 +70,11 @@ class Status:
 
     @property
     def is_up(self) -> bool:
+        """Whether every server answers."""
         return all(server.is_up for server in self.servers)
 
     def to_dict(self) -> dict[str, Any]:
+        """All of it as JSON can hold it."""
         return {**asdict(self), "is_up": self.is_up}
 
 
@@ -180,6 +182,9 @@ def release_newest(settings: Settings, shop: str, latest: bool) -> dict[str, str
 
     Args:
         latest: for every product whose newest graph differs; else only where there is no release yet.
+
+    Raises:
+        EngineError: MLflow or the release database does not answer.
     """
     from training.tracking import Tracking
 
@@ -403,7 +408,7 @@ def _check_same(settings: Settings, known: Mapping[str, Any]) -> None:
 
 
 def free_ports(number: int) -> list[int]:
-    """Ports of loopback that nobody holds now."""
+    """Ports of loopback that nobody holds now; nothing keeps another from taking them before they are used."""
     with ExitStack() as held:
         sockets = [held.enter_context(socket.socket()) for _ in range(number)]
         for one in sockets:

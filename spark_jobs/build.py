@@ -107,7 +107,11 @@ class Snapshot:
         return self._versions[table.path] if table.kind == "raw" else self.lake.version(table.path)
 
     def frame(self, table: Table) -> DataFrame:
-        """Feature rows as they are; raw rows in their newest version, none from after the shop's now, kept for the next job."""
+        """Feature rows as they are; raw rows in their newest version, none from after the shop's now, kept for the next job.
+
+        Raises:
+            TableContractError: the stored table lacks a declared column.
+        """
         if table.kind == "features":
             return read_table(self.spark, self.lake, table, self.version(table))
         if table.path not in self._current:
@@ -198,7 +202,12 @@ def in_order(names: Iterable[str]) -> list[str]:
 
 
 def build_table(snapshot: Snapshot, shop: Shop, job: Job, between: Range | None = None) -> Built:
-    """Build one table from the versions of the snapshot, or leave it where nothing changed."""
+    """Build one table from the versions of the snapshot, or leave it where nothing changed.
+
+    Raises:
+        TableContractError: a range of a table that was never built, or rows that break its declaration.
+        TableConflictError: somebody else committed to the table meanwhile.
+    """
     began = time.monotonic()
     lake, horizon = snapshot.lake, snapshot.horizon
     versions = {table.path: snapshot.version(table) for table in job.reads}

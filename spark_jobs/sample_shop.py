@@ -78,6 +78,7 @@ class Sample:
     held: tuple[DataFrame, ...]
 
     def release(self) -> None:
+        """Let Spark drop what it holds; a frame that is read later is computed anew."""
         for frame in self.held:
             frame.unpersist()
 

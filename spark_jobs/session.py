@@ -130,6 +130,9 @@ def read_table(spark: SparkSession, lake: Lake, table: Table, version: int | Non
     """The rows of one table version; an empty frame of the declared schema if the table does not exist.
 
     Columns that the stored table has beyond the declaration (kept source columns) come after the declared ones.
+
+    Raises:
+        TableContractError: it lacks a declared column, or there is no such version.
     """
     if lake.version(table.path) is None:
         return spark.createDataFrame(table.schema.empty_table())  # a local relation: plans fold away around it

@@ -33,7 +33,10 @@ class DailyDemand:
         self.num_days = num_days
 
     def read(self, item_ids: Sequence[str], start: date, at: datetime) -> Context:
-        """The `num_days` days before `start` of each item, without the days of which nothing is known."""
+        """The `num_days` days before `start` of each item, without the days of which nothing is known.
+
+        A store that cannot be read makes no error: every series is then empty and `history_unavailable`.
+        """
         days = [start - timedelta(days=back) for back in range(self.num_days, 0, -1)]
         keys: dict[str, list[Any]] = {ITEM_ID: [item for item in item_ids for _ in days], DS: days * len(item_ids)}
         try:

@@ -31,7 +31,10 @@ class UserHistory:
         self.store = store
 
     def read(self, requests: Sequence[RecommendRequest], at: datetime) -> list[History]:
-        """One history per request. Nothing is read for a request that is not about the person."""
+        """One history per request. Nothing is read for a request that is not about the person.
+
+        A store that cannot be read makes no error: the history is then that of the session, and `history_unavailable`.
+        """
         wanted = sorted({r.user_id for r in requests if r.user_id is not None and is_personal(r)})
         stored: dict[str, History] = {}
         if wanted:

@@ -118,6 +118,7 @@ class Catalogue:
 
     @property
     def num_clusters(self) -> int:
+        """Taste clusters."""
         return len(self.cluster_start) - 1
 
     def pick(self, low: Floats, high: Floats, draw: Floats) -> Ints:

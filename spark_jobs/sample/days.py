@@ -47,6 +47,7 @@ class Days:
 
     @property
     def traffic(self) -> Floats:
+        """(NUM_DAYS,) each day's visits relative to those of a plain day."""
         return self.week * self.year * self.holiday
 
 
@@ -56,6 +57,7 @@ def day_of(day: date) -> int:
 
 
 def date_of(day: int) -> date:
+    """Date of a day by its number: `day_of` backwards."""
     return FIRST_DAY + timedelta(days=int(day))
 
 

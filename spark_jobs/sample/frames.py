@@ -2,6 +2,9 @@
 
 Ids are short strings with a letter for what they name: u user, i item, e event, b return, s session, d device, o order, l line,
 r return order, p payment, v review, t ticket, c campaign, m promotion.
+
+What comes in has the columns of the schemas beside the code that simulates it (`ACTS`, `LEDGER`, `AFTERMATH`, ...): times in
+microseconds UTC, days by number (but dates in the calendar), money in fen. What goes out has timestamps, dates and CNY.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ PAYMENT_METHODS = ("alipay", "wechat", "card")
 
 
 def small(spark: SparkSession, rows: pa.Table) -> DataFrame:
+    """A table that fits in memory as a frame of one partition."""
     return spark.createDataFrame(rows).coalesce(1)
 
 
@@ -33,10 +37,12 @@ def _padded(column: str, width: int) -> Column:
 
 
 def user_id(column: str = "user") -> Column:
+    """`u` and the seven digits of the user number in a column."""
     return F.concat(F.lit("u"), _padded(column, 7))
 
 
 def item_id(column: str = "item") -> Column:
+    """`i` and the six digits of the item number in a column; null where it is negative, for none."""
     return F.when(F.col(column) >= 0, F.concat(F.lit("i"), _padded(column, 6)))
 
 
@@ -45,6 +51,7 @@ def _act_id(letter: str) -> Column:
 
 
 def review_id() -> Column:
+    """The id of the review of a sale, from the columns `user` and `number`."""
     return _act_id("v")
 
 
@@ -148,7 +155,7 @@ def payments(lines: DataFrame) -> DataFrame:
 
 
 def inventory(ledger: DataFrame) -> DataFrame:
-    """The stock after each movement."""
+    """Rows of `raw/inventory`: the stock after each movement; of movements at one instant, after the last."""
     at = F.timestamp_micros("at")
     return (
         ledger.groupBy("item", "at")
@@ -161,6 +168,7 @@ def inventory(ledger: DataFrame) -> DataFrame:
 
 
 def reviews(sales: DataFrame, after: DataFrame) -> DataFrame:
+    """Rows of `raw/reviews`, one per sale that was reviewed; `category` and `label` are null."""
     at = F.timestamp_micros("reviewed_at")
     return (
         sales.select("user", "number", "item")
@@ -174,6 +182,7 @@ def reviews(sales: DataFrame, after: DataFrame) -> DataFrame:
 
 
 def tickets(sales: DataFrame, after: DataFrame) -> DataFrame:
+    """Rows of `raw/tickets`, one per sale that was complained of, with the order it was part of."""
     at = F.timestamp_micros("ticket_at")
     channel = _one_of(TICKET_CHANNELS, F.pmod(F.xxhash64("user", "number"), F.lit(len(TICKET_CHANNELS))))
     return (
@@ -187,6 +196,7 @@ def tickets(sales: DataFrame, after: DataFrame) -> DataFrame:
 
 
 def users(rows: DataFrame) -> DataFrame:
+    """Rows of `raw/users`: accounts, known from the first instant of the day they were opened."""
     at = _first_instant("registered")
     return rows.select(
         user_id().alias("user_id"), "country", "language", at.alias("registered_at"), at.alias("event_timestamp"),
@@ -195,6 +205,7 @@ def users(rows: DataFrame) -> DataFrame:
 
 
 def exposures(rows: DataFrame) -> DataFrame:
+    """Rows of `raw/exposures`: a user whom a campaign reached, its arm and the propensity of that arm, known when it starts."""
     at = _first_instant("start")
     return rows.select(
         _coupon_id().alias("campaign_id"), user_id().alias("user_id"), "variant", "propensity", at.alias("event_timestamp"),
@@ -203,6 +214,7 @@ def exposures(rows: DataFrame) -> DataFrame:
 
 
 def items(rows: DataFrame) -> DataFrame:
+    """Rows of `raw/items`: one per item and list price; `withdrawn_at` is null for what is on sale to the end."""
     at = _first_instant()
     return rows.select(
         item_id().alias("item_id"), F.lit(None).cast("string").alias("parent_item_id"), "title", "category", "brand",
@@ -241,6 +253,7 @@ def promotions(of_items: DataFrame, of_categories: DataFrame) -> DataFrame:
 
 
 def campaigns(rows: DataFrame) -> DataFrame:
+    """Rows of `raw/campaigns`; each is known when it starts."""
     return rows.select(
         _coupon_id().alias("campaign_id"), "channel", _money("cost_fen").alias("cost"), _first_instant("first").alias("starts_at"),
         _first_instant("after").alias("ends_at"), _first_instant("first").alias("created_timestamp"),
@@ -248,10 +261,12 @@ def campaigns(rows: DataFrame) -> DataFrame:
 
 
 def calendar(rows: DataFrame) -> DataFrame:
+    """Rows of `raw/calendar`, known from the first instant of the history."""
     return _known_from_start(rows)
 
 
 def suppliers(rows: DataFrame) -> DataFrame:
+    """Rows of `raw/suppliers`: terms of supply, known from the first instant of the history."""
     return _known_from_start(
         rows.select(
             item_id().alias("item_id"), F.lit(LOCATION).alias("location_id"), "lead_time_days", "minimum_order", "pack_size"
@@ -260,6 +275,7 @@ def suppliers(rows: DataFrame) -> DataFrame:
 
 
 def competitor_prices(rows: DataFrame) -> DataFrame:
+    """Rows of `raw/competitor_prices`: what a competitor asks, known from the first instant of the day it was seen."""
     at = _first_instant()
     return rows.select(
         item_id().alias("item_id"),
@@ -275,7 +291,7 @@ def _known_from_start(rows: DataFrame) -> DataFrame:
 
 
 def demand(acts: DataFrame, ledger: DataFrame) -> DataFrame:
-    """Views, expectation, wants and sales per item and day."""
+    """Rows of `truth/demand`: views, expected, wanted and sold units per item and local day with at least one view."""
     day = F.floor((F.col("at") - F.lit(start_of_history())) / F.lit(DAY_US))
     sold = ledger.where("user >= 0").groupBy("item", day.alias("day")).agg(F.sum("sold").alias("sold_units"))
     is_view, is_want = F.col("kind") == KIND["view"], F.col("kind") == KIND["purchase"]
@@ -295,8 +311,10 @@ def demand(acts: DataFrame, ledger: DataFrame) -> DataFrame:
 
 
 def successors(rows: DataFrame) -> DataFrame:
+    """Rows of `truth/successors`: the items that follow an item, with their probability."""
     return rows.select(item_id().alias("item_id"), item_id("next_item").alias("next_item_id"), "probability")
 
 
 def review_truth(after: DataFrame) -> DataFrame:
+    """Rows of `truth/reviews`: the score of each review (-1 to 1) and what it says of each aspect (-1, 1, null: nothing)."""
     return after.where("reviewed_at is not null").select(review_id().alias("review_id"), "score", *ASPECTS)

@@ -1,4 +1,7 @@
-"""Rows of the sample shop that hang on an item: its list prices, promotions, supplier, competitors' prices and its truth."""
+"""Rows of the sample shop that hang on an item: its list prices, promotions, supplier, competitors' prices and its truth.
+
+Functions take the numbers of the items wanted, (n,). Money is in fen (1/100 CNY), days are numbers from the first one on.
+"""
 
 from __future__ import annotations
 
@@ -105,7 +108,7 @@ def promotions(size: Size, seed: int, wanted: Ints) -> pa.Table:
 
 
 def category_promotions(size: Size, seed: int) -> pa.Table:
-    """The promotions of whole categories."""
+    """The promotions of whole categories, with the columns of PROMOTIONS but `category` in place of `item`."""
     catalogue = make_catalogue(size, seed)
     cycles = -(-NUM_DAYS // CATEGORY_CYCLE)
     category, cycle = np.repeat(np.arange(len(CATEGORIES)), cycles), np.tile(np.arange(cycles), len(CATEGORIES))
@@ -123,6 +126,7 @@ def category_promotions(size: Size, seed: int) -> pa.Table:
 
 
 def supplier_terms(size: Size, seed: int, wanted: Ints) -> pa.Table:
+    """One row per item: lead time in days, least order and pack in units."""
     terms = suppliers(make_catalogue(size, seed), wanted)
     columns = {
         "item": wanted, "lead_time_days": terms.lead_time_days, "minimum_order": terms.minimum_order, "pack_size": terms.pack_size,
@@ -143,6 +147,7 @@ def rival_prices(size: Size, seed: int, wanted: Ints) -> pa.Table:
 
 
 def successors(size: Size, seed: int, wanted: Ints) -> pa.Table:
+    """One row per item and successor, with the probability that it follows."""
     catalogue = make_catalogue(size, seed)
     columns = {
         "item": np.repeat(wanted, len(SUCCESSOR_WEIGHTS)),

@@ -44,6 +44,7 @@ class Suppliers:
 
 
 def suppliers(catalogue: Catalogue, items: Ints) -> Suppliers:
+    """The terms of each item: a lead time of 3 to 24 days, packs of 1, 2, 6 or 12 units, a least order of one to three packs."""
     chance = catalogue.chance
     pack = np.array([1, 2, 6, 12])[chance.below("pack size", 4, items)]
     return Suppliers(

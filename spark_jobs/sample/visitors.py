@@ -1,4 +1,7 @@
-"""Rows of the sample shop that hang on a user: the account, the campaigns that reached it, and its truth."""
+"""Rows of the sample shop that hang on a user: the account, the campaigns that reached it, and its truth.
+
+Each function takes the numbers of the users wanted, (n,).
+"""
 
 from __future__ import annotations
 
@@ -34,6 +37,7 @@ COUNTRIES = np.array(["CN", "CN", "CN", "CN", "CN", "CN", "CN", "CN", "SG", "US"
 
 
 def users(size: Size, seed: int, wanted: Ints) -> pa.Table:
+    """One row per user; `registered` is the number of a day, negative for those who registered before day 0."""
     people = make_people(size, seed, wanted)
     columns = {
         "user": wanted,
@@ -63,6 +67,7 @@ def exposures(size: Size, seed: int, wanted: Ints) -> pa.Table:
 
 
 def tastes(size: Size, seed: int, wanted: Ints) -> pa.Table:
+    """NUM_TASTES rows per user: a taste cluster and its weight; the weights of a user sum to 1."""
     people = make_people(size, seed, wanted)
     columns = {"user": np.repeat(wanted, NUM_TASTES), "cluster": people.tastes.ravel(), "weight": people.weights.ravel()}
     return pa.table(columns, schema=TASTES)

@@ -31,7 +31,11 @@ def parquet_schema(path: Path) -> pa.Schema:
 
 
 def parquet_batches(path: Path) -> Iterator[pa.RecordBatch]:
-    """The rows of a Parquet file, a chunk at a time."""
+    """The rows of a Parquet file, `BATCH_ROWS` at a time.
+
+    Raises:
+        IngestError: the file is damaged; told when the damage is reached.
+    """
     try:
         with pq.ParquetFile(path) as file:
             yield from file.iter_batches(BATCH_ROWS)

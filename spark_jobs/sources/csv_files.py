@@ -39,7 +39,11 @@ def header(form: TextFormat, path: Path) -> list[str]:
 
 
 def schema(form: TextFormat, path: Path) -> pa.Schema:
-    """All columns, as text."""
+    """All columns, as text.
+
+    Raises:
+        IngestError: as `header`.
+    """
     return pa.schema([(name, pa.string()) for name in header(form, path)])
 
 

@@ -48,7 +48,11 @@ def schema(source: Source) -> pa.Schema:
 
 
 def batches(source: Source, after: str | None = None) -> Iterator[pa.RecordBatch]:
-    """The rows of the query as of one instant; with a cursor only those beyond `after`, in its order."""
+    """The rows of the query as of one instant; with a cursor only those beyond `after`, in its order.
+
+    Raises:
+        IngestError: the database does not answer, or refuses the query.
+    """
     query = f"SELECT * FROM ({_bare(source)}) AS source"  # noqa: S608  (the user's query)
     if source.cursor:
         column = '"' + source.cursor.replace('"', '""') + '"'
@@ -60,13 +64,21 @@ def batches(source: Source, after: str | None = None) -> Iterator[pa.RecordBatch
 
 
 def sample(url: str, query: str, num_rows: int) -> pa.Table:
-    """The first rows of a query."""
+    """The first rows of a query.
+
+    Raises:
+        IngestError: the database does not answer, or refuses the query.
+    """
     with _reader(url, f"SELECT * FROM ({query}) AS source LIMIT {num_rows}") as reader:  # noqa: S608  (names of the catalogue)
         return reader.read_all()
 
 
 def tables(url: str) -> dict[str, list[str]]:
-    """Tables and views of a database, quoted, with their columns."""
+    """Tables and views of a database, quoted, with their columns.
+
+    Raises:
+        IngestError: the database does not answer.
+    """
     query = (
         "SELECT format('%I.%I', table_schema, table_name) AS t, column_name::text AS col FROM information_schema.columns "
         "WHERE table_schema NOT IN ('pg_catalog', 'information_schema') ORDER BY table_schema, table_name, ordinal_position"
@@ -78,7 +90,11 @@ def tables(url: str) -> dict[str, list[str]]:
 
 
 def foreign_keys(url: str) -> list[tuple[str, str, str, str]]:
-    """(table, column, referenced table, referenced column) of every foreign key over one column."""
+    """(table, column, referenced table, referenced column) of every foreign key over one column.
+
+    Raises:
+        IngestError: the database does not answer.
+    """
     query = (
         "SELECT format('%I.%I', n.nspname, c.relname) AS t, a.attname::text AS col, format('%I.%I', fn.nspname, f.relname) AS ft, "
         "fa.attname::text AS fcol FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace "

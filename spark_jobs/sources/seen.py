@@ -40,9 +40,11 @@ class Seen:
         return cls(tuple(lake.read(PATH).to_pylist()) if lake.version(PATH) is not None else ())
 
     def of(self, source: str) -> Iterable[Mapping[str, Any]]:
+        """The rows of one source, oldest first."""
         return (row for row in self.rows if row["source"] == source)
 
     def num_reads(self, source: str) -> int:
+        """How many parts of the source were read; one that was read again counts again."""
         return sum(1 for _ in self.of(source))
 
     def is_unchanged(self, source: str, part: str, size: int, modified: datetime) -> bool:
@@ -50,13 +52,15 @@ class Seen:
         return any(r["part"] == part and r["size"] == size and r["modified"] == modified for r in self.of(source))
 
     def has_part(self, source: str, part: str) -> bool:
+        """Whether a part of that name was read, whatever it held then."""
         return any(row["part"] == part for row in self.of(source))
 
     def has_digest(self, source: str, digest: str) -> bool:
+        """Whether a part with this digest was read, whatever its name: a copied or moved file is not read again."""
         return any(row["digest"] == digest for row in self.of(source))
 
     def cursor(self, source: str) -> str | None:
-        """How far a database was read: the newest cursor value that is known."""
+        """How far a database was read: the newest cursor value that is known, as text; None if it has none yet."""
         found = [row["cursor"] for row in self.of(source) if row["cursor"] is not None]
         return found[-1] if found else None
 

@@ -45,6 +45,7 @@ class Staged:
 
     @property
     def num_rows(self) -> int:
+        """Rows of all parts."""
         return sum(part.num_rows for part in self.parts)
 
     @property

@@ -28,6 +28,7 @@ def open_text(path: Path, encoding: str) -> io.TextIOWrapper:
 
 
 def is_utf8(encoding: str) -> bool:
+    """Whether UTF-8 reads this encoding (ASCII too); LookupError if Python knows none of that name."""
     return codecs.lookup(encoding).name in ("utf-8", "utf-8-sig", "ascii")
 
 
