@@ -89,8 +89,7 @@ def apply(
 ) -> dict[str, list[str]]:
     """Make the registry say what is declared; only what differs is written, so a second call changes nothing.
 
-    Returns:
-        created, updated, unchanged, deleted -> the objects it happened to, such as `view user_activity`.
+    Told is created, updated, unchanged, deleted -> the objects it happened to, such as `view user_activity`.
     """
     diff = _diff(store, views, services)
     changed = [d for d in diff if d.transition_type.name in ("CREATE", "UPDATE")]

@@ -61,5 +61,9 @@ class Context:
 
     @cached_property
     def now(self) -> datetime:
-        """The shop's present instant."""
+        """The shop's present instant, in UTC.
+
+        Raises:
+            SettingsError: the clock is neither `wall` nor `data` nor an ISO 8601 time.
+        """
         return clock.now(self.settings.now or self.shop.now, self.lake)

@@ -110,7 +110,11 @@ class DemandTask:
 
     @cached_property
     def cutoffs(self) -> Ints:
-        """(W, 2) item and first day ahead of every training window."""
+        """(W, 2) item and first day ahead of every training window.
+
+        Raises:
+            ValueError: no item sold on enough days, or early enough before `end`.
+        """
         num_cutoffs = self.end - self.model.encoder.max_horizon + 1
         first = self.prepared.first_day + self.windows.min_history
         chosen: Ints = np.argwhere(np.arange(num_cutoffs)[None, :] >= first[:, None])
@@ -138,12 +142,19 @@ class DemandTask:
         return [Backtest.at(self.panel, origin, self.encoder, self.backtest) for origin in self.origins]
 
     def build(self) -> Network:
+        """A fresh network."""
         return Network(self.model, self.encoder)
 
     def num_steps(self, epoch: int) -> int:  # noqa: ARG002  # every epoch has as many
+        """Batches that hold `windows_per_epoch` windows, the same for every epoch."""
         return -(-self.windows.windows_per_epoch // self.batch_size)
 
     def batches(self, epoch: int, rank: int, world_size: int) -> Iterator[dict[str, Tensor]]:
+        """Windows drawn by chance, with replacement, and parts of what they know hidden as `loss_config` says.
+
+        Beside what `Encoder.encode` gives, each batch has `target` (B, H), units over the scale of the window, and `weight` (B, H),
+        1 where the demand was observed, else 0.
+        """
         rng = np.random.default_rng((self.seed, epoch))
         horizon = self.model.encoder.max_horizon
         steps = np.arange(horizon)
@@ -180,6 +191,7 @@ class DemandTask:
         return weighted.sum() / batch["weight"].sum().clamp(min=1)
 
     def validate(self, module: nn.Module) -> dict[str, float]:
+        """Pooled metrics over all validation origins, names with prefix `val_`; empty where there is no origin."""
         if not self.origins:
             return {}
         assert isinstance(module, Network)

@@ -140,6 +140,7 @@ class Encoder:
         )
 
     def to_json(self) -> dict[str, object]:
+        """All that was learned, as JSON can hold it."""
         return {
             "config": self.config.model_dump(),
             "category_names": list(self.category_names),
@@ -155,6 +156,11 @@ class Encoder:
 
     @classmethod
     def from_json(cls, content: Mapping[str, object]) -> Encoder:
+        """The encoder that `to_json` told of.
+
+        Raises:
+            ValueError: a part is missing, unknown or of another type.
+        """
         saved = _Saved.model_validate(content)
         return cls(
             saved.config,

@@ -131,6 +131,7 @@ class Forecaster:
 
     @property
     def input_spec(self) -> dict[str, tuple[tuple[int, ...], str]]:
+        """What the network eats; see `Encoder.input_spec`."""
         return self.encoder.input_spec
 
     @property

@@ -113,7 +113,12 @@ def train(recipe: Recipe, context: Context) -> dict[str, Any]:
 
 
 def read(context: Context) -> tuple[Panel, dict[date, str], dict[str, int]]:
-    """The panel, the calendar the model will carry, and the table versions both came from."""
+    """The panel, the calendar the model will carry, and the table versions both came from.
+
+    Raises:
+        TableContractError: `daily_demand` was not built, or no panel can be made of it.
+        SettingsError: the shop names a calendar that is unknown.
+    """
     lake = context.lake
     version = lake.version(DAILY_DEMAND.path)
     if version is None:

@@ -105,10 +105,12 @@ class RankingReport:
 
     @property
     def per_query(self) -> dict[str, Floats]:
+        """Metric -> its value for each query, (queries,)."""
         return {"ndcg_at_10": self.ndcg_at_10, "recall_at_10": self.recall_at_10, "mrr_at_20": self.mrr_at_20}
 
     @property
     def means(self) -> dict[str, float]:
+        """Metric -> its mean over the queries, and `coverage_at_10`: the share of the catalogue that some list shows."""
         means = {name: float(values.mean()) for name, values in self.per_query.items()}
         return {**means, "coverage_at_10": coverage_interval(self.lists, len(self.relevant))[0]}
 

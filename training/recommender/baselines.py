@@ -27,7 +27,9 @@ class Baseline(Protocol):
         """What distinguishes it from others of its kind."""
         ...
 
-    def fit(self, sequences: Sequences, num_items: int) -> None: ...
+    def fit(self, sequences: Sequences, num_items: int) -> None:
+        """Learn from acts on items 0 to `num_items` - 1; there must be no -1 among them."""
+        ...
 
     def __call__(self, history: Sequences, users: Ints) -> Floats:
         """Score of every item for some users of `history`, (users, items)."""
@@ -47,6 +49,7 @@ class Popularity:
         return {"days": self.days}
 
     def fit(self, sequences: Sequences, num_items: int) -> None:
+        """Count the acts on each item, all of them and, given `days`, those of the last days."""
         counts = np.bincount(sequences.items, minlength=num_items) / (len(sequences.items) + 1)
         if self.days is not None:
             recent = sequences.time > sequences.time.max() - self.days * DAY_US
@@ -70,6 +73,7 @@ class Repetition:
         return {"half_life": self.half_life}
 
     def fit(self, sequences: Sequences, num_items: int) -> None:
+        """Count what is popular; what was taken before is read from the history asked about."""
         self.popularity.fit(sequences, num_items)
 
     def __call__(self, history: Sequences, users: Ints) -> Floats:
@@ -94,6 +98,7 @@ class ItemKNN:
         return {"neighbours": self.neighbours, "shrinkage": self.shrinkage, "decay": self.decay}
 
     def fit(self, sequences: Sequences, num_items: int) -> None:
+        """Shrunk cosine between the users of each two items, the greatest `neighbours` per item."""
         users = np.repeat(np.arange(len(sequences)), np.diff(sequences.offsets))
         taken = sparse.csr_array(
             (np.ones(len(users), dtype=np.float32), (users, sequences.items)), shape=(len(sequences), num_items)
@@ -125,6 +130,10 @@ class CoOccurrence:
         return {"window": self.window, "decay": self.decay, "damping": self.damping}
 
     def fit(self, sequences: Sequences, num_items: int) -> None:
+        """Count followers up to `window` acts later, as 1 / distance each.
+
+        The counts are divided by the square root of the first item's popularity and by the `damping` power of the follower's.
+        """
         users = np.repeat(np.arange(len(sequences)), np.diff(sequences.offsets))
         before, after, weights = [], [], []
         for gap in range(1, self.window + 1):

@@ -70,6 +70,7 @@ class Sequences:
         return len(self.users)
 
     def of(self, user: int) -> slice:
+        """Where the acts of a user lie in `items` and the other columns."""
         return slice(int(self.offsets[user]), int(self.offsets[user + 1]))
 
 
@@ -169,6 +170,9 @@ def ask(scorer: Scorer, queries: Queries, num_items: int, repeats: bool, users: 
     """Put the questions (or those of some users) to a scorer, a few at a time: memory is bounded by 16 M scores.
 
     Without `repeats` nobody is offered an item of the own history again.
+
+    Raises:
+        ValueError: there is no question, or a score is NaN.
     """
     users = np.arange(len(queries)) if users is None else users
     step = max(1, 16_000_000 // num_items)
@@ -215,7 +219,13 @@ class Pairs:
 
     @classmethod
     def of(cls, sequences: Sequences, objective: str) -> Pairs:
-        """The next act of the user; or, where a session ends, each item of the user's next session."""
+        """The next act of the user; or, where a session ends, each item of the user's next session.
+
+        `objective` is `next_item` for the first kind of pair, `next_session` for the second, `both` for both.
+
+        Raises:
+            TableContractError: nothing follows anything.
+        """
         positions, targets = [], []
         ends = np.zeros(len(sequences.items), dtype=bool)
         ends[sequences.offsets[1:][np.diff(sequences.offsets) > 0] - 1] = True
@@ -288,9 +298,14 @@ class RecommenderTask:
         return network
 
     def num_steps(self, epoch: int) -> int:  # noqa: ARG002 - every epoch has as many
+        """Batches that hold every window once, the same for every epoch."""
         return -(-len(self._windows) // self.batch_size)
 
     def batches(self, epoch: int, rank: int, world_size: int) -> Iterator[dict[str, Tensor]]:
+        """Windows of like length together, batches in random order, another order each epoch.
+
+        Each is what `Network.forward` takes; its pair weights make the mean of all ranks' losses the mean over the global batch.
+        """
         rng = np.random.default_rng((self.seed, epoch))
         lengths = self._windows[:, 1] - self._windows[:, 0]
         by_length = np.argsort(lengths + rng.uniform(0, 2, len(lengths)))
@@ -306,6 +321,7 @@ class RecommenderTask:
             yield batch
 
     def loss(self, module: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        """Softmax loss of what follows; see `Network.forward`."""
         loss: Tensor = module(**batch)
         return loss
 

@@ -71,10 +71,12 @@ class Encoder:
 
     @cached_property
     def index(self) -> dict[str, int]:
+        """Item -> its place in the catalogue."""
         return {item: position for position, item in enumerate(self.items)}
 
     @cached_property
     def event_index(self) -> dict[str, int]:
+        """Kind of act -> its number."""
         return {event_type: position for position, event_type in enumerate(self.event_types)}
 
     def encode(
@@ -100,16 +102,18 @@ class Encoder:
         return pad(items, events)
 
     def save(self, path: Path) -> None:
+        """Write it as one JSON file."""
         path.write_text(json.dumps({"items": self.items, "event_types": self.event_types, "popularity": self.popularity}))
 
     @classmethod
     def load(cls, path: Path) -> Encoder:
+        """The encoder that `save` wrote."""
         content = json.loads(path.read_text())
         return cls(*(tuple(content[name]) for name in ("items", "event_types", "popularity")))
 
 
 def last_of_runs(items: Ints) -> NDArray[np.bool_]:
-    """True where the next act is on another item: a view, cart and purchase of one thing in a row is one step of taste."""
+    """(n,) True where the next act is on another item: a view, cart and purchase of one thing in a row is one step of taste."""
     ends = np.ones(len(items), dtype=np.bool_)
     ends[:-1] = items[1:] != items[:-1]
     return ends
@@ -140,6 +144,7 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, L, D) -> (B, L, D); padding must be at the end, where no act can look."""
         B, L, D = x.shape
         q, k, v = self.query_key_value(self.attention_norm(x)).view(B, L, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
         # Padding is at the end, so the causal mask alone keeps it from every real position.
@@ -192,6 +197,7 @@ class CatalogueSoftmax(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradients that `forward` left, times that of the loss; None for what is not learned."""
         states, weight, bias, bonus = (gradient * grad_outputs[0] for gradient in ctx.saved_tensors)
         return states, weight, bias, None, bonus, None, None, None
 

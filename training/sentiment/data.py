@@ -166,9 +166,11 @@ class SentimentTask:
         )
 
     def build(self) -> Network:
+        """A fresh network."""
         return Network(self.config, self.ratios, self.num_pieces)
 
     def num_steps(self, epoch: int) -> int:  # noqa: ARG002  # every epoch has as many
+        """Batches of about `batch_size` texts, at least one, the same for every epoch."""
         return max(1, round(len(self.train) / self.batch_size))
 
     def batches(self, epoch: int, rank: int, world_size: int) -> Iterator[Batch]:
@@ -189,6 +191,7 @@ class SentimentTask:
         return functional.binary_cross_entropy_with_logits(logits, batch["labels"][:, None].expand_as(logits))
 
     def validate(self, module: nn.Module) -> dict[str, float]:
+        """Every metric on the validation texts, of the branches' mix, names with prefix `val_`."""
         assert isinstance(module, Network)
         logits = module.mixed(branch_logits(module, self.val)).double()
         return {f"val_{name}": value for name, value in classification.scores(self.val_labels, logits.sigmoid().numpy()).items()}

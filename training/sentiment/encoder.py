@@ -75,6 +75,7 @@ class Encoded:
 
     @cached_property
     def num_terms(self) -> Ints:
+        """Known terms per text."""
         return np.diff(self.term_ends, prepend=0)
 
     @cached_property
@@ -158,6 +159,7 @@ class Encoder:
 
     @property
     def num_terms(self) -> int:
+        """Rows of a table of terms."""
         return len(self.terms)
 
     @property

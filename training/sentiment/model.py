@@ -142,7 +142,7 @@ def _windows(x: Tensor, width: int) -> Tensor:
 
 
 def collate(encoded: Encoded, rows: NDArray[np.int64]) -> Batch:
-    """The network's input for some rows of encoded texts."""
+    """The network's input for some rows of encoded texts: `terms` (T,), `term_begins` (B,), `pieces` (B, L, C)."""
     counts = encoded.num_terms[rows]
     lengths = encoded.lengths[rows]
     filled = np.arange(max(1, lengths.max(initial=0))) < lengths[:, None]

@@ -37,7 +37,13 @@ class Saved:
 def register(
     client: MlflowClient, run: Run, name: str, folder: Path, input_spec: dict[str, tuple[tuple[int, ...], str]], card: str
 ) -> int:
-    """Log a model folder with the run and register it; the new version number."""
+    """Log a model folder with the run and register it; the new version number.
+
+    `input_spec` is name -> (shape, dtype), -1 for any size; of `card`, Markdown, the version keeps 5,000 characters.
+
+    Raises:
+        MlflowException: the server refuses or does not answer.
+    """
     digest = folder_digest(folder)
     task = name.rsplit(".", 1)[-1]
     info = Model.log(

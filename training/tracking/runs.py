@@ -40,15 +40,17 @@ class Run:
 
     @property
     def client(self) -> MlflowClient:
+        """A client of the server; our own is started again where it is gone (raises EngineError if it cannot be)."""
         return self._connect()
 
     def params(self, values: Mapping[str, Any]) -> None:
-        """Log parameters; nested mappings become dotted names, so that runs compare field by field."""
+        """Log parameters, cut to 6,000 characters; nested mappings become dotted names, so that runs compare field by field."""
         flat = [Param(name, str(value)[:_PARAM_CHARS]) for name, value in _flatten(values)]
         for begin in range(0, len(flat), _BATCH):
             self.client.log_batch(self.id, params=flat[begin : begin + _BATCH])
 
     def tags(self, values: Mapping[str, str]) -> None:
+        """Set tags of the run, each cut to 5,000 characters."""
         self.client.log_batch(self.id, tags=[RunTag(name, str(value)[:_TAG_CHARS]) for name, value in values.items()])
 
     def epoch(self, epoch: int, values: Mapping[str, float]) -> None:
@@ -78,6 +80,7 @@ class Run:
             self.client.log_artifact(self.id, str(path), "tables")
 
     def text(self, content: str, name: str) -> None:
+        """Keep a text as the file `name` of the run."""
         self.client.log_text(self.id, content, name)
 
     def note(self, markdown: str) -> None:

@@ -133,11 +133,21 @@ class Tracking:
         return digest_of({"host": platform.node(), "home": str(self.home.path)})[:16]
 
     def register(self, run: Run, task: str, folder: Path, input_spec: dict[str, tuple[tuple[int, ...], str]], card: str) -> int:
-        """Register the model in `folder` as the next version of `<shop>.<task>`; the version number."""
+        """Register the model in `folder` as the next version of `<shop>.<task>`; the version number.
+
+        Raises:
+            EngineError: MLflow does not answer and cannot be started.
+            MlflowException: it refuses, or falls silent meanwhile.
+        """
         return registry.register(self.client, run, f"{self.shop}.{task}", folder, input_spec, card)
 
     def fetch(self, task: str, version: str | None = None) -> Saved:
-        """A registered version of `<shop>.<task>` (a number, an alias, None: the newest) as a folder on this machine."""
+        """A registered version of `<shop>.<task>` (a number, an alias, None: the newest) as a folder on this machine.
+
+        Raises:
+            ModelNotFoundError: there is no such model or version.
+            EngineError: MLflow does not answer, or what was downloaded is not what was registered.
+        """
         return registry.fetch(self.client, f"{self.shop}.{task}", version, self.home)
 
     def experiment_url(self, task: str) -> str:
