@@ -3,9 +3,13 @@ SHELL := /bin/bash
 VENV ?= .venv
 PY := $(VENV)/bin/python
 DATA ?=
+# two test processes keep two cores busy and need some 10 GB; raise it on a larger machine
+WORKERS ?= 2
+TESTS ?= not engines and not soak
+PYTEST = $(PY) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-real test test-quick test-engines lint format docs bench clean
+.PHONY: help setup demo demo-real test test-quick test-engines soak lint format docs bench clean
 
 help: ## what each verb does
 	@grep -hE '^[a-z0-9%-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "%-14s%s\n", $$1, $$2}'
@@ -23,14 +27,17 @@ demo-real: setup ## the same on real data: make demo-real DATA=<folder of the pu
 	@$(PY) -m infra.demo --real "$(DATA)"
 
 test: setup ## everything that needs no server but our own, the whole thread included
-	@$(PY) -m pytest -m "not engines"
+	@$(PYTEST) -m "$(TESTS)"
 
 test-quick: setup ## the same without the whole thread
-	@$(PY) -m pytest -m "not engines and not e2e"
+	@$(PYTEST) -m "not engines and not soak and not e2e"
 
 test-engines: setup ## Spark and Ray clusters, Postgres, Redis, S3 on this machine
 	@infra/engines.sh
-	@$(PY) -m pytest -m engines
+	@$(PYTEST) -m engines
+
+soak: setup ## what takes long: every stage of the main job killed twice
+	@$(PY) -m pytest -m soak
 
 lint: setup ## ruff, mypy, import contracts
 	@$(VENV)/bin/ruff check .

@@ -22,7 +22,7 @@ class Shop(BaseModel):
     currency: str = Field(pattern=r"^[A-Z]{3}$", description="The one ISO 4217 currency all money is kept in.")
     time_zone: str = Field(description="IANA time zone: a day is the local day here.")
     calendars: tuple[str, ...] = Field((), description="ISO 3166 codes of the public holidays that matter, e.g. CN, GB, DE.")
-    languages: tuple[str, ...] = Field((), description="BCP 47 tags of the languages customers write, e.g. zh, en.")
+    languages: tuple[str, ...] = Field((), description="BCP 47 tags of the languages users write, e.g. zh, en.")
     now: str = Field("wall", description="The clock: `wall`, `data` or an ISO 8601 time.")
     sources: tuple[Source, ...] = Field(
         (), description="Where the shop's own data comes from and how it maps; see features/mapping.py."

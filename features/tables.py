@@ -123,7 +123,7 @@ EVENTS = _raw(
     Column("event_id", "string", "id of the event; rows with a seen id are duplicates or corrections"),
     _user(),
     Column("visitor_id", "string", "browser or device before login", mark="pseudonym"),
-    Column("session_id", "string", "visit, if the source knows it", mark="pseudonym"),
+    Column("session_id", "string", "session, if the source knows it", mark="pseudonym"),
     _item(required=False),
     Column("event_type", "string", "one of features.columns.EVENT_TYPES", required=True),
     EVENT_TIME,
@@ -140,7 +140,7 @@ ITEMS = _raw(
     "what the shop sells; one row per item and change",
     _item(),
     Column("parent_item_id", "string", "the item this is a variant of"),
-    Column("title", "string", "name shown to shoppers"),
+    Column("title", "string", "name shown to users"),
     Column("category", "string", "category of the shop"),
     Column("brand", "string", "brand"),
     Column("price", "money", "list price", "shop currency"),
@@ -183,7 +183,7 @@ ORDERS = _raw(
 )
 REVIEWS = _raw(
     "reviews",
-    "what customers wrote",
+    "what users wrote",
     Column("review_id", "string", "id of the review", required=True),
     _user(),
     _item(required=False),
@@ -324,7 +324,7 @@ INTERACTIONS = _features(
 )
 SESSIONS = _features(
     "sessions",
-    "visits: acts of one user with no gap over 30 minutes; stamped with their last act",
+    "acts of one user with no gap over 30 minutes; stamped with their last act",
     Column("session_id", "string", "session", required=True, mark="pseudonym"),
     _user(required=True),
     Column("started_at", "timestamp", "first act", "UTC", required=True),
@@ -387,7 +387,7 @@ ITEM_CATALOG = _features(
     "item_catalog",
     "what is known of an item, one row per change; items without a row in `items` are derived from the ids seen",
     _item(),
-    Column("title", "string", "name shown to shoppers"),
+    Column("title", "string", "name shown to users"),
     Column("category", "string", "category"),
     Column("brand", "string", "brand"),
     Column("price", "money", "list price, else the last price paid", "shop currency"),

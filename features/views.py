@@ -6,23 +6,23 @@ is served, offline and online alike.
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import json
 import re
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Self
 
 import pyarrow as pa
 
+import features.windows
 from features.columns import CREATED_TIMESTAMP, EVENT_TIMESTAMP
 from features.tables import ARROW_TYPES, FEATURE_TABLES, Table, Type
+from infra.source import code_digest
 
 OFFLINE_ONLY = ("interactions", "sessions", "clean_reviews")
-"""Views that no request reads: one row per act, visit or text. They stay out of the online store."""
+"""Views that no request reads: one row per act, session or text. They stay out of the online store."""
 
 ONLINE_DAYS = {"daily_demand": 120}
 """How many days back the online store holds a view whose rows never expire; enough for the longest forecast context."""
@@ -60,7 +60,7 @@ class View:
             ttl_days=table.ttl_days,
             online=table.name not in OFFLINE_ONLY,
             online_days=ONLINE_DAYS.get(table.name),
-            code=_window_code() if any(_WINDOWED.search(name) for name in table.names) else "",
+            code=code_digest(features.windows) if any(_WINDOWED.search(name) for name in table.names) else "",
         )
 
     @property
@@ -110,15 +110,6 @@ class View:
         for name in ("keys", "columns"):
             fields[name] = tuple((column, kind) for column, kind in fields[name])
         return cls(**fields)
-
-
-def _window_code() -> str:
-    """Digest of `features/windows.py` as code: comments, docstrings and layout do not count."""
-    tree = ast.parse(Path(__file__).with_name("windows.py").read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
-            node.body = [line for line in node.body if not (isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant))]
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
 
 
 VIEWS: dict[str, View] = {name: View.of(table) for name, table in FEATURE_TABLES.items()}

@@ -35,7 +35,7 @@ class Request(BaseModel):
 
 
 class SessionEvent(Request):
-    """What the shopper did in this visit."""
+    """What the user did in this session."""
 
     item_id: Id
     event_type: Literal["click", "view", "favourite", "cart", "uncart", "purchase", "return", "impression"] = "view"
@@ -57,11 +57,11 @@ class Filters(Request):
 
 
 class RecommendRequest(Request):
-    """Items to show to one shopper in one place."""
+    """Items to show to one user in one place."""
 
-    user_id: Id | None = Field(None, description="The shopper, if logged in.")
+    user_id: Id | None = Field(None, description="The user, if logged in.")
     visitor_id: Id | None = Field(None, description="The browser or device, if not logged in.")
-    session: list[SessionEvent] = Field([], max_length=200, description="This visit so far, oldest first; it counts at once.")
+    session: list[SessionEvent] = Field([], max_length=200, description="This session so far, oldest first; it counts at once.")
     placement: Placement = Field("for_you", description="`similar` needs item_id; `trending` is the same for everyone.")
     item_id: Id | None = Field(None, description="The item to which others should be similar.")
     k: int = Field(10, ge=1, le=MAX_K, description="How many items.")

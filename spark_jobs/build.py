@@ -27,6 +27,7 @@ from infra.home import Home
 from infra.journal import Journal
 from infra.lake import Lake, digest_of
 from infra.settings import Settings
+from infra.source import code_digest
 from spark_jobs import (
     categories,
     clean_reviews,
@@ -44,7 +45,7 @@ from spark_jobs import (
     windows,
 )
 from spark_jobs.job import Inputs, Job
-from spark_jobs.session import code_digest, read_table, session, write_table
+from spark_jobs.session import read_table, session, write_table
 
 _MODULES = (
     item_catalog, interactions, sessions, user_history, user_activity, item_activity, user_category_affinity, daily_demand,

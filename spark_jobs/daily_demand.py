@@ -40,7 +40,7 @@ def transform(
     """Sales -> one row per item and local day from its first to its last day on sale.
 
     The first day is that of the catalogue, not before the shop's first; the last that of its withdrawal, else the shop's last.
-    Lines without a customer count. Later facts never change a day's row.
+    Lines without a user count. Later facts never change a day's row.
 
     Args:
         lines: what `sales` gives.

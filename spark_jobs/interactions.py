@@ -1,7 +1,7 @@
 """interactions: what a user did with an item, cleaned; the base of every table about people.
 
 Who acted: the event's user; else the user that a login joined the visitor to, from that login on; else `visitor:<id>` or
-`session:<id>`. Order lines without a customer are demand (see daily_demand) but nobody's interaction.
+`session:<id>`. Order lines without a user are demand (see daily_demand) but nobody's interaction.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from spark_jobs.sales import item_acts, sales
 
 BROWSE_TYPES = ("click", "view", "favourite", "cart")
 SESSION_GAP_S = 30 * 60
-"""Acts of one user further apart than this belong to different visits (the convention of web analytics)."""
+"""Acts of one user further apart than this belong to different sessions (the convention of web analytics)."""
 
 
 def transform(events: DataFrame, orders: DataFrame, *, zone: str) -> DataFrame:
@@ -53,18 +53,18 @@ def name_users(events: DataFrame) -> DataFrame:
 
 
 def name_sessions(acts: DataFrame) -> DataFrame:
-    """Every act with a session: the source's own, else that of the visit it falls in, which a gap of 30 minutes ends."""
+    """Every act with a session: the source's own, else the one it falls in, which a gap of 30 minutes ends."""
     in_order = Window.partitionBy(USER_ID).orderBy(EVENT_TIMESTAMP, "interaction_id")
     until_now = in_order.rowsBetween(Window.unboundedPreceding, 0)
     visit_until_now = (
-        Window.partitionBy(USER_ID, "_visit").orderBy(EVENT_TIMESTAMP, "interaction_id").rowsBetween(Window.unboundedPreceding, 0)
+        Window.partitionBy(USER_ID, "_stretch").orderBy(EVENT_TIMESTAMP, "interaction_id").rowsBetween(Window.unboundedPreceding, 0)
     )
     gap = F.unix_micros(EVENT_TIMESTAMP) - F.unix_micros(F.lag(EVENT_TIMESTAMP).over(in_order))
     began = F.first("interaction_id").over(visit_until_now)
     derived = F.md5(F.concat_ws("\x1f", USER_ID, began).cast("binary"))
     return (
         acts.withColumn("_begins", F.when(gap <= SESSION_GAP_S * 1_000_000, 0).otherwise(1))
-        .withColumn("_visit", F.sum("_begins").over(until_now))
+        .withColumn("_stretch", F.sum("_begins").over(until_now))
         .withColumn(SESSION_ID, F.coalesce(F.last(SESSION_ID, ignorenulls=True).over(visit_until_now), derived))
     )
 

@@ -26,6 +26,7 @@ from infra.errors import SettingsError
 from infra.home import Home
 from infra.lake import Commit, Lake, digest_of
 from infra.settings import Settings
+from infra.source import code_digest
 from spark_jobs.sample import (
     acts,
     aftermath,
@@ -48,7 +49,7 @@ from spark_jobs.sample import (
 from spark_jobs.sample.catalogue import Size
 from spark_jobs.sample.chance import Ints
 from spark_jobs.sample.days import CALENDARS, TIME_ZONE
-from spark_jobs.session import code_digest, session, write_table
+from spark_jobs.session import session, write_table
 
 MARK = "# Made by `shopgraph sample`: a simulated shop. Another size or seed replaces its tables.\n"
 RAW = (

@@ -25,7 +25,7 @@ from pyspark.sql.pandas.types import from_arrow_schema
 from features.tables import Table
 from infra.errors import EngineError, TableContractError
 from infra.home import Home
-from infra.lake import Attempt, Commit, Lake, Mode, digest_of
+from infra.lake import Attempt, Commit, Lake, Mode
 from infra.settings import Settings, foreign_variable, variables
 
 _LOGGING = Path(__file__).parent / "log4j2.properties"
@@ -186,13 +186,6 @@ def write_files(frame: DataFrame, lake: Lake, path: str, schema: pa.Schema) -> A
         return replace(attempt, files=_write_with_arrow(frame, lake, attempt.uri, schema))
     frame.write.mode("append").parquet(attempt.uri)
     return attempt
-
-
-def code_digest(*functions: Any) -> str:
-    """A digest of the source code of functions or modules, one part of a job's input digest."""
-    import inspect
-
-    return digest_of([inspect.getsource(function) for function in functions])
 
 
 def _read_with_arrow(spark: SparkSession, lake: Lake, files: list[str], schema: pa.Schema) -> DataFrame:

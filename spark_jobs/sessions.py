@@ -1,4 +1,4 @@
-"""sessions: visits, summed up and stamped with their last act."""
+"""sessions: the acts of each, summed up and stamped with their last act."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ import httpx
 
 from infra.lake import Lake
 from infra.settings import Settings
-from tests.conftest import free_port
+from tests.ports import free_port
 
 
 @dataclass(frozen=True)

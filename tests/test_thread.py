@@ -22,12 +22,10 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
+def shop(built_tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
     """A tiny shop from nothing to a running API."""
-    made = installation(tmp_path_factory.mktemp("thread") / "home")
+    made = installation(shutil.copytree(built_tiny, tmp_path_factory.mktemp("thread") / "home"))
     try:
-        made.shopgraph("sample", "--size", "tiny")
-        made.shopgraph("build")
         made.shopgraph("features", "apply")
         made.shopgraph("features", "materialize")
         made.shopgraph("train", "--set", "fit.epochs=2")

@@ -7,15 +7,14 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from infra.source import code_digest
+
 _HERE = Path(__file__).parent
 
 
-def code_digest(task: str) -> str:
-    """Fingerprint of the source that fits a model: the files of its folder and the trainer's."""
-    digest = hashlib.sha256()
-    for file in [*sorted((_HERE / task).glob("*.py")), _HERE / "trainer.py"]:
-        digest.update(f"{file.name}\0".encode() + file.read_bytes() + b"\0")
-    return digest.hexdigest()
+def task_digest(task: str) -> str:
+    """Fingerprint of the code that fits a model: the files of its folder and the trainer's."""
+    return code_digest(*sorted((_HERE / task).glob("*.py")), _HERE / "trainer.py")
 
 
 def rows_digest(rows: pa.Table) -> str:

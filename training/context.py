@@ -13,7 +13,7 @@ from infra import clock
 from infra.home import Home
 from infra.lake import Lake, digest_of
 from infra.settings import Settings
-from training.checkpoints import code_digest
+from training.checkpoints import task_digest
 from training.tracking import Tracking
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Context:
         Args:
             parts: all that the fit depends on, as JSON can hold it: recipe, table versions, digests of what is learned from.
         """
-        return self.home.path / "checkpoints" / self.shop.name / task / digest_of(code_digest(task), *parts)[:16]
+        return self.home.path / "checkpoints" / self.shop.name / task / digest_of(task_digest(task), *parts)[:16]
 
     @cached_property
     def store(self) -> FeatureStore:

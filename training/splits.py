@@ -21,7 +21,7 @@ Target = Literal["session", "item"]
 
 DAY_US = 86_400_000_000
 SESSION_GAP_US = 30 * 60 * 1_000_000
-"""A visit ends after half an hour without an act; used only where rows carry no session."""
+"""A session ends after half an hour without an act; used only where rows carry no session."""
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from serving.schemas import Filters
 Bools = NDArray[np.bool_]
 
 TREND_COLUMNS = ("item_views_count_7d", "item_carts_count_7d", "buyers_count_7d")
-"""What makes an item trend: acts of the last seven days, a purchase counted once per buyer."""
+"""What makes an item trend: acts of the last seven days, a purchase counted once per user."""
 
 _MASKS_KEPT = 256
 

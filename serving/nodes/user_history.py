@@ -1,4 +1,4 @@
-"""Feature node: what each shopper did last, from the online store, with the running visit appended."""
+"""Feature node: what each user did last, from the online store, with the running session appended."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _ACTS = frozenset({"click", "view", "favourite", "cart", "purchase", "return"})
 
 @dataclass(frozen=True)
 class History:
-    """Acts of one shopper, oldest first; `degraded` names what could not be read."""
+    """Acts of one user, oldest first; `degraded` names what could not be read."""
 
     item_ids: tuple[str, ...] = ()
     event_types: tuple[str, ...] = ()

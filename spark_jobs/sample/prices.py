@@ -61,7 +61,7 @@ def depth(catalogue: Catalogue, items: Ints, days: Ints) -> Floats:
 
 
 def price_fen(catalogue: Catalogue, items: Ints, days: Ints) -> Ints:
-    """What the shopper pays for one unit, in fen: list price less promotion."""
+    """What the user pays for one unit, in fen: list price less promotion."""
     return np.round(list_fen(catalogue, items, days) * (1 - depth(catalogue, items, days))).astype(np.int64)
 
 

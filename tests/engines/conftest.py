@@ -17,7 +17,7 @@ import pyspark
 import pytest
 
 from infra.settings import quiet_environment
-from tests.conftest import free_port, wait_until_open
+from tests.ports import free_port, wait_until_open
 
 BIN = Path(sys.executable).parent
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import psycopg
 import pyarrow as pa
@@ -16,9 +17,9 @@ import pytest
 from features.tables import FEATURE_TABLES, Table
 from infra.lake import Lake
 from infra.settings import Settings
-from tests.conftest import free_port
 from tests.engines.conftest import S3, RayCluster
-from tests.installation import Installation
+from tests.installation import Installation, installation
+from tests.ports import free_port
 from training.tracking import Tracking
 
 pytestmark = [pytest.mark.engines, pytest.mark.timeout(1500)]
@@ -27,11 +28,9 @@ TRAIN = ("train", "sentiment", "--set", "fit.epochs=2")
 
 
 @pytest.fixture(scope="module")
-def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
-    made = Installation(Settings.load(home=tmp_path_factory.mktemp("embedded") / "home", mlflow_port=free_port()))
+def embedded(built_tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
+    made = installation(shutil.copytree(built_tiny, tmp_path_factory.mktemp("embedded") / "home"))
     try:
-        made.shopgraph("sample", "--size", "tiny")
-        made.shopgraph("build")
         made.shopgraph(*TRAIN)
         yield made
     finally:
@@ -93,8 +92,8 @@ def test_the_same_tables_on_a_spark_cluster_and_s3(embedded: Installation, real:
 
 def test_the_same_metrics_through_the_jobs_api(embedded: Installation, real: Installation) -> None:
     metrics = []
-    for installation in (embedded, real):
-        client = Tracking(installation.settings).client
+    for made in (embedded, real):
+        client = Tracking(made.settings).client
         experiment = client.get_experiment_by_name("sample/sentiment")
         (run,) = client.search_runs([experiment.experiment_id], "tags.role = 'model'")
         metrics.append({name: value for name, value in run.data.metrics.items() if name.startswith(("val_", "test_"))})

@@ -144,7 +144,7 @@ def test_the_real_servers(running: Settings, served: ServedShop, tmp_path: Path)
         servers.up(running.model_copy(update={"http_port": running.mlflow_port}), False, print)
     assert servers.status(running.model_copy(update={"http_port": running.mlflow_port})).is_up
 
-    # What an application or a shopper reaches is on loopback; Ray's own ports are not all, and the token locks them.
+    # What an application or a user reaches is on loopback; Ray's own ports are not all, and the token locks them.
     assert reachable_ports(running, "mlflow") == set()
     assert not reachable_ports(running, "ray") & {running.http_port, running.ray_dashboard_port}
     assert httpx.get(f"http://127.0.0.1:{running.ray_dashboard_port}/api/serve/applications/", timeout=30).status_code == 401

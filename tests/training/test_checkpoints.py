@@ -43,9 +43,9 @@ def test_other_code_is_another_checkpoint(tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "demand").mkdir()
     for file in ("demand/model.py", "trainer.py"):
         (tmp_path / file).write_text("x = 1\n")
-    before = checkpoints.code_digest("demand")
+    before = checkpoints.task_digest("demand")
     (tmp_path / "demand" / "model.py").write_text("x = 2\n")
-    assert checkpoints.code_digest("demand") != before
+    assert checkpoints.task_digest("demand") != before
 
 
 def test_rows_are_known_by_their_values() -> None:

@@ -12,7 +12,7 @@ from torch import nn
 
 from infra.errors import EngineError, TableContractError
 from infra.settings import Settings
-from training.trainer import FitConfig, _explained, cores_per_worker, fit, ray_session, train
+from training.trainer import FitConfig, _explained, _join, cores_per_worker, fit, train
 
 
 class LineTask:
@@ -125,8 +125,8 @@ def test_nan_of_the_monitored_metric_is_named() -> None:
 
 
 def test_a_cluster_that_is_not_there_is_named(settings: Settings) -> None:
-    with pytest.raises(EngineError, match="no Ray answers at 127.0.0.1:9"), ray_session(settings.model_copy(update=NOWHERE)):
-        pass
+    with pytest.raises(EngineError, match="no Ray answers at 127.0.0.1:9"):
+        _join(settings.model_copy(update=NOWHERE))
 
 
 def test_a_continued_fit_tells_its_past_epochs_first(tmp_path: Path) -> None:
@@ -154,6 +154,7 @@ def test_a_worker_that_failed_is_told_in_one_sentence(cause: Exception, kind: ty
 
 
 @pytest.mark.e2e
+@pytest.mark.usefixtures("ray")
 def test_ray_train_gives_the_same_result(settings: Settings, tmp_path: Path) -> None:
     seen: list[int] = []
     through_ray = train(

@@ -120,7 +120,8 @@ class DemandTask:
         chosen: Ints = np.argwhere(np.arange(num_cutoffs)[None, :] >= first[:, None])
         if not len(chosen):
             raise ValueError(
-                f"no training window: no item sold on {self.windows.min_sold_days} days before {self.panel.day(self.end)}"
+                f"no training window before {self.panel.day(self.end)}: expected an item with sales on {self.windows.min_sold_days} days "
+                f"(windows.min_sold_days) and {self.windows.min_history} days on sale (windows.min_history) before the days ahead"
             )
         return chosen
 

@@ -135,7 +135,7 @@ class Panel:
             last: the last day, also if no row reaches it; later rows are an error. Default: the newest of the table.
 
         Raises:
-            TableContractError: a column is missing, units are negative, or there is no row and no `last`.
+            TableContractError: a column is missing, units are negative, a day lies after `last`, or there is no row and no `last`.
         """
         missing = [name for name in COLUMNS if name not in table.column_names]
         if missing:
@@ -150,6 +150,8 @@ class Panel:
         rows = np.asarray(pc.index_in(table[ITEM_ID].cast(pa.string()), pa.array(ids, pa.string())), dtype=np.int64)
         days = np.asarray(table[DS].cast(pa.date32()).cast(pa.int32()), dtype=np.int64)
         final = (last - _EPOCH).days if last is not None else int(days.max())
+        if len(days) and days.max() > final:
+            raise TableContractError(f"daily demand: expected no day after {date_of(final)}, got {date_of(int(days.max()))}.")
         first = min(int(days.min()), final) if len(days) else final
         num_days = final - first + 1
         days -= first
@@ -165,13 +167,13 @@ class Panel:
         if units.min() < 0:
             row, day = (int(index[0]) for index in np.nonzero(units < 0))
             raise TableContractError(
-                f"daily demand: expected units_sum >= 0, got {units[row, day]:g} for item {ids[row]} on day {day}; "
+                f"daily demand: expected units_sum >= 0, got {units[row, day]:g} for item {ids[row]} on {date_of(first + day)}; "
                 "returns belong to returned_units_sum."
             )
         present = np.zeros((num_items, num_days), dtype=np.bool_)
         present[rows, days] = True
         is_open = np.zeros(num_days, dtype=np.bool_)
-        np.logical_or.at(is_open, days, np.asarray(table["is_open"].fill_null(True)))
+        is_open[days] = np.asarray(table["is_open"].fill_null(True))  # of a day's versions the last one stands
         names = table["holiday"].to_pylist()
         holidays: list[str | None] = [None] * num_days
         for position in np.flatnonzero(np.asarray(table["holiday"].is_valid())):
@@ -179,7 +181,7 @@ class Panel:
         known = categories or {}
         return cls(
             tuple(ids),
-            _EPOCH + timedelta(days=first),
+            date_of(first),
             units,
             carry_forward(dense("price_mean", np.nan)),
             np.nan_to_num(dense("promotion_depth", 0.0)),
@@ -190,6 +192,11 @@ class Panel:
             tuple(holidays),
             tuple(known.get(item) for item in ids),
         )
+
+
+def date_of(day: int) -> date:
+    """The date that lies `day` days after 1970-01-01."""
+    return _EPOCH + timedelta(days=day)
 
 
 def carry_forward(values: Floats) -> Floats:

@@ -113,7 +113,7 @@ class Run:
                 self._send()
                 self.client.set_terminated(self.id, status)
                 return
-            except MlflowException as error:
+            except (EngineError, MlflowException) as error:
                 if time.monotonic() > deadline:
                     raise EngineError(
                         f"MLflow does not answer ({str(error)[:200]}); the fitted epochs are kept: start it with `shopgraph up`, "

@@ -11,11 +11,8 @@ import pytest
 from features.shop import Shop
 from features.tables import CALENDAR, DAILY_DEMAND
 from infra.errors import TableContractError
-from infra.home import Home
 from infra.lake import Lake
-from infra.processes import stop
 from infra.settings import Settings
-from tests.conftest import free_port
 from training.context import Context
 from training.demand.backtest import BacktestConfig
 from training.demand.data import LossConfig, WindowConfig
@@ -24,7 +21,6 @@ from training.demand.model import Config, Forecaster
 from training.demand.recipes import Recipe, demo, full
 from training.demand.train import read, special_days_of, train
 from training.tracking import Tracking
-from training.tracking.server import NAME
 from training.trainer import FitConfig
 
 from .conftest import HOLIDAY, NUM_DAYS, START, simulate
@@ -112,32 +108,29 @@ def test_recipes_are_frozen_and_whole() -> None:
 
 
 @pytest.mark.e2e
-def test_train_registers_a_model_that_beats_its_floors(tmp_path_factory: pytest.TempPathFactory) -> None:
-    settings = Settings.load(home=tmp_path_factory.mktemp("home"), mlflow_port=free_port(), shop="sample")
-    Home(settings).create()
-    context = Context(settings, SHOP, Lake.open(settings), Tracking(settings, SHOP.name))
+@pytest.mark.usefixtures("ray")
+def test_train_registers_a_model_that_beats_its_floors(settings: Settings, lake: Lake, mlflow_uri: str) -> None:
+    settings = settings.model_copy(update={"mlflow_uri": mlflow_uri})
+    context = Context(settings, SHOP, lake, Tracking(settings, SHOP.name))
     rows = simulate()
     write(context.lake, rows)
-    try:
-        report = train(RECIPE, context)
-        metrics = report["metrics"]
-        assert set(metrics) == {"demand", "seasonal_naive", "moving_average", "moving_median"}
-        assert metrics["demand"]["test_wql_gain_lo"] > 0
-        assert metrics["demand"]["test_wape_gain_lo"] > 0
-        assert abs(metrics["demand"]["test_bias"]) < 0.15
-        assert "moving_median" in report["summary"]
-        saved = context.tracking.fetch("demand")
-        assert (saved.version, saved.inputs) == (report["version"], {DAILY_DEMAND.path: 0})
-        answer = Forecaster.load(saved.folder).forecast([history(rows, "item-05")], None, HORIZON)[0]
-        assert answer.days[0] == START + timedelta(days=NUM_DAYS)
-        assert answer.mean.sum() > 0
-        client = context.tracking.client
-        runs = client.search_runs([client.get_experiment_by_name("sample/demand").experiment_id])
-        assert len({run.data.tags["data_digest"] for run in runs}) == len({run.data.tags["split_digest"] for run in runs}) == 1
-        assert {run.info.run_name: run.data.tags["role"] for run in runs} == {
-            "demand tiny": "model", **dict.fromkeys(set(metrics) - {"demand"}, "baseline"),
-        }  # fmt: skip
-        plots = {item.path for item in client.list_artifacts(report["run_id"], "plots")}
-        assert {"plots/forecast_fan.png", "plots/calibration.png", "plots/error_by_horizon.png"} <= plots
-    finally:
-        stop(Home(settings), NAME)
+    report = train(RECIPE, context)
+    metrics = report["metrics"]
+    assert set(metrics) == {"demand", "seasonal_naive", "moving_average", "moving_median"}
+    assert metrics["demand"]["test_wql_gain_lo"] > 0
+    assert metrics["demand"]["test_wape_gain_lo"] > 0
+    assert abs(metrics["demand"]["test_bias"]) < 0.15
+    assert "moving_median" in report["summary"]
+    saved = context.tracking.fetch("demand")
+    assert (saved.version, saved.inputs) == (report["version"], {DAILY_DEMAND.path: 0})
+    answer = Forecaster.load(saved.folder).forecast([history(rows, "item-05")], None, HORIZON)[0]
+    assert answer.days[0] == START + timedelta(days=NUM_DAYS)
+    assert answer.mean.sum() > 0
+    client = context.tracking.client
+    runs = client.search_runs([client.get_experiment_by_name("sample/demand").experiment_id])
+    assert len({run.data.tags["data_digest"] for run in runs}) == len({run.data.tags["split_digest"] for run in runs}) == 1
+    assert {run.info.run_name: run.data.tags["role"] for run in runs} == {
+        "demand tiny": "model", **dict.fromkeys(set(metrics) - {"demand"}, "baseline"),
+    }  # fmt: skip
+    plots = {item.path for item in client.list_artifacts(report["run_id"], "plots")}
+    assert {"plots/forecast_fan.png", "plots/calibration.png", "plots/error_by_horizon.png"} <= plots

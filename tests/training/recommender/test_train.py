@@ -6,18 +6,14 @@ import pytest
 from features.shop import Shop
 from features.tables import INTERACTIONS
 from infra.errors import TableContractError
-from infra.home import Home
 from infra.lake import Lake
-from infra.processes import stop
 from infra.settings import Settings
-from tests.conftest import free_port
 from training.context import Context
 from training.recommender.data import DataConfig
 from training.recommender.model import Config, Recommender
 from training.recommender.recipes import Recipe
 from training.recommender.train import train
 from training.tracking import Tracking
-from training.tracking.server import NAME
 from training.trainer import FitConfig
 
 RECIPE = Recipe(
@@ -40,10 +36,9 @@ def test_a_missing_table_is_named(context: Context) -> None:
 
 
 @pytest.mark.e2e
-def test_train_registers_a_model_that_beats_its_floors(cycle: pa.Table, tmp_path_factory: pytest.TempPathFactory) -> None:
-    settings = Settings.load(home=tmp_path_factory.mktemp("home"), mlflow_port=free_port(), shop="sample")
-    Home(settings).create()
-    lake = Lake.open(settings)
+@pytest.mark.usefixtures("ray")
+def test_train_registers_a_model_that_beats_its_floors(cycle: pa.Table, settings: Settings, lake: Lake, mlflow_uri: str) -> None:
+    settings = settings.model_copy(update={"mlflow_uri": mlflow_uri})
     rows = cycle.append_column("created_timestamp", cycle["event_timestamp"])
     columns = [
         rows[field.name].cast(field.type) if field.name in rows.column_names else pa.nulls(rows.num_rows, field.type)
@@ -52,19 +47,16 @@ def test_train_registers_a_model_that_beats_its_floors(cycle: pa.Table, tmp_path
     lake.write(INTERACTIONS.path, pa.table(columns, schema=INTERACTIONS.schema), "overwrite", digest="cycle")
     shop = Shop(name="sample", currency="EUR", time_zone="Europe/Berlin")
     context = Context(settings, shop, lake, Tracking(settings, shop.name))
-    try:
-        report = train(RECIPE, context)
-        assert report["metrics"]["recommender"]["test_ndcg_at_10"] > 0.5
-        assert report["gains"]["popularity"][1] > 0
-        saved = context.tracking.fetch("recommender")
-        assert (saved.version, saved.inputs) == (report["version"], {INTERACTIONS.path: 0})
-        best = [item for item, _ in Recommender.load(saved.folder).recommend([["i01", "i02"]], 3)[0]]
-        assert "i03" in best
-        client = context.tracking.client
-        experiment = client.get_experiment_by_name("sample/recommender")
-        runs = client.search_runs([experiment.experiment_id])
-        assert {run.data.tags["role"] for run in runs} == {"model", "baseline"}
-        assert len({run.data.tags["data_digest"] for run in runs}) == len({run.data.tags["split_digest"] for run in runs}) == 1
-        assert {run.info.run_name for run in runs} == set(report["metrics"]) - {"recommender"} | {"recommender tiny"}
-    finally:
-        stop(Home(settings), NAME)
+    report = train(RECIPE, context)
+    assert report["metrics"]["recommender"]["test_ndcg_at_10"] > 0.5
+    assert report["gains"]["popularity"][1] > 0
+    saved = context.tracking.fetch("recommender")
+    assert (saved.version, saved.inputs) == (report["version"], {INTERACTIONS.path: 0})
+    best = [item for item, _ in Recommender.load(saved.folder).recommend([["i01", "i02"]], 3)[0]]
+    assert "i03" in best
+    client = context.tracking.client
+    experiment = client.get_experiment_by_name("sample/recommender")
+    runs = client.search_runs([experiment.experiment_id])
+    assert {run.data.tags["role"] for run in runs} == {"model", "baseline"}
+    assert len({run.data.tags["data_digest"] for run in runs}) == len({run.data.tags["split_digest"] for run in runs}) == 1
+    assert {run.info.run_name for run in runs} == set(report["metrics"]) - {"recommender"} | {"recommender tiny"}

@@ -10,11 +10,8 @@ from mlflow.artifacts import download_artifacts
 from features.shop import Shop
 from features.tables import CLEAN_REVIEWS
 from infra.errors import TableContractError
-from infra.home import Home
 from infra.lake import Lake
-from infra.processes import stop
 from infra.settings import Settings
-from tests.conftest import free_port
 from training import recipe as recipes
 from training.context import Context
 from training.sentiment import data
@@ -24,8 +21,7 @@ from training.sentiment.model import Config, SentimentClassifier
 from training.sentiment.recipes import DataConfig, Recipe
 from training.sentiment.train import train, without_near_copies
 from training.tracking import Tracking
-from training.tracking.server import NAME
-from training.trainer import FitConfig, ray_session
+from training.trainer import FitConfig
 
 RECIPE = Recipe(
     name="tiny",
@@ -61,30 +57,27 @@ def test_training_texts_that_copy_the_test_part_go_and_the_test_part_stays() -> 
 
 
 @pytest.mark.e2e
-def test_train_registers_a_model_beside_its_floors(full_lake: Lake, settings: Settings, reviews: Reviews) -> None:
-    settings = settings.model_copy(update={"mlflow_port": free_port()})
+@pytest.mark.usefixtures("ray")
+def test_train_registers_a_model_beside_its_floors(full_lake: Lake, settings: Settings, reviews: Reviews, mlflow_uri: str) -> None:
+    settings = settings.model_copy(update={"mlflow_uri": mlflow_uri})
     context = Context(settings, SHOP, full_lake, Tracking(settings, SHOP.name))
-    try:
-        with ray_session(settings):  # one Ray for the three fits
-            report = train(RECIPE, context)
-        metrics = report["metrics"]
-        assert metrics["sentiment"]["test_accuracy"] > 0.95 > metrics["majority"]["test_accuracy"]
-        assert set(report["left_out"]) == {"shirts", "phones"}
-        saved = context.tracking.fetch("sentiment")
-        assert (saved.version, saved.inputs) == (report["version"], {CLEAN_REVIEWS.path: 0})
-        texts = ["质量很好, 非常喜欢", "poor quality, hate it"]
-        assert [answer["label"] for answer in SentimentClassifier.load(saved.folder).classify(texts)] == ["good", "bad"]
-        client = context.tracking.client
-        runs = client.search_runs([client.get_experiment_by_name("sample/sentiment").experiment_id])
-        assert {run.info.run_name: run.data.tags["role"] for run in runs} == {
-            "sentiment tiny": "model",
-            "majority": "baseline",
-            "tfidf_regression": "baseline",
-        }
-        assert len({(run.data.tags["data_digest"], run.data.tags["split_digest"]) for run in runs}) == 1
-        plots = {file.path for file in client.list_artifacts(report["run_id"], "plots")}
-        assert {"plots/confusion.png", "plots/calibration.png", "plots/accuracy_on_new_category.png"} <= plots
-        rows = pq.read_table(download_artifacts(run_id=report["run_id"], artifact_path="tables/per_review.parquet"))
-        assert not set(rows["review"].to_pylist()) & set(reviews.ids.tolist())
-    finally:
-        stop(Home(settings), NAME)
+    report = train(RECIPE, context)
+    metrics = report["metrics"]
+    assert metrics["sentiment"]["test_accuracy"] > 0.95 > metrics["majority"]["test_accuracy"]
+    assert set(report["left_out"]) == {"shirts", "phones"}
+    saved = context.tracking.fetch("sentiment")
+    assert (saved.version, saved.inputs) == (report["version"], {CLEAN_REVIEWS.path: 0})
+    texts = ["质量很好, 非常喜欢", "poor quality, hate it"]
+    assert [answer["label"] for answer in SentimentClassifier.load(saved.folder).classify(texts)] == ["good", "bad"]
+    client = context.tracking.client
+    runs = client.search_runs([client.get_experiment_by_name("sample/sentiment").experiment_id])
+    assert {run.info.run_name: run.data.tags["role"] for run in runs} == {
+        "sentiment tiny": "model",
+        "majority": "baseline",
+        "tfidf_regression": "baseline",
+    }
+    assert len({(run.data.tags["data_digest"], run.data.tags["split_digest"]) for run in runs}) == 1
+    plots = {file.path for file in client.list_artifacts(report["run_id"], "plots")}
+    assert {"plots/confusion.png", "plots/calibration.png", "plots/accuracy_on_new_category.png"} <= plots
+    rows = pq.read_table(download_artifacts(run_id=report["run_id"], artifact_path="tables/per_review.parquet"))
+    assert not set(rows["review"].to_pylist()) & set(reviews.ids.tolist())
