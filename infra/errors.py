@@ -72,7 +72,7 @@ def disk_trouble(error: BaseException) -> str | None:
     link: BaseException | None = error
     while link is not None:
         text = str(link)
-        found = {link.errno} if isinstance(link, OSError) else set()
+        found = {link.errno} if isinstance(link, OSError) and link.errno else set()
         found |= {int(number) for number in _OS_ERROR.findall(text)}
         found |= {number for words, number in _WORDS.items() if words in text}
         if numbers := found & _DISK:
