@@ -13,7 +13,9 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
+from secrets import token_hex
 from typing import Any, Literal, Protocol
 
 import torch
@@ -335,8 +337,8 @@ def ray_session(settings: Settings) -> Iterator[None]:
         EngineError: the cluster does not answer or wants another token, or our own does not start.
     """
     warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"ray\.data")  # Ray warns of its own defaults
-    token = settings.ray_auth_token if settings.ray_address else None
-    with ray_token(token.get_secret_value() if token else None):
+    token = settings.ray_auth_token.get_secret_value() if settings.ray_auth_token else None
+    with ray_token(token if settings.ray_address else _own_token()):
         import ray
 
         own = not ray.is_initialized()
@@ -349,6 +351,12 @@ def ray_session(settings: Settings) -> Iterator[None]:
             while _winding_down:
                 _winding_down.pop().join(timeout=60)  # a thread that still speaks to Ray while it is shut down ends the process
             ray.shutdown()
+
+
+@cache
+def _own_token() -> str:
+    """What opens the Ray that only this process uses: its ports listen beyond loopback, and Ray reads its token once."""
+    return token_hex(32)
 
 
 def _join(settings: Settings) -> None:
