@@ -6,7 +6,8 @@ import json
 import os
 import sqlite3
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import orjson
 from features.online.packing import Layout, Packed, to_microseconds
 from features.online.rows import Row
 from features.views import View
-from infra.errors import FeatureError
+from infra.errors import EngineError, FeatureError
 
 FORMAT = 1
 _BATCH = 10_000
@@ -49,7 +50,7 @@ _READ = "SELECT key, event, created, packed FROM rows WHERE definition = ? AND k
 class EmbeddedRows:
     """The rows of one shop in `path`. Making the object touches nothing; each thread and process opens its own connection.
 
-    Every method raises FeatureError where another format version wrote the file.
+    Every method raises FeatureError where another format version wrote the file, EngineError where it cannot be used.
     """
 
     def __init__(self, path: Path) -> None:
@@ -59,50 +60,64 @@ class EmbeddedRows:
 
     def write(self, view: View, rows: Sequence[Packed], progress: Callable[[int], None] | None = None) -> None:
         """As `Rows.write`; each 10,000 rows are one transaction."""
-        connection = self._connect()
-        upsert = _UPSERT.format(definition=self._define(connection, view))
-        for start in range(0, len(rows), _BATCH):
-            batch = rows[start : start + _BATCH]
-            with connection:
-                connection.execute("BEGIN IMMEDIATE")
-                connection.executemany(upsert, batch)
-            if progress:
-                progress(len(batch))
+        with self._answering():
+            connection = self._connect()
+            upsert = _UPSERT.format(definition=self._define(connection, view))
+            for start in range(0, len(rows), _BATCH):
+                batch = rows[start : start + _BATCH]
+                with connection:
+                    connection.execute("BEGIN IMMEDIATE")
+                    connection.executemany(upsert, batch)
+                if progress:
+                    progress(len(batch))
 
     def complete(self, view: View, as_of: datetime, oldest: datetime | None) -> None:
         """As `Rows.complete`, in one transaction; an earlier `as_of` never takes back a later one."""
-        connection = self._connect()
-        definition = self._define(connection, view)
-        with connection:
-            connection.execute("BEGIN IMMEDIATE")
-            if oldest is not None:
-                connection.execute("DELETE FROM rows WHERE definition = ? AND event < ?", (definition, to_microseconds(oldest)))
-            connection.execute(
-                "UPDATE definitions SET complete_as_of = max(coalesce(complete_as_of, ?1), ?1) WHERE id = ?2",
-                (to_microseconds(as_of), definition),
-            )
+        with self._answering():
+            connection = self._connect()
+            definition = self._define(connection, view)
+            with connection:
+                connection.execute("BEGIN IMMEDIATE")
+                if oldest is not None:
+                    connection.execute("DELETE FROM rows WHERE definition = ? AND event < ?", (definition, to_microseconds(oldest)))
+                connection.execute(
+                    "UPDATE definitions SET complete_as_of = max(coalesce(complete_as_of, ?1), ?1) WHERE id = ?2",
+                    (to_microseconds(as_of), definition),
+                )
 
     def read(self, view: View, keys: Sequence[str | None]) -> tuple[Layout, list[Row | None]]:
         """As `Rows.read`, from the last commit."""
-        connection = self._connect()
-        found = connection.execute(_READABLE, (view.name, view.digest, view.digest)).fetchone()
-        if found is None:
-            return Layout(view.columns), [None] * len(keys)
-        definition, columns = found
-        layout = self._layouts.get(columns)
-        if layout is None:
-            layout = self._layouts[columns] = Layout([(name, kind) for name, kind in json.loads(columns)])
-        asked = orjson.dumps([key for key in keys if key is not None]).decode()
-        rows = {key: (event, created, packed) for key, event, created, packed in connection.execute(_READ, (definition, asked))}
-        return layout, [rows.get(key) if key is not None else None for key in keys]
+        with self._answering():
+            connection = self._connect()
+            found = connection.execute(_READABLE, (view.name, view.digest, view.digest)).fetchone()
+            if found is None:
+                return Layout(view.columns), [None] * len(keys)
+            definition, columns = found
+            layout = self._layouts.get(columns)
+            if layout is None:
+                layout = self._layouts[columns] = Layout([(name, kind) for name, kind in json.loads(columns)])
+            asked = orjson.dumps([key for key in keys if key is not None]).decode()
+            rows = {key: (event, created, packed) for key, event, created, packed in connection.execute(_READ, (definition, asked))}
+            return layout, [rows.get(key) if key is not None else None for key in keys]
 
     def drop(self, view_name: str) -> None:
         """As `Rows.drop`, in one transaction."""
-        connection = self._connect()
-        with connection:
-            connection.execute("BEGIN IMMEDIATE")
-            connection.execute("DELETE FROM rows WHERE definition IN (SELECT id FROM definitions WHERE view = ?)", (view_name,))
-            connection.execute("DELETE FROM definitions WHERE view = ?", (view_name,))
+        with self._answering():
+            connection = self._connect()
+            with connection:
+                connection.execute("BEGIN IMMEDIATE")
+                connection.execute("DELETE FROM rows WHERE definition IN (SELECT id FROM definitions WHERE view = ?)", (view_name,))
+                connection.execute("DELETE FROM definitions WHERE view = ?", (view_name,))
+
+    @contextmanager
+    def _answering(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.DatabaseError as error:
+            raise EngineError(
+                f"online store {self.path}: {error}; make room, give access or restore a backup. `shopgraph features materialize` "
+                "fills it anew where it is gone."
+            ) from error
 
     def _define(self, connection: sqlite3.Connection, view: View) -> int:
         """Number of the view's definition, noted on first use."""

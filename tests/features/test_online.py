@@ -184,6 +184,12 @@ def test_a_store_of_another_format_is_refused(tmp_path: Path) -> None:
         Layout((("visits", "int"),)).unpack([b"\x09" + bytes(9)])
 
 
+def test_a_file_that_is_no_store_is_named(tmp_path: Path) -> None:
+    (tmp_path / "online.db").write_bytes(b"not a database" * 100)
+    with pytest.raises(EngineError, match="online.db: file is not a database"):
+        EmbeddedRows(tmp_path / "online.db").read(VIEW, ["a"])
+
+
 def test_a_silent_redis_is_named() -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
