@@ -209,11 +209,12 @@ def questions(settings: Settings) -> list[tuple[str, str]]:
     demand = lake.read("features/daily_demand", columns=["item_id", "units_sum"])
     user = interactions["user_id"].value_counts().to_pylist()
     sold = demand.group_by("item_id").aggregate([("units_sum", "sum")]).sort_by([("units_sum_sum", "descending")])
-    reviews = lake.read("features/clean_reviews", columns=["review_text"])["review_text"]
+    texts = lake.read("features/clean_reviews", columns=["review_text"])["review_text"].to_pylist()
+    short = [text for text in texts if len(text) <= 80] or texts[:1]
     return [
         ask(settings, "/v1/recommend", {"user_id": max(user, key=lambda row: row["counts"])["values"], "k": 5}),
         ask(settings, "/v1/forecast", {"series": [{"item_id": sold["item_id"][0].as_py()}], "horizon": 7}),
-        ask(settings, "/v1/sentiment", {"texts": [reviews[0].as_py()[:80], reviews[len(reviews) // 2].as_py()[:80]]}),
+        ask(settings, "/v1/sentiment", {"texts": [short[0], short[len(short) // 2]]}),
     ]
 
 
