@@ -32,7 +32,7 @@ STAGES = (
 def homes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Installation, Installation]]:
     """A home built undisturbed, and one whose every stage was killed twice before it was let through."""
     folder = tmp_path_factory.mktemp("killed")
-    whole, killed = (installation(folder / name) for name in ("whole", "killed"))
+    whole, killed = (installation(folder / name) for name in ("whole 家", "killed 家"))
     try:
         for stage in STAGES:
             began = time.monotonic()
