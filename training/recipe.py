@@ -22,7 +22,7 @@ def names(model: str) -> dict[str, str]:
 
 
 def load(model: str, name: str, changes: tuple[str, ...] = ()) -> BaseModel:
-    """The recipe `name` of a model with `key.sub=value` changes applied and validated again.
+    """The recipe `name` of a model with `key.sub=value` changes applied and validated again; its name then tells them too.
 
     Raises:
         SettingsError: no such recipe, no such field, or a value that does not fit.
@@ -34,6 +34,7 @@ def load(model: str, name: str, changes: tuple[str, ...] = ()) -> BaseModel:
     content = recipe.model_dump()
     for change in changes:
         _apply(content, change)
+    content["name"] = " ".join([name, *changes])
     try:
         return type(recipe)(**content)
     except ValidationError as error:
