@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -354,9 +355,12 @@ def ray_session(settings: Settings) -> Iterator[None]:
 
 
 @cache
-def _own_token() -> str:
-    """What opens the Ray that only this process uses: its ports listen beyond loopback, and Ray reads its token once."""
-    return token_hex(32)
+def _own_token() -> str | None:
+    """What opens the Ray that only this process uses, whose ports listen beyond loopback.
+
+    None where Ray was imported before: it reads at its import whether there are tokens.
+    """
+    return None if "ray" in sys.modules else token_hex(32)
 
 
 def _join(settings: Settings) -> None:
