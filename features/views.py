@@ -29,6 +29,7 @@ ONLINE_DAYS = {"daily_demand": 120}
 
 
 _WINDOWED = re.compile(r"_\d+d$")
+_WINDOW_CODE = code_digest(features.windows)
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class View:
             ttl_days=table.ttl_days,
             online=table.name not in OFFLINE_ONLY,
             online_days=ONLINE_DAYS.get(table.name),
-            code=code_digest(features.windows) if any(_WINDOWED.search(name) for name in table.names) else "",
+            code=_WINDOW_CODE if any(_WINDOWED.search(name) for name in table.names) else "",
         )
 
     @property

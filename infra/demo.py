@@ -202,6 +202,8 @@ def story(real: str | None) -> None:
 
 def questions(settings: Settings) -> list[tuple[str, str]]:
     """One request per graph, about a user and an item the shop really has."""
+    import pyarrow.compute as pc
+
     from infra.lake import Lake
 
     lake = Lake.open(settings)
@@ -209,12 +211,12 @@ def questions(settings: Settings) -> list[tuple[str, str]]:
     demand = lake.read("features/daily_demand", columns=["item_id", "units_sum"])
     user = interactions["user_id"].value_counts().to_pylist()
     sold = demand.group_by("item_id").aggregate([("units_sum", "sum")]).sort_by([("units_sum_sum", "descending")])
-    texts = lake.read("features/clean_reviews", columns=["review_text"])["review_text"].to_pylist()
-    short = [text for text in texts if len(text) <= 80] or texts[:1]
+    texts = lake.read("features/clean_reviews", columns=["review_text"])["review_text"]
+    short = texts.filter(pc.less_equal(pc.utf8_length(texts), 80)) or texts[:1]
     return [
         ask(settings, "/v1/recommend", {"user_id": max(user, key=lambda row: row["counts"])["values"], "k": 5}),
         ask(settings, "/v1/forecast", {"series": [{"item_id": sold["item_id"][0].as_py()}], "horizon": 7}),
-        ask(settings, "/v1/sentiment", {"texts": [short[0], short[len(short) // 2]]}),
+        ask(settings, "/v1/sentiment", {"texts": [short[n].as_py() for n in (0, len(short) // 2)]}),
     ]
 
 

@@ -444,17 +444,14 @@ class _Ingest:
 
 @contextmanager
 def _plain_errors(home: Home) -> Iterator[None]:
-    """A full or read-only disk, and a condition of the mapping that Spark refuses, as one message."""
+    """What files and Spark refuse, as one message that says that nothing was committed."""
     try:
         yield
-    except OSError as error:
-        raise HomeError(
-            f"home {home.path} or a source: {error.strerror or error}{f' ({error.filename})' if error.filename else ''}; nothing was "
-            "committed. Make room or give access, then run again."
-        ) from error
-    except (PySparkException, Py4JJavaError) as error:
-        if trouble := disk_trouble(error):
-            raise HomeError(f"home {home.path}: {trouble}; nothing was committed. Make room, then run again.") from error
+    except (OSError, PySparkException, Py4JJavaError) as error:
+        if trouble := disk_trouble(error) or (isinstance(error, OSError) and str(error)):
+            raise HomeError(
+                f"home {home.path} or a source: {trouble}; nothing was committed. Make room or give access, then run again."
+            ) from error
         if isinstance(error, PySparkException):
             raise IngestError(
                 f"Spark refuses the mapping or its data: {str(error).splitlines()[0]} Nothing was committed."

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pyarrow as pa
 
 from infra.lake import Lake
 from infra.settings import Settings
@@ -61,6 +62,12 @@ class Installation:
     @property
     def lake(self) -> Lake:
         return Lake.open(self.settings)
+
+    def rows(self, path: str) -> pa.Table:
+        """A table of the lake in one order, whatever files its rows lie in."""
+        table = self.lake.read(path)
+        plain = [field.name for field in table.schema if not pa.types.is_nested(field.type)]
+        return table.sort_by([(name, "ascending") for name in plain]).combine_chunks()
 
 
 def installation(home: Path) -> Installation:

@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
 
 @pytest.fixture(scope="module")
 def shop(built_tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
-    """A tiny shop from nothing to a running API."""
+    """A tiny shop, from built tables to a running API."""
     made = installation(shutil.copytree(built_tiny, tmp_path_factory.mktemp("thread") / "home 家"))
     try:
         made.shopgraph("features", "apply")

@@ -11,11 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
-import pyarrow as pa
 import pytest
 
-from features.tables import FEATURE_TABLES, Table
-from infra.lake import Lake
+from features.tables import FEATURE_TABLES
 from infra.settings import Settings
 from tests.engines.conftest import S3, RayCluster
 from tests.installation import Installation, installation
@@ -76,18 +74,11 @@ def real(
         made.shopgraph("down")
 
 
-def sorted_rows(lake: Lake, table: Table) -> pa.Table:
-    """The rows of a table in an order of their own."""
-    rows = lake.read(table.path)
-    keys = [name for name in (*table.keys, "event_timestamp", "created_timestamp") if name in rows.column_names]
-    return rows.sort_by([(name, "ascending") for name in dict.fromkeys(keys)]).combine_chunks()
-
-
 @pytest.mark.parametrize("name", sorted(FEATURE_TABLES))
 def test_the_same_tables_on_a_spark_cluster_and_s3(embedded: Installation, real: Installation, name: str) -> None:
-    table = FEATURE_TABLES[name]
+    path = FEATURE_TABLES[name].path
     assert real.lake.root == "s3://shop/lake"
-    assert sorted_rows(real.lake, table).equals(sorted_rows(embedded.lake, table))
+    assert real.rows(path).equals(embedded.rows(path))
 
 
 def test_the_same_metrics_through_the_jobs_api(embedded: Installation, real: Installation) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import multiprocessing
 import random
-import socket
 import sqlite3
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -27,6 +26,7 @@ from features.online.redis import RedisRows
 from features.online.rows import Rows
 from features.views import View
 from infra.errors import EngineError, FeatureError
+from tests.ports import free_port
 
 VIEW = View(
     "profile",
@@ -191,9 +191,7 @@ def test_a_file_that_is_no_store_is_named(tmp_path: Path) -> None:
 
 
 def test_a_silent_redis_is_named() -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        closed = probe.getsockname()[1]
+    closed = free_port()
     with pytest.raises(EngineError, match=f"Redis at 127.0.0.1:{closed} does not answer") as told:
         RedisRows(f"redis://:secret@127.0.0.1:{closed}/0", "sample").read(VIEW, ["k"])
     assert "secret" not in str(told.value)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,16 +16,14 @@ from infra.errors import EngineError, ModelNotFoundError
 from infra.home import Home
 from infra.processes import processes, running, stop
 from infra.settings import Settings
+from tests.ports import free_port
 from training.tracking import Run, Tracking
 from training.tracking.server import NAME, ensure_server, server_uri
 
 
 @pytest.fixture(scope="module")
 def tracking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tracking]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    settings = Settings.load(home=tmp_path_factory.mktemp("tracking") / "home", mlflow_port=port)
+    settings = Settings.load(home=tmp_path_factory.mktemp("tracking") / "home", mlflow_port=free_port())
     Home(settings).create()
     yield Tracking(settings, "shop_a")
     stop(Home(settings), NAME)
