@@ -53,7 +53,7 @@ docs: setup ## regenerate docs/settings.md, docs/dictionary.md and serving/opena
 	@$(PY) -m shopgraph docs
 
 bench: setup ## every benchmark area; each alone: make bench-<area>
-	@for file in tests/bench/bench_*.py; do $(PY) $$file || exit 1; done
+	@missed=0; for file in tests/bench/bench_*.py; do $(PY) $$file || missed=1; done; exit $$missed
 
 bench-%: setup ## one benchmark area: features, recommender, demand, sentiment, serving
 	@$(PY) tests/bench/bench_$*.py

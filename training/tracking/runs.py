@@ -115,16 +115,21 @@ class Run:
                 return
             except (EngineError, MlflowException) as error:
                 if time.monotonic() > deadline:
-                    raise EngineError(
-                        f"MLflow does not answer ({str(error)[:200]}); the fitted epochs are kept: start it with `shopgraph up`, "
-                        "then run the same `shopgraph train` again."
-                    ) from None
+                    raise unanswered(error) from None
                 time.sleep(2)
 
     def _send(self) -> None:
         while self._waiting:
             self.client.log_batch(self.id, metrics=self._waiting[:1000])
             del self._waiting[:1000]
+
+
+def unanswered(error: Exception) -> EngineError:
+    """The error for whoever trains: what MLflow said, and that the work is not lost."""
+    return EngineError(
+        f"MLflow does not answer as it should ({str(error)[:200]}); the fitted epochs are kept: see `shopgraph status`, "
+        "then run the same `shopgraph train` again."
+    )
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

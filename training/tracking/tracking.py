@@ -23,7 +23,7 @@ from infra.lake import Lake, digest_of
 from infra.settings import Settings
 from training.tracking import registry
 from training.tracking.registry import Saved
-from training.tracking.runs import Run
+from training.tracking.runs import Run, unanswered
 from training.tracking.server import ensure_server, server_uri
 
 Role = Literal["model", "baseline"]
@@ -84,7 +84,7 @@ class Tracking:
             inputs: table versions it reads: path -> version; their digest joins runs over the same data.
 
         Raises:
-            EngineError: MLflow does not answer, or the experiment was deleted there.
+            EngineError: MLflow does not answer or refuses what is sent, or the experiment was deleted there.
         """
         lake = Lake.open(self.settings, self.shop)
         experiment = f"{self.shop}/{task}"
@@ -108,11 +108,13 @@ class Tracking:
             run.params(recipe)
             run.inputs(inputs, {path: lake.uri(path) for path in inputs})
             yield run
-        except BaseException:
+        except BaseException as error:
             try:
                 run.finish("FAILED")
             except (EngineError, MlflowException) as silent:  # must not hide why the run failed
                 log.get(__name__).warning("run could not be marked as failed", run=run.id, error=str(silent)[:200])
+            if isinstance(error, MlflowException):
+                raise unanswered(error) from error
             raise
         run.finish("FINISHED")
 
@@ -137,7 +139,7 @@ class Tracking:
 
         Raises:
             EngineError: MLflow does not answer and cannot be started.
-            MlflowException: it refuses, or falls silent meanwhile.
+            MlflowException: it refuses, or falls silent meanwhile; `run` makes it an EngineError.
         """
         return registry.register(self.client, run, f"{self.shop}.{task}", folder, input_spec, card)
 

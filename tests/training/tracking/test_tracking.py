@@ -70,6 +70,15 @@ def test_a_failing_run_is_marked_failed(tracking: Tracking) -> None:
     assert tracking.client.get_run(run.id).info.status == "FAILED"
 
 
+def test_what_the_server_refuses_fails_the_run_in_words_that_help(tracking: Tracking) -> None:
+    with (
+        pytest.raises(EngineError, match=r"INVALID_PARAMETER_VALUE.*epochs are kept.*shopgraph train"),
+        tracking.run("sentiment", name="refused", role="model", recipe={"x": 1}, inputs=INPUTS) as run,
+    ):
+        run.params({"x": 2})  # a parameter is logged once
+    assert tracking.client.get_run(run.id).info.status == "FAILED"
+
+
 def test_what_a_killed_training_left_running_is_closed_and_nothing_else(tracking: Tracking) -> None:
     elsewhere = Settings.load(home=tracking.home.path.with_name("other"), mlflow_uri=server_uri(tracking.home))
     contexts = [
