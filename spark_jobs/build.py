@@ -45,7 +45,7 @@ from spark_jobs import (
     windows,
 )
 from spark_jobs.job import Inputs, Job
-from spark_jobs.session import read_table, session, write_table
+from spark_jobs.session import read_table, session, share_out, write_table
 
 _MODULES = (
     item_catalog, interactions, sessions, user_history, user_activity, item_activity, user_category_affinity, daily_demand,
@@ -173,6 +173,7 @@ def build(
             Journal(lake, "ingest").recover()
             horizon = Horizon.of(clock.now(settings.now or shop.now, lake), shop, lake)
             snapshot = Snapshot(spark, lake, horizon)
+        share_out(spark, lake)
         for name in order:
             if on_table:
                 on_table(name)

@@ -35,7 +35,7 @@ from infra.home import Home
 from infra.journal import Append, Journal
 from infra.lake import Lake, digest_of
 from infra.settings import Settings
-from spark_jobs.session import read_files, read_table, write_files
+from spark_jobs.session import read_files, read_table, share_out, write_files
 from spark_jobs.sources import drift, seen
 from spark_jobs.sources.arrow_files import ROW, family
 from spark_jobs.sources.changes import ACCEPTED, CORRECTION, DUPLICATE, FATE, ORDER, decide
@@ -89,6 +89,7 @@ def ingest(
             if run.staged:
                 if any(staged.num_rows for staged in run.staged):
                     with start() as spark, run.holding():
+                        share_out(spark, run.lake, sum(staged.num_rows for staged in run.staged))
                         run.decide(spark)
                         if not check:
                             run.commit()

@@ -49,7 +49,7 @@ from spark_jobs.sample import (
 from spark_jobs.sample.catalogue import Size
 from spark_jobs.sample.chance import Ints
 from spark_jobs.sample.days import CALENDARS, TIME_ZONE
-from spark_jobs.session import session, write_table
+from spark_jobs.session import session, share_out, write_table
 
 MARK = "# Made by `shopgraph sample`: a simulated shop. Another size or seed replaces its tables.\n"
 RAW = (
@@ -120,6 +120,7 @@ def sample(
         if None not in there:
             return [_written(commit, on_written) for commit in there if commit]
         with session(settings, f"sample {size.name}") as spark:
+            share_out(spark, lake, size.num_events)
             return write(spark, lake, size, seed, on_table, on_written)
 
 

@@ -22,12 +22,13 @@ import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.pandas.types import from_arrow_schema
 
-from features.tables import Table
+from features.tables import RAW_TABLES, Table
 from infra.errors import EngineError, TableContractError
 from infra.home import Home
 from infra.lake import Attempt, Commit, Lake, Mode
 from infra.settings import Settings, foreign_variable, variables
 
+_ROWS_PER_PART = 250_000
 _LOGGING = Path(__file__).parent / "log4j2.properties"
 
 
@@ -86,12 +87,12 @@ def session(settings: Settings, name: str) -> Iterator[SparkSession]:
         .config("spark.sql.adaptive.coalescePartitions.parallelismFirst", "false")
         # A union of columnar frames claims a partitioning it does not keep, and groups come out twice (SPARK-59141, open in 4.3.0).
         .config("spark.sql.unionOutputPartitioning", "false")
+        # PySpark notes the caller's line with every column expression, a call to the JVM each.
+        .config("spark.python.sql.dataFrameDebugging.enabled", "false")
         .config("spark.log.level", "ERROR")
     )
     if is_loopback(settings.spark_master):
         builder = builder.config("spark.driver.bindAddress", "127.0.0.1").config("spark.driver.host", "127.0.0.1")
-    if settings.spark_master.startswith("local"):
-        builder = builder.config("spark.sql.shuffle.partitions", "8")
     # Spark's launcher reads these from the environment only
     launcher = {"JAVA_HOME": str(java.parent.parent), "PYSPARK_PYTHON": settings.spark_python or sys.executable}
     if is_loopback(settings.spark_master):
@@ -107,6 +108,16 @@ def session(settings: Settings, name: str) -> Iterator[SparkSession]:
             yield spark
         finally:
             spark.stop()
+
+
+def share_out(spark: SparkSession, lake: Lake, more_rows: int = 0) -> None:
+    """Let shuffles divide the work on the raw tables and `more_rows` to come: a part per 250,000 rows, at least one per core.
+
+    Spark's own number, 200 whatever comes, costs a small shop more than its rows do and is too few for a very large one.
+    """
+    num_rows = more_rows + sum(lake.num_rows(table.path) for table in RAW_TABLES.values() if lake.version(table.path) is not None)
+    parts = max(spark.sparkContext.defaultParallelism, -(-num_rows // _ROWS_PER_PART))
+    spark.conf.set("spark.sql.shuffle.partitions", parts)
 
 
 def is_loopback(master: str) -> bool:

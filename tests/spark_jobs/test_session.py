@@ -1,0 +1,37 @@
+"""The door to Spark: how a shuffle is divided."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+from pyspark.sql import DataFrame, SparkSession
+
+from features.tables import ITEMS
+from infra.lake import Lake
+from spark_jobs.session import share_out
+
+PARTS = "spark.sql.shuffle.partitions"
+
+
+@pytest.fixture
+def kept(spark: SparkSession) -> Iterator[SparkSession]:
+    """The shared Spark, whose setting is put back."""
+    before = spark.conf.get(PARTS)
+    yield spark
+    spark.conf.set(PARTS, before)
+
+
+def test_an_empty_shop_has_a_part_per_core(kept: SparkSession, lake: Lake) -> None:
+    share_out(kept, lake)
+    assert int(kept.conf.get(PARTS)) == kept.sparkContext.defaultParallelism
+
+
+def test_parts_grow_with_the_rows_that_are_there_and_those_to_come(
+    kept: SparkSession, lake: Lake, frame: Callable[..., DataFrame]
+) -> None:
+    share_out(kept, lake, 100_000_000)
+    assert int(kept.conf.get(PARTS)) == 400
+    lake.write(ITEMS.path, frame(ITEMS, {"item_id": "a"}).toArrow().cast(ITEMS.schema), "overwrite", digest="x")
+    share_out(kept, lake, 100_000_000)
+    assert int(kept.conf.get(PARTS)) == 401
