@@ -59,15 +59,21 @@ def data_folder() -> Path:
 
 
 @pytest.fixture(scope="session")
-def built_tiny(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
-    """A home with the `tiny` sample shop, tables built; made once for all test processes. To be copied, never changed."""
+def trained_tiny(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """A home with the `tiny` sample shop, tables built, models trained; made once for all test processes. To be copied."""
     shared = tmp_path_factory.getbasetemp() if worker_id == "master" else tmp_path_factory.getbasetemp().parent
-    home, done = shared / "built-tiny", shared / "built-tiny.done"
-    with FileLock(f"{home}.lock"):
+    home, done = shared / "home 家", shared / "trained"
+    with FileLock(shared / "trained.lock"):
         if not done.exists():
             made = installation(home)
-            made.shopgraph("sample", "--size", "tiny")
-            made.shopgraph("build")
+            try:
+                made.shopgraph("sample", "--size", "tiny")
+                made.shopgraph("build")
+                made.shopgraph("features", "apply")
+                made.shopgraph("features", "materialize")
+                made.shopgraph("train", "--set", "fit.epochs=2")
+            finally:
+                made.shopgraph("down")
             done.touch()
     return home
 

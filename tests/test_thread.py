@@ -22,13 +22,10 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
 
 
 @pytest.fixture(scope="module")
-def shop(built_tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
-    """A tiny shop, from built tables to a running API."""
-    made = installation(shutil.copytree(built_tiny, tmp_path_factory.mktemp("thread") / "home 家"))
+def shop(trained_tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
+    """A tiny shop with a running API."""
+    made = installation(shutil.copytree(trained_tiny, tmp_path_factory.mktemp("thread") / "home 家"))
     try:
-        made.shopgraph("features", "apply")
-        made.shopgraph("features", "materialize")
-        made.shopgraph("train", "--set", "fit.epochs=2")
         made.shopgraph("up")
         yield made
     finally:

@@ -292,7 +292,8 @@ def cores_per_worker(node_cores: Sequence[int], num_workers: int) -> int:
 
 def _progress() -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("epochs"), TimeElapsedColumn())
-    return Progress(*columns, console=Console(stderr=True))
+    console = Console(stderr=True)
+    return Progress(*columns, console=console, disable=not console.is_terminal)  # elsewhere the log tells each epoch
 
 
 def load_result(checkpoint: Path) -> FitResult:

@@ -22,14 +22,11 @@ from training.tracking import Tracking
 
 pytestmark = [pytest.mark.engines, pytest.mark.timeout(1500)]
 
-TRAIN = ("train", "sentiment", "--set", "fit.epochs=2")
-
 
 @pytest.fixture(scope="module")
-def embedded(built_tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
-    made = installation(shutil.copytree(built_tiny, tmp_path_factory.mktemp("embedded") / "home"))
+def embedded(trained_tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
+    made = installation(shutil.copytree(trained_tiny, tmp_path_factory.mktemp("embedded") / "home"))
     try:
-        made.shopgraph(*TRAIN)
         yield made
     finally:
         made.shopgraph("down")
@@ -68,7 +65,7 @@ def real(
         made.shopgraph("build")
         made.shopgraph("features", "apply")
         made.shopgraph("features", "materialize")
-        made.shopgraph(*TRAIN, "--address", ray_cluster.dashboard)
+        made.shopgraph("train", "sentiment", "--set", "fit.epochs=2", "--address", ray_cluster.dashboard)
         yield made
     finally:
         made.shopgraph("down")
@@ -104,8 +101,6 @@ def test_runs_and_registry_lie_in_postgres_and_artifacts_on_s3(real: Installatio
 
 
 def test_online_rows_are_the_same_wherever_the_tables_lie(embedded: Installation, real: Installation) -> None:
-    embedded.shopgraph("features", "apply")
-    embedded.shopgraph("features", "materialize")
     user = str(embedded.lake.read("features/user_history", columns=["user_id"])["user_id"][0])
     arguments = ("features", "get", "--service", "recommender", "--key", f"user_id={user}", "--json")
     assert real.shopgraph(*arguments) == embedded.shopgraph(*arguments)

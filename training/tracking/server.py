@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import time
 
-from infra.errors import EngineError
 from infra.home import Home
 from infra.processes import answers, check_port_free, is_open, running, start, starting, stop
-from infra.settings import child_environment
 
 NAME = "mlflow"
 _START_S = 90
 _BUSY_S = 30
 """How long a server that runs may be too busy to say so."""
-_UPGRADE = "import os; from mlflow.db import upgrade; upgrade.callback(os.environ['MLFLOW_BACKEND_STORE_URI'])"
-"""`mlflow db upgrade`, whose command line everybody on the machine could read: the address may hold a password."""
+_SERVE = (
+    "import os; from mlflow.db import upgrade; upgrade.callback(os.environ['MLFLOW_BACKEND_STORE_URI']); "
+    "from mlflow.cli import cli; cli()"
+)
+"""`mlflow db upgrade` and `mlflow server` in one process, for importing MLflow takes seconds. The address of the database, which may
+hold a password, stays off the command line, which everybody on the machine can read."""
 
 
 def server_uri(home: Home) -> str:
@@ -39,7 +40,7 @@ def ensure_server(home: Home) -> str:
     settings = home.settings
     if settings.mlflow_uri or _is_up(home):
         return server_uri(home)
-    with starting(home, f"{NAME}-server", _BUSY_S + 2 * _START_S):
+    with starting(home, f"{NAME}-server", _BUSY_S + _START_S):
         if not _is_up(home, _BUSY_S):
             stop(home, NAME)  # what a server that was killed has left behind
             _wait_for_port(settings.mlflow_port)
@@ -67,24 +68,13 @@ def _wait_for_port(port: int) -> None:
 
 
 def _start(home: Home) -> None:
-    """Bring the database to MLflow's schema and start the server on it."""
+    """Start the server, which brings the database to MLflow's schema first."""
     settings = home.settings
     check_port_free(settings.mlflow_port, "SHOPGRAPH_MLFLOW_PORT")
     # its job runner starts seven more processes of 290 MB each, for features (gateway, evaluation jobs) that we do not offer
     environment = {"MLFLOW_TRACKING_URI": "", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **_s3_environment(home)}
     environment["MLFLOW_BACKEND_STORE_URI"] = backend_uri(home)
-    upgraded = subprocess.run(
-        [sys.executable, "-c", _UPGRADE],
-        env={**child_environment(settings), **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=home.path,
-    )
-    if upgraded.returncode:
-        last = (upgraded.stderr.strip().splitlines() or ["no output"])[-1]
-        raise EngineError(f"MLflow's database cannot be made ready: {last}")
-    command = [sys.executable, "-m", "mlflow", "server", "--artifacts-destination", home.artifact_root]
+    command = [sys.executable, "-c", _SERVE, "server", "--artifacts-destination", home.artifact_root]
     command += ["--host", "127.0.0.1", "--port", str(settings.mlflow_port), "--workers", "1"]
     start(home, NAME, command, environment, lambda: answers(settings.mlflow_port, "/health"), timeout_s=_START_S)
 
