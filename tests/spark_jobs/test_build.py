@@ -210,6 +210,7 @@ def snapshots(settings, monkeypatch):
         return Built("item_catalog", 0, 0, 0.0, False)
 
     monkeypatch.setattr(build_module, "session", lambda *_: nullcontext())
+    monkeypatch.setattr(build_module, "share_out", lambda *_: None)
     monkeypatch.setattr(build_module, "build_table", built)
     return found
 
