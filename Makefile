@@ -39,7 +39,8 @@ test-engines: setup ## Spark and Ray clusters, Postgres, Redis, S3 on this machi
 soak: setup ## what takes long: every stage of the main job killed twice
 	@$(PY) -m pytest -m soak
 
-lint: setup ## ruff, mypy, import contracts
+lint: setup ## ruff, mypy, import contracts, and whether the lock is whole
+	@$(PY) -m pip check
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/mypy
