@@ -26,10 +26,10 @@ demo: setup ## the main job on embedded defaults: sample shop to answered reques
 demo-real: setup ## the same on real data: make demo-real DATA=<folder of the public sets>
 	@$(PY) -m infra.demo --real "$(DATA)"
 
-test: setup ## everything that needs no server but our own, the whole thread included
+test: setup ## all that needs no server but our own, one shop from raw tables to HTTP included
 	@$(PYTEST) -m "$(TESTS)"
 
-test-quick: setup ## the same without the whole thread
+test-quick: setup ## the same without what starts servers and trains
 	@$(PYTEST) -m "not engines and not soak and not e2e"
 
 test-engines: setup ## Spark and Ray clusters, Postgres, Redis, S3 on this machine

@@ -20,6 +20,7 @@ from pathlib import Path, PurePath
 
 from infra.errors import HomeError, SettingsError
 from infra.home import FORMAT, Home
+from infra.settings import Settings
 
 _LEFT_OUT = ("cache", "logs")
 """Folders a restored home makes again."""
@@ -27,6 +28,8 @@ _SECRETS = ("pseudonym.key",)
 """What is kept of `run/`: keys that old answers depend on; pids, sockets and tokens belong to the running home."""
 _SQLITE_MAGIC = b"SQLite format 3\0"
 _MANIFEST = "shopgraph-backup"
+_MANIFEST_LIMIT = 1 << 20
+"""Bytes of a manifest that are read: an archive of others may name any size."""
 
 
 class _Kind(IntEnum):
@@ -42,7 +45,7 @@ def backup(home: Home, archive: Path) -> int:
 
     Raises:
         HomeError: there is no home, or the archive cannot be written.
-        SettingsError: some of the state lies outside the home, so a backup would not hold them.
+        SettingsError: some of the state lies outside the home, or behind a link, so a backup would not hold it.
     """
     if not (home.path / "format").exists():
         raise HomeError(f"there is no home at {home.path}; nothing to back up.")
@@ -50,6 +53,8 @@ def backup(home: Home, archive: Path) -> int:
     outside = [name for name in elsewhere if getattr(home.settings, name)]
     if outside:
         raise SettingsError(f"{', '.join(outside)} lie outside the home: back those up with their own tools, or unset them.")
+    if links := _links(home.path):
+        raise SettingsError(f"{', '.join(links[:5])}: a backup follows no links; put what they lead to in their place.")
     archive = archive.expanduser().resolve()
     if archive.is_relative_to(home.path):
         raise HomeError(f"{archive} lies inside the home; choose a place outside it.")
@@ -90,13 +95,16 @@ def restore(home: Home, archive: Path) -> int:
             tempfile.TemporaryDirectory(dir=home.path.parent, prefix=f".{home.path.name}-") as draft,
         ):
             first = tar.next()
-            manifest = tar.extractfile(first) if first is not None and first.name == _MANIFEST else None
+            ours = first is not None and first.name == _MANIFEST and first.isreg() and first.size <= _MANIFEST_LIMIT
+            manifest = tar.extractfile(first) if first is not None and ours else None
             if manifest is None or manifest.read().strip() != str(FORMAT).encode():
                 raise HomeError(f"{archive} is not a backup of format {FORMAT}.")
             target = Path(draft) / "home"
             target.mkdir(mode=0o700)
             count = 0
             for member in tar:
+                if member.name == _MANIFEST:  # also the one that earlier restores left in the home
+                    continue
                 if not member.isreg() or not _belongs(PurePath(member.name)):
                     raise HomeError(f"{archive} cannot be restored: {member.name} is no file of a backup.")
                 tar.extract(member, target, filter="data")
@@ -104,13 +112,28 @@ def restore(home: Home, archive: Path) -> int:
             # tar stops at its end marker; gzip compares its checksum only at the end of the file
             while content.read(1 << 20):
                 pass
+            _check(target, archive)
             if home.path.exists():
                 home.path.rmdir()
             target.rename(home.path)
-    except (OSError, tarfile.TarError, EOFError, zlib.error) as error:
+    except (OSError, tarfile.TarError, EOFError, zlib.error, ValueError, OverflowError) as error:
+        # a name with a NUL is a ValueError, a time that no clock holds is one or the other
         raise HomeError(f"{archive} cannot be restored: {error}") from None
-    home.create()
     return count
+
+
+def _check(target: Path, archive: Path) -> None:
+    """Make what a backup leaves out, and refuse what is no home, while it still lies aside."""
+    try:
+        Home(Settings.load(home=target)).create()
+    except HomeError:  # its words name a folder that is about to go
+        raise HomeError(f"{archive} cannot be restored: it holds no home of format {FORMAT}.") from None
+
+
+def _links(root: Path) -> list[str]:
+    """The links below the home in places that a backup holds; `run` counts, for a secret lies in it."""
+    names = (path.relative_to(root) for path in sorted(root.rglob("*")) if path.is_symlink())
+    return [str(name) for name in names if _belongs(name) or name == Path("run")]
 
 
 def _files(root: Path, kind: _Kind) -> Iterator[Path]:
@@ -145,7 +168,7 @@ def _add(tar: tarfile.TarFile, path: Path, name: str, kind: _Kind) -> None:
             return
         with tempfile.NamedTemporaryFile() as copy:
             with (
-                closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as source,
+                closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as source,
                 closing(sqlite3.connect(copy.name)) as target,
             ):
                 source.backup(target)

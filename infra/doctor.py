@@ -17,6 +17,7 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 import psutil
+from packaging.requirements import Requirement
 from pydantic import SecretStr
 
 from infra.home import FORMAT, Home
@@ -58,15 +59,17 @@ def _packages(_home: Home) -> Iterator[Finding]:
         return
     wrong = []
     for line in lock.read_text().splitlines():
-        name, _, version = line.partition("==")
-        if not version or line.startswith("#"):
+        if line.startswith("#"):
+            continue
+        locked = Requirement(line)
+        if locked.marker and not locked.marker.evaluate():
             continue
         try:
-            found = importlib.metadata.version(name).split("+")[0]
+            found = importlib.metadata.version(locked.name)
         except importlib.metadata.PackageNotFoundError:
             found = "missing"
-        if found != version:
-            wrong.append(f"{name} {found} (locked: {version})")
+        if found == "missing" or not locked.specifier.contains(found, prereleases=True):
+            wrong.append(f"{locked.name} {found} (locked: {locked.specifier})")
     told = (
         f"{len(wrong)} differ from requirements.lock: {', '.join(wrong[:5])}; run `make setup`"
         if wrong

@@ -59,7 +59,9 @@ class Settings(BaseSettings):
     )
     releases_db: SecretStr | None = Field(None, description="SQL of the release pointers; default: SQLite under the home.")
 
-    ray_address: str | None = Field(None, description="Ray cluster to join, `host:port`; default: one of our own on loopback.")
+    ray_address: str | None = Field(
+        None, description="Ray cluster that `train` joins, `host:port`; default: one of our own. Unset it for `up`."
+    )
     ray_port: int = Field(6399, ge=1024, le=65535, description="Port of our own Ray head (Redis owns 6379).")
     ray_dashboard_port: int = Field(8265, ge=1024, le=65535, description="Port of our own Ray dashboard and Jobs API.")
     ray_memory_mb: int = Field(300, ge=80, description="Object store of our own Ray, in MB.")
@@ -75,7 +77,7 @@ class Settings(BaseSettings):
     )
     log_level: str = Field("INFO", pattern=r"^(DEBUG|INFO|WARNING|ERROR)$", description="Least level that is logged.")
     log_json: bool = Field(False, description="Log JSON lines instead of readable text.")
-    seed: int = Field(7, ge=0, description="Seed of everything random, unless a recipe names its own.")
+    seed: int = Field(7, ge=0, description="Seed of the sample shop; trainings have their own: `train --set fit.seed=8`.")
 
     @classmethod
     def load(cls, **overrides: Any) -> Settings:

@@ -39,7 +39,9 @@ class SessionEvent(Request):
 
     item_id: Id
     event_type: Literal["click", "view", "favourite", "cart", "uncart", "purchase", "return", "impression"] = "view"
-    event_timestamp: datetime | None = Field(None, description="When; events without a time keep the order they are sent in.")
+    event_timestamp: datetime | None = Field(
+        None, description="When, UTC where it names no zone; events without a time keep the order they are sent in."
+    )
 
 
 class Filters(Request):
@@ -115,6 +117,10 @@ class ForecastRequest(Request):
                 values = getattr(days, name)
                 if values is not None and len(values) != self.horizon:
                     raise ValueError(f"future {name} has {len(values)} values for a horizon of {self.horizon}")
+            if any(price is not None and price < 0 for price in days.price_mean or ()):
+                raise ValueError("future price_mean holds a negative price")
+            if any(depth is not None and not 0 <= depth <= 1 for depth in days.promotion_depth or ()):
+                raise ValueError("future promotion_depth is a share of the price; expected values from 0 to 1 (20 % is 0.2)")
         return self
 
 

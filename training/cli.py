@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from infra.errors import SettingsError
+from infra import log
+from infra.errors import SettingsError, TableContractError
 from infra.settings import Settings
 
 app = typer.Typer()
@@ -16,7 +17,7 @@ app = typer.Typer()
 @app.command()
 def train(
     context: typer.Context,
-    models: Annotated[list[str] | None, typer.Argument(help="recommender, demand, sentiment; none: all three.")] = None,
+    models: Annotated[list[str] | None, typer.Argument(help="recommender, demand, sentiment; none: all with data.")] = None,
     recipe: Annotated[str, typer.Option(help="Named configuration; `--list` shows them.")] = "demo",
     set_: Annotated[list[str] | None, typer.Option("--set", help="Change one field, e.g. fit.epochs=3; may repeat.")] = None,
     address: Annotated[
@@ -28,7 +29,8 @@ def train(
 ) -> None:
     """Train models on the shop's feature tables, compare them with their baselines, register them in MLflow.
 
-    A run that was killed continues where it stopped: give the same command again.
+    Without names every model is trained that the shop has data for; the others are told. The recipe `demo` suits the sample shop,
+    `full` your own. A run that was killed continues where it stopped: give the same command again.
 
     shopgraph train\n
     shopgraph train recommender --recipe demo --set fit.epochs=3\n
@@ -68,7 +70,14 @@ def train(
         for model, content in loaded.items():
             with opened.home.lock(f"train-{opened.shop.name}-{model}"):
                 opened.tracking.close_abandoned(model)
-                reports[model] = import_module(f"training.{model}.train").train(content, opened)
+                try:
+                    reports[model] = import_module(f"training.{model}.train").train(content, opened)
+                except TableContractError as error:
+                    if models:
+                        raise
+                    log.get(__name__).warning("not trained", model=model, reason=str(error))
+    if not reports:
+        raise TableContractError(f"shop {opened.shop.name} has no data for any model; the lines above say what each lacks.")
     if as_json:
         typer.echo(json.dumps(reports, default=str))
     else:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
 from features.store import FeatureStore
 from infra import log
 from infra.errors import ShopgraphError
-from serving.schemas import RecommendReason, RecommendRequest
+from serving.schemas import RecommendReason, RecommendRequest, SessionEvent
 
 _ACTS = frozenset({"click", "view", "favourite", "cart", "purchase", "return"})
 """Event types that user_history keeps; others say nothing of taste."""
@@ -54,14 +54,19 @@ class UserHistory:
         if request.visitor_id is not None:  # visitors have no stored history before they log in
             history = History(degraded=("unknown_visitor",))
         acts = [act for act in request.session if act.event_type in _ACTS]
-        times = [act.event_timestamp for act in acts]
-        if all(time is not None for time in times):
-            acts = [act for _, _, act in sorted(zip(times, range(len(acts)), acts, strict=True))]  # type: ignore[type-var]
+        if all(act.event_timestamp is not None for act in acts):
+            acts.sort(key=_instant)
         return History(
             history.item_ids + tuple(act.item_id for act in acts),
             history.event_types + tuple(act.event_type for act in acts),
             history.degraded,
         )
+
+
+def _instant(act: SessionEvent) -> datetime:
+    """When an act happened; a time without a zone is UTC."""
+    time = act.event_timestamp or datetime.min
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
 def is_personal(request: RecommendRequest) -> bool:

@@ -1,4 +1,4 @@
-"""UCI 352 "Online Retail": every order line of a British gift shop, December 2010 to December 2011.
+"""UCI 352 "Online Retail": order lines of a British gift shop from December 2010 on.
 
 Invoices that begin with C are cancellations: their negative quantities make them returns, linked to their purchase at ingest.
 About a quarter of the lines have no customer (they feed demand, not the recommender). Fully equal lines are two scans of one

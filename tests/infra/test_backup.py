@@ -20,6 +20,8 @@ from infra.settings import Settings
 
 ROWS = pa.table({"item_id": ["a", "b"], "quantity": [1, 2]})
 
+MANIFEST = (tarfile.TarInfo("shopgraph-backup"), b"1\n")
+
 
 @pytest.fixture
 def filled(settings: Settings) -> Home:
@@ -34,6 +36,13 @@ def filled(settings: Settings) -> Home:
 
 def elsewhere(tmp_path: Path) -> Home:
     return Home(Settings.load(home=tmp_path / "中文 home"))
+
+
+def write(archive: Path, *members: tuple[tarfile.TarInfo, bytes]) -> None:
+    with tarfile.open(archive, "w:gz") as tar:
+        for info, content in members:
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
 
 
 def test_a_restored_home_has_the_same_rows_keys_and_pseudonyms(filled: Home, tmp_path: Path) -> None:
@@ -92,11 +101,7 @@ def test_a_broken_archive_leaves_no_home(filled: Home, tmp_path: Path, damage: s
 @pytest.mark.parametrize("name", ["run/sockets", "./run/ray.json", "/run/sockets", "lake/../run/sockets", "cache/models/x", "."])
 def test_an_archive_with_what_no_backup_writes_is_refused(tmp_path: Path, name: str) -> None:
     archive = tmp_path / "b.tar.gz"
-    with tarfile.open(archive, "w:gz") as tar:
-        for member, content in (("shopgraph-backup", b"1\n"), (name, b"x")):
-            info = tarfile.TarInfo(member)
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
+    write(archive, MANIFEST, (tarfile.TarInfo(name), b"x"))
     other = elsewhere(tmp_path)
     with pytest.raises(HomeError, match="is no file of a backup"):
         restore(other, archive)
@@ -146,3 +151,70 @@ def test_state_outside_the_home_is_named(tmp_path: Path) -> None:
     home = Home(Settings.load(home=tmp_path / "home", lake_root="s3://bucket/lake")).create()
     with pytest.raises(SettingsError, match="lake_root"):
         backup(home, tmp_path / "b.tar.gz")
+
+
+@pytest.mark.parametrize("folder", ["a#b", "a?mode=rwc", "a%20b"])
+def test_a_home_with_the_signs_of_an_address_in_its_path_keeps_its_rows(tmp_path: Path, folder: str) -> None:
+    home = Home(Settings.load(home=tmp_path / folder / "home")).create()
+    with closing(sqlite3.connect(home.sql / "mlflow.db")) as writer:
+        writer.execute("create table runs (id text)")
+        writer.commit()
+    backup(home, tmp_path / "b.tar.gz")
+    other = elsewhere(tmp_path)
+    restore(other, tmp_path / "b.tar.gz")
+    with closing(sqlite3.connect(other.sql / "mlflow.db")) as reader:
+        assert reader.execute("select name from sqlite_master").fetchall() == [("runs",)]
+
+
+@pytest.mark.parametrize("name", ["lake", "lake/linked", "run", "run/pseudonym.key", "format"])
+def test_a_link_in_the_place_of_state_is_named(filled: Home, tmp_path: Path, name: str) -> None:
+    link, disk = filled.path / name, tmp_path / "disk"
+    if link.exists():
+        link.rename(disk)
+    else:
+        disk.mkdir()
+    link.symlink_to(disk)
+    with pytest.raises(SettingsError, match=f"^{name}: .*links"):
+        backup(filled, tmp_path / "b.tar.gz")
+    assert not list(tmp_path.glob("*b.tar.gz*"))
+
+
+@pytest.mark.parametrize("name", ["cache", "logs/newest", "run/newest"])
+def test_a_link_in_a_place_that_is_left_out_is_no_matter(filled: Home, tmp_path: Path, name: str) -> None:
+    (filled.path / name).symlink_to(tmp_path)
+    assert backup(filled, tmp_path / "b.tar.gz")
+
+
+@pytest.mark.parametrize("headers", [{"mtime": "1e30"}, {"mtime": "nan"}, {"path": "lake/a\0b"}], ids=["far", "nan", "nul"])
+def test_an_archive_with_a_header_that_no_system_takes_is_refused(tmp_path: Path, headers: dict[str, str]) -> None:
+    member = tarfile.TarInfo("lake/x")
+    member.pax_headers = headers
+    write(tmp_path / "b.tar.gz", MANIFEST, (member, b"x"))
+    other = elsewhere(tmp_path)
+    with pytest.raises(HomeError, match="cannot be restored"):
+        restore(other, tmp_path / "b.tar.gz")
+    assert list(tmp_path.iterdir()) == [tmp_path / "b.tar.gz"]
+
+
+@pytest.mark.parametrize(("name", "content"), [("format", b"2\n"), ("format", b"\xff"), ("format/x", b"1\n"), ("shops", b"x")])
+def test_an_archive_that_holds_no_home_leaves_nothing(tmp_path: Path, name: str, content: bytes) -> None:
+    write(tmp_path / "b.tar.gz", MANIFEST, (tarfile.TarInfo(name), content))
+    with pytest.raises(HomeError, match="cannot be restored"):
+        restore(elsewhere(tmp_path), tmp_path / "b.tar.gz")
+    assert list(tmp_path.iterdir()) == [tmp_path / "b.tar.gz"]
+
+
+def test_a_manifest_of_any_size_or_a_linked_one_is_refused(tmp_path: Path) -> None:
+    link = tarfile.TarInfo("shopgraph-backup")
+    link.type, link.linkname = tarfile.SYMTYPE, "nowhere"
+    for manifest in ((tarfile.TarInfo("shopgraph-backup"), b"1" + b"\n" * (1 << 20)), (link, b"")):
+        write(tmp_path / "b.tar.gz", manifest)
+        with pytest.raises(HomeError, match="is not a backup"):
+            restore(elsewhere(tmp_path), tmp_path / "b.tar.gz")
+
+
+def test_a_restore_counts_and_unpacks_the_files_of_the_home_only(tmp_path: Path) -> None:
+    write(tmp_path / "b.tar.gz", MANIFEST, (tarfile.TarInfo("format"), b"1\n"), (tarfile.TarInfo("lake/x"), b"x"))
+    other = elsewhere(tmp_path)
+    assert restore(other, tmp_path / "b.tar.gz") == 2
+    assert {path.name for path in other.path.iterdir() if path.is_file()} == {"format"}

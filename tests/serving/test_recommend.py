@@ -79,6 +79,8 @@ def test_session_events_are_ordered_by_their_times(post: Ask) -> None:
     in_order = [{"item_id": "i2"}, {"item_id": "i7"}]
     scores = recommend(post, session=[later, earlier])["items"]
     assert scores == recommend(post, session=in_order)["items"]
+    without_zone = {**later, "event_timestamp": "2024-05-01T11:00:00"}
+    assert scores == recommend(post, session=[without_zone, earlier])["items"]  # taken as UTC
     assert scores != recommend(post, session=in_order[::-1])["items"]
 
 

@@ -32,6 +32,7 @@ def test_parts_grow_with_the_rows_that_are_there_and_those_to_come(
 ) -> None:
     share_out(kept, lake, 100_000_000)
     assert int(kept.conf.get(PARTS)) == 400
-    lake.write(ITEMS.path, frame(ITEMS, {"item_id": "a", "event_timestamp": "2024-05-01T00:00+00:00"}).toArrow().cast(ITEMS.schema), "overwrite", digest="x")
+    rows = frame(ITEMS, {"item_id": "a", "event_timestamp": "2024-05-01T00:00+00:00"}).toArrow()
+    lake.write(ITEMS.path, rows.cast(ITEMS.schema), "overwrite", digest="x")
     share_out(kept, lake, 100_000_000)
     assert int(kept.conf.get(PARTS)) == 401

@@ -201,9 +201,10 @@ class Encoder:
 def normalised(text: str, max_chars: int) -> str:
     """The first `max_chars` characters in Unicode's compatibility form and one case, without what cannot be seen.
 
+    No more than `max_chars` come back: the compatibility form of one character may have eighteen.
     A run of one character longer than three is cut to three: "好好好好好" and "sooooo" say no more than their short forms.
     """
-    text = unicodedata.normalize("NFKC", _INVISIBLE.sub("", text[:max_chars])).casefold()
+    text = unicodedata.normalize("NFKC", _INVISIBLE.sub("", text[:max_chars])).casefold()[:max_chars]
     return _RUN.sub(r"\1\1\1", _BLANK.sub(" ", text)).strip()
 
 

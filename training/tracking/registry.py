@@ -75,10 +75,15 @@ def fetch(client: MlflowClient, name: str, version: str | None, home: Home) -> S
 
     Raises:
         ModelNotFoundError: there is no such model or version.
-        EngineError: what was downloaded is not what was registered.
+        EngineError: it was registered by other means, or what was downloaded is not what was registered.
     """
     found = _find(client, name, version)
-    digest = found.tags["digest"]
+    digest = found.tags.get("digest")
+    if digest is None:  # registered by hand, in MLflow's UI
+        raise EngineError(
+            f"version {found.version} of model {name} was not registered by shopgraph (it has no tag `digest`); "
+            f"train it with `shopgraph train {name.rsplit('.', 1)[-1]}`, or delete that version in the MLflow UI."
+        )
     target = home.model_folder(name, int(found.version), digest)
     if not target.exists():
         draft = target.parent / f".{uuid.uuid4().hex}"

@@ -41,6 +41,7 @@ def test_normalised(raw: str, read: str) -> None:
 
 def test_normalised_reads_the_first_characters_only() -> None:
     assert normalised("abc" * 1000, 4) == "abca"
+    assert len(normalised("\ufdfa" * 100, 100)) == 100  # each is eighteen characters in its compatibility form
 
 
 def test_spans_are_hashed_alike_wherever_they_stand() -> None:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from mlflow.artifacts import download_artifacts
+from typer.testing import CliRunner
 
+import shopgraph
 from features.shop import Shop
 from features.tables import CLEAN_REVIEWS
 from infra.errors import TableContractError
+from infra.home import Home
 from infra.lake import Lake
 from infra.settings import Settings
 from training import recipe as recipes
@@ -55,6 +60,23 @@ def test_training_texts_that_copy_the_test_part_go_and_the_test_part_stays() -> 
     assert split.train.texts == ("别的话",)
     assert split.test.texts == (long, "y")
     assert copies == {"leaked_share": 0.5, "dropped_from_train": 1}
+
+
+@pytest.mark.e2e
+@pytest.mark.usefixtures("ray")
+def test_without_names_what_has_data_is_trained_and_the_rest_is_told(
+    full_lake: Lake, settings: Settings, mlflow_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Home(settings).shop("words")
+    folder.mkdir(parents=True)
+    (folder / "shop.yaml").write_text("name: words\ncurrency: EUR\ntime_zone: Europe/Berlin\n")
+    Lake.open(settings, "words").write(CLEAN_REVIEWS.path, full_lake.read(CLEAN_REVIEWS.path), "overwrite", digest="words")
+    monkeypatch.setenv("SHOPGRAPH_MLFLOW_URI", mlflow_uri)
+    train = ["--home", str(settings.home_path), "--shop", "words", "train"]
+    told = CliRunner().invoke(shopgraph.app, [*train, "--set", "fit.epochs=1", "--json"], catch_exceptions=False)
+    assert set(json.loads(told.stdout.splitlines()[-1])) == {"sentiment"}
+    with pytest.raises(TableContractError, match="interactions"):
+        CliRunner().invoke(shopgraph.app, [*train, "recommender"], catch_exceptions=False)
 
 
 @pytest.mark.e2e

@@ -10,6 +10,7 @@ import matplotlib.pyplot as plt
 import pyarrow as pa
 import pytest
 import torch
+from mlflow.entities.model_registry import ModelVersion
 from safetensors.torch import load_file, save_file
 
 from infra.errors import EngineError, ModelNotFoundError
@@ -18,6 +19,7 @@ from infra.processes import processes, running, stop
 from infra.settings import Settings
 from tests.ports import free_port
 from training.tracking import Run, Tracking
+from training.tracking.registry import fetch
 from training.tracking.server import NAME, ensure_server, server_uri
 
 
@@ -116,6 +118,17 @@ def test_a_model_that_is_not_there_is_named(tracking: Tracking) -> None:
         tracking.fetch("nothing")
     with pytest.raises(ModelNotFoundError, match="'99'"):
         tracking.fetch("sentiment", "99")
+
+
+def test_a_version_that_was_registered_by_hand_is_named(tmp_path: Path) -> None:
+    class Registry:
+        """What MLflow's client answers of a version that was made in its UI."""
+
+        def search_model_versions(self, _: str) -> list[ModelVersion]:
+            return [ModelVersion("shop_a.ranker", "7", creation_timestamp=0)]
+
+    with pytest.raises(EngineError, match=r"version 7 of model shop_a\.ranker was not registered.*`digest`.*train.*delete"):
+        fetch(Registry(), "shop_a.ranker", None, Home(Settings.load(home=tmp_path)))
 
 
 def test_our_own_server_is_started_again_where_it_is_gone(tracking: Tracking) -> None:
