@@ -1,9 +1,9 @@
 """Several tables committed as one: a redo journal beside the lake's tables.
 
-Each Delta commit is atomic, a set of them is not. So the files of all tables are written first, then the list of commits is put
-into one journal file, then they are committed one by one, then the journal goes. Killed before the journal: nothing is visible.
-Killed after it: `recover`, called before the next write and before a build reads, does the commits that are missing; those
-already done are recognised by their digest.
+Each Delta commit is atomic, a set of them is not. So the files of all tables are written first and checked, then the list of
+commits is put into one journal file, then they are committed one by one, then the journal goes. Killed before the journal:
+nothing is visible. Killed after it: `recover`, called before the next write and before a build reads, does the commits that are
+missing; those already done are recognised by their digest.
 """
 
 from __future__ import annotations
@@ -42,8 +42,13 @@ class Journal:
         """Make all of them visible, in order; after a crash in between, `recover` finishes.
 
         Raises:
-            TableContractError, TableConflictError: as `Lake.commit`; what came before it is visible, and the journal stays.
+            TableContractError: files or a schema that `Lake.commit` would refuse; nothing is visible, and there is no journal.
+            TableConflictError: as `Lake.commit`; what came before it is visible, and the journal stays.
         """
+        for append in appends:
+            # a journal that can never be committed would stop every later write
+            if not self.lake.committed(append.attempt.path, append.digest):
+                self.lake.check(append.attempt, append.schema)
         entries = [
             {
                 "path": a.attempt.path,

@@ -275,7 +275,7 @@ class Lake:
                     commit_properties=properties,
                 )
                 return Commit(path, 0, num_rows)
-            self._check_schema(path, existing, schema)
+            self._check_schema(path, pa.schema(existing.schema().to_arrow()), schema)
             existing.create_write_transaction(actions, mode, delta_schema, commit_properties=properties)
         except (CommitFailedError, DeltaError) as error:
             if isinstance(error, CommitFailedError) or "already exists" in str(error).lower():
@@ -284,6 +284,20 @@ class Lake:
         existing.update_incremental()
         written = next(int(entry["version"]) for entry in existing.history() if entry.get(_DIGEST) == digest)
         return Commit(path, written, num_rows)
+
+    def check(self, attempt: Attempt, schema: pa.Schema) -> None:
+        """Whether `add_columns` and then `commit` would take the files of `attempt`; nothing is changed.
+
+        Raises:
+            TableContractError: as `commit`.
+        """
+        self._check_files(attempt, schema)
+        existing = self._find(attempt.path)
+        found = pa.schema(existing.schema().to_arrow()) if existing else pa.schema([])
+        # there and back, because Delta knows fewer types than Arrow
+        added = pa.schema(Schema.from_arrow(pa.schema([f for f in schema if f.name not in found.names])).to_arrow())
+        if existing:
+            self._check_schema(attempt.path, pa.schema([*found, *added]), schema)
 
     def write(
         self,
@@ -331,9 +345,9 @@ class Lake:
         except TableNotFoundError:
             return None
 
-    def _check_schema(self, path: str, existing: DeltaTable, schema: pa.Schema) -> None:
+    def _check_schema(self, path: str, existing: pa.Schema, schema: pa.Schema) -> None:
         declared = {f.name: f.type for f in schema}
-        found = {f.name: f.type for f in pa.schema(existing.schema().to_arrow())}
+        found = {f.name: f.type for f in existing}
         if declared != found:
             differing = sorted(n for n in declared.keys() | found.keys() if declared.get(n) != found.get(n))
             told = "; ".join(

@@ -1,11 +1,13 @@
 """JSON lines: one object per line; nested objects become columns `outer.inner`, lists become JSON text.
 
-Numbers keep the digits they are written with. A line that is no JSON object, or names a key twice, is a problem row.
+Numbers keep the digits they are written with. A line that is no JSON object is a problem row, and so is one whose keys cannot
+be columns beside each other and ours, or that holds half a character.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -17,6 +19,10 @@ from features.mapping import TextFormat
 from infra.errors import IngestError
 from spark_jobs.sources.arrow_files import BATCH_ROWS, PROBLEM, ROW, TEXT
 from spark_jobs.sources.text import check_encoding, open_text, undecodable
+
+# `__part` is spelled out because staging, which adds it, imports this module
+_OURS = frozenset({"__part", ROW, PROBLEM, TEXT})
+_HALF = re.compile("[\ud800-\udfff]")
 
 
 def batches(form: TextFormat, path: Path) -> Iterator[pa.RecordBatch]:
@@ -46,7 +52,7 @@ def _row(number: int, line: str) -> dict[str, Any]:
     try:
         value = json.loads(line, parse_float=str, parse_int=str, parse_constant=str, object_pairs_hook=_once)
         if isinstance(value, dict):
-            return {ROW: number, **_flat(value)}
+            return {ROW: number, **_checked(list(_flat(value)))}
         problem = "expected an object {...}"
     except (ValueError, RecursionError) as error:
         problem = str(error)[:80]
@@ -60,15 +66,27 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, str | None]:
-    flat: dict[str, str | None] = {}
+def _checked(pairs: list[tuple[str, str | None]]) -> dict[str, str | None]:
+    """The columns of a row, if Spark, which ignores the case of names, and Arrow, which holds UTF-8, can take them."""
+    seen: dict[str, str] = {}
+    for name, text in pairs:
+        if half := _HALF.search(name) or _HALF.search(text or ""):
+            raise ValueError(f"\\u{ord(half[0]):04x} is half of a character")
+        if name.lower() in _OURS:
+            raise ValueError(f"the key {name[:20]} is a name of shopgraph's own")
+        if name.lower() in seen:
+            raise ValueError(f"the keys {seen[name.lower()][:20]} and {name[:20]} are one column")
+        seen[name.lower()] = name
+    return dict(pairs)
+
+
+def _flat(value: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str | None]]:
     for name, item in value.items():
         if isinstance(item, dict):
-            flat |= _flat(item, f"{prefix}{name}.")
+            yield from _flat(item, f"{prefix}{name}.")
         elif isinstance(item, list):
-            flat[prefix + name] = json.dumps(item, ensure_ascii=False)
+            yield prefix + name, json.dumps(item, ensure_ascii=False)
         elif isinstance(item, bool):
-            flat[prefix + name] = "true" if item else "false"
+            yield prefix + name, "true" if item else "false"
         else:
-            flat[prefix + name] = item
-    return flat
+            yield prefix + name, item

@@ -24,6 +24,8 @@ _WHOLE_ID = r"^(-?\d+)\.0+$"
 _NOT_FINITE = r"(?i)^[+-]?(nan|inf|infinity)$"
 _MONEY = T.DecimalType(18, 4)
 _WIDE = T.DecimalType(38, 10)
+_FIRST, _LAST = -62_135_596_800_000_000, 253_402_300_799_999_999
+"""Microseconds of the first and the last instant of the years 1 to 9999, UTC: Python and the lake's statistics end there."""
 _MICROS = {"s": "1000000", "ms": "1000", "us": "1", "ns": "0.001"}
 
 
@@ -144,25 +146,34 @@ class Conversion:
     def _time(self, raw: SparkColumn, type: T.DataType) -> None:
         """A time as an instant, or a date. A local time that a clock change skipped is a problem; of two, it is the first."""
         given, local, instant, has_hour = self._read_time(raw, type)
-        local, instant = self._step("local", local), self._step("instant", instant)
+        local, instant = self._bounded("local", local), self._bounded("instant", instant)
         if self.column.type == "date":
-            day = self._step("day", F.coalesce(local, F.from_utc_timestamp(instant, self.zone)).cast("date"))
+            # the zone can lead out of the bounds once more, here and below
+            day = self._bounded("at", F.coalesce(local, F.from_utc_timestamp(instant, self.zone)))
+            day = self._step("day", day.cast("date"))
             self._result(day, F.when(given.isNotNull() & day.isNull(), "not a date"))
             return
         resolved = self._step("resolved", F.to_utc_timestamp(local, self.zone))
         skipped = F.coalesce(has_hour & (F.from_utc_timestamp(resolved, self.zone) != local), F.lit(False))
         skipped = self._step("skipped", skipped)
-        value = self._step("time", F.coalesce(instant, F.when(~skipped, resolved)))
+        value = self._bounded("time", F.coalesce(instant, F.when(~skipped, resolved)))
         told = F.when(skipped, "local time that a clock change skipped").when(given.isNotNull() & value.isNull(), "not a time")
         self._result(value, told)
+
+    def _bounded(self, name: str, time: SparkColumn) -> SparkColumn:
+        """The time, null outside the years 1 to 9999."""
+        time = self._step(f"any_{name}", time)
+        return self._step(name, F.when(F.unix_micros(time).between(_FIRST, _LAST), time))
 
     def _read_time(self, raw: SparkColumn, type: T.DataType) -> tuple[SparkColumn, SparkColumn, SparkColumn, SparkColumn]:
         """(what is given, wall clock time, instant, whether the source says the hour); one of the two times is null."""
         null, always = F.lit(None).cast("timestamp"), F.lit(True)
         if self.says.unit:
             given = raw if isinstance(type, T.NumericType) else self._text(raw, type)
-            micros = self._step("micros", given.try_cast(_WIDE) * F.lit(_MICROS[self.says.unit]).cast("decimal(10,3)"))
-            return given, null, F.timestamp_micros(F.when(F.abs(micros) < 2.5e17, micros).try_cast("bigint")), always
+            micros = self._step(
+                "micros", F.try_multiply(given.try_cast(_WIDE), F.lit(_MICROS[self.says.unit]).cast("decimal(10,3)"))
+            )
+            return given, null, F.timestamp_micros(micros.try_cast("bigint")), always
         if isinstance(type, T.TimestampType):
             return raw, null, raw, always
         if isinstance(type, (T.TimestampNTZType, T.DateType)):

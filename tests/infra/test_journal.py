@@ -48,6 +48,26 @@ def test_a_recovered_commit_leaves_out_what_the_writer_left_out(lake: Lake, monk
     assert lake.read("raw/x")["a"].to_pylist() == [1]
 
 
+LATE = pa.table({"a": pa.array([300_000_000_000_000_000], pa.timestamp("us", "UTC"))})  # a time after the year 9999
+TEXT = pa.table({"a": ["z"]})
+FEWER = pa.table({"b": ["z"]})
+
+
+@pytest.mark.parametrize("wrong", [LATE, TEXT, FEWER], ids=["statistics", "type", "column"])
+@pytest.mark.parametrize("exists", [True, False])
+def test_what_can_never_be_committed_leaves_no_journal(wrong: pa.Table, exists: bool, lake: Lake) -> None:
+    lake.write("raw/y", pa.table({"a": [1]}, schema=ONE), "append", digest="0")
+    journal = Journal(lake, "ingest")
+    good = prepared(lake, "raw/x", pa.table({"a": [1]}, schema=ONE), "1")
+    bad = prepared(lake, "raw/y" if exists else "raw/z", wrong, "1")
+    declared = bad if exists else replace(bad, schema=pa.schema([pa.field("a", pa.binary())]))
+    with pytest.raises((TableContractError, OverflowError)):
+        journal.commit([good, declared])
+    assert (lake.tables(), lake.version("raw/y")) == (["raw/y"], 0)
+    assert journal.recover() == []
+    assert journal.commit([good])[0].version == 0
+
+
 @pytest.fixture
 def killed(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> Lake:
     """A lake with a journal of two appends, none of them committed."""

@@ -133,6 +133,35 @@ def test_a_row_arrives_typed_or_is_quarantined_with_its_reason(folder: Path, run
     assert report.notices == ["1 returns have no purchase they could take back; they are accepted as returns."]
 
 
+def test_times_outside_the_years_1_to_9999_are_quarantined_in_every_zone(folder: Path, run: Run, lake: Lake) -> None:
+    (folder / "offers.csv").write_text(
+        "id,seconds,ends\n"
+        "1,-200000000000,9999-12-31 23:59:59\n"
+        "2,-62135596801,0001-01-01 00:00:00\n"
+        "3,-62135596800,9999-12-31T23:59:59.999999Z\n"
+        "4,253402300799,0001-01-01T00:00:00Z\n"
+        "5,253402300800,9999-12-31T23:59:59-01:00\n"
+        "6,1e27,0000-06-01\n"
+    )
+    at = {"constant": "2025-01-01"}
+    offer = {"promotion_id": "id", "item_id": "id", "depth": {"constant": 0.1}, "created_timestamp": at}
+    times = {"starts_at": {"column": "seconds", "unit": "s"}, "ends_at": "ends"}
+    tables = [
+        {"table": "promotions", "columns": offer | times},
+        {"table": "calendar", "columns": {"date": "ends", "name": "id", "created_timestamp": at}},
+    ]
+    source = {"format": "csv", "path": str(folder), "tables": tables}
+    run({"name": "west", "zone": "America/New_York", **source}, {"name": "east", "zone": "Asia/Shanghai", **source})
+    bad = rows(lake, "quarantine/promotions") + rows(lake, "quarantine/calendar")
+
+    def told(name: str, reason: str) -> list[int]:
+        return sorted(r["row"] for r in bad if r["source"] == name and reason in r["reason"])
+
+    assert [told(name, "starts_at: not a time") for name in ("west", "east")] == [[1, 2, 5, 6], [1, 2, 5, 6]]
+    assert [told(name, "ends_at: not a time") for name in ("west", "east")] == [[1, 5, 6], [2, 5, 6]]
+    assert [told(name, "date: not a date") for name in ("west", "east")] == [[4, 5, 6], [3, 5, 6]]
+
+
 def test_a_second_day_adds_new_keys_corrections_and_counts_duplicates(folder: Path, run: Run, lake: Lake) -> None:
     (folder / "day1.csv").write_text(HEADER + "1,1,7,A,1,1.00,2025-06-01 10:00\n1,2,7,B,1,1.00,2025-06-01 10:00\n")
     first = run(csv_orders(folder))

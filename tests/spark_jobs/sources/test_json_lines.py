@@ -7,6 +7,7 @@ import pytest
 from features.mapping import TextFormat
 from infra.errors import IngestError
 from spark_jobs.sources.json_lines import batches
+from spark_jobs.sources.staging import OURS
 
 
 def test_objects_become_flat_text_and_keep_their_digits(tmp_path: Path) -> None:
@@ -23,6 +24,28 @@ def test_objects_become_flat_text_and_keep_their_digits(tmp_path: Path) -> None:
     assert rows[3]["id"] == "NaN"
     assert [row["__text"] for row in rows] == [None, "[1]", '{"id": 1, "id": 2}', None, '{"id"']
     assert [bool(row["__problem"]) for row in rows] == [False, True, True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        (r'{"id": "2", "query": "caf\ud83d"}', r"\ud83d is half of a character"),
+        (r'{"id": "2", "tags": ["\uDE00"]}', r"\ude00 is half of a character"),
+        (r'{"id": "2", "caf\ud83d": "x"}', r"\ud83d is half of a character"),
+        *((f'{{"id": "2", "{name}": "9"}}', f"the key {name} is a name of shopgraph's own") for name in [*OURS, "__ROW"]),
+        ('{"id": "2", "Id": "3"}', "the keys id and Id are one column"),
+        ('{"id": "2", "a": {"b": 1}, "a.b": 2}', "the keys a.b and a.b are one column"),
+    ],
+)
+def test_a_line_that_cannot_be_columns_is_a_problem_and_the_others_are_read(line: str, problem: str, tmp_path: Path) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_text(f'{{"id": "1"}}\n{line}\n{{"id": "\\ud83d\\ude00"}}\n', encoding="ascii")
+    (batch,) = batches(TextFormat(), file)
+    assert batch.to_pylist() == [
+        {"__row": 1, "id": "1", "__problem": None, "__text": None},
+        {"__row": 2, "id": None, "__problem": f"no JSON object: {problem}", "__text": line},
+        {"__row": 3, "id": "😀", "__problem": None, "__text": None},
+    ]
 
 
 def test_bytes_of_another_encoding_are_refused(tmp_path: Path) -> None:
