@@ -518,5 +518,5 @@ def _statistics(metadata: pq.FileMetaData, schema: pa.Schema) -> dict[str, Any]:
 def _delta_time(value: datetime | date) -> str:
     """A time as Delta statistics hold it: microseconds, UTC."""
     if isinstance(value, datetime):
-        return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        return f"{value.astimezone(UTC).replace(tzinfo=None).isoformat(timespec='microseconds')}Z"
     return value.isoformat()

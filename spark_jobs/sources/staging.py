@@ -83,7 +83,7 @@ def stage(source: Source, parts: Sequence[Part], lake: Lake, uri: str, on_rows: 
     """Read all parts into Parquet files under `uri`.
 
     Raises:
-        IngestError: a part cannot be read to its end.
+        IngestError: a part cannot be read to its end, or a column is spelled in two ways.
     """
     known = _unified([part.schema for part in parts if part.schema is not None])
     files: list[str] = []
@@ -107,6 +107,10 @@ def stage(source: Source, parts: Sequence[Part], lake: Lake, uri: str, on_rows: 
         read.append(StagedPart(part, num_rows, columns, cursor))
     ours = pa.schema(list(OURS.items()))
     own = pa.schema([field for field in _unified([known, *schemas]) if field.name not in OURS])
+    spelled: dict[str, str] = {}
+    for name in own.names:
+        if (other := spelled.setdefault(name.lower(), name)) != name:
+            raise IngestError(f"source {source.name}: `{other}` in some rows is `{name}` in others; spell a column one way.")
     return Staged(source, pa.unify_schemas([own, ours]), tuple(files), tuple(read))
 
 

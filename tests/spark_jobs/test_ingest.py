@@ -275,6 +275,14 @@ def test_a_folder_that_is_not_there_and_a_file_with_only_a_header(folder: Path, 
     assert run(csv_orders(folder)).parts_skipped == 1
 
 
+def test_a_column_that_is_spelled_in_two_ways_is_named(folder: Path, run: Run, lake: Lake) -> None:
+    (folder / "log.jsonl").write_text('{"sku": "A", "ts": "2025-06-01"}\n{"SKU": "B", "ts": "2025-06-01"}\n')
+    columns = {"item_id": "sku", "event_timestamp": "ts"}
+    with pytest.raises(IngestError, match="source log: `sku` in some rows is `SKU` in others"):
+        run({"name": "log", "format": "jsonl", "path": str(folder / "*.jsonl"), "tables": [{"table": "items", "columns": columns}]})
+    assert lake.tables() == []
+
+
 def test_one_source_feeds_several_tables_by_rules_that_are_counted(folder: Path, run: Run, lake: Lake) -> None:
     lines = [
         {"act": "pv", "who": {"id": 1}, "sku": "A", "ts": 1748772000, "name": "Tea"},
