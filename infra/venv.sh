@@ -18,11 +18,11 @@ fi
 
 rm -f "$venv/ready"
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
-# The lock names every package but CUDA's, which a torch built for it brings along. Not compiled beforehand: most of the 24,000 modules
-# are never imported; those that are, are compiled then.
+# The lock names every package but CUDA's, which a torch built for it brings along. pip compiles them all: where Python may not write
+# what it compiles (PYTHONDONTWRITEBYTECODE, as in many containers), each process would compile again what it imports.
 echo "Installing the locked packages into $venv (a few minutes the first time) ..."
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --constraint requirements.lock pip wheel setuptools
-"$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-compile --constraint requirements.lock torch
-"$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-compile --no-deps --requirement requirements.lock
+"$venv/bin/python" -m pip install --quiet --disable-pip-version-check --constraint requirements.lock torch
+"$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --requirement requirements.lock
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 touch "$venv/ready"
