@@ -374,7 +374,12 @@ class Lake:
             with self.filesystem.open_input_file(info.path) as file:
                 footer = pq.ParquetFile(file)
                 found = {f.name: f.type for f in footer.schema_arrow}
-                statistics = _statistics(footer.metadata, schema)
+                try:
+                    statistics = _statistics(footer.metadata, schema)
+                except OverflowError:  # no Python time holds it
+                    raise TableContractError(
+                        f"table {attempt.path}: {info.base_name} holds a time outside the years 1 to 9999. Nothing was committed."
+                    ) from None
             if found != expected:
                 differing = sorted(n for n in expected.keys() | found.keys() if expected.get(n) != found.get(n))
                 told = "; ".join(

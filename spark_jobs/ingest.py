@@ -37,14 +37,14 @@ from infra.lake import Lake, digest_of
 from infra.settings import Settings
 from spark_jobs.session import read_files, read_table, share_out, write_files
 from spark_jobs.sources import drift, seen
-from spark_jobs.sources.arrow_files import ROW, family
+from spark_jobs.sources.arrow_files import PART, ROW, family
 from spark_jobs.sources.changes import ACCEPTED, CORRECTION, DUPLICATE, FATE, ORDER, decide
 from spark_jobs.sources.mapped import DROPPED, REASON, SOURCE_ROW, mapped
 from spark_jobs.sources.parts import Part, find_parts
 from spark_jobs.sources.report import Line, Report
 from spark_jobs.sources.returns import link
 from spark_jobs.sources.seen import Seen
-from spark_jobs.sources.staging import PART, Staged, check_columns, stage
+from spark_jobs.sources.staging import Staged, check_columns, stage
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 QUARANTINE_SCHEMA = pa.schema(

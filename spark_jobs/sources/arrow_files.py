@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,8 +14,9 @@ import pyarrow.parquet as pq
 from infra.errors import IngestError
 
 BATCH_ROWS = 65_536
-ROW, PROBLEM, TEXT = "__row", "__problem", "__text"
-"""Beside a source's own columns: number of the record, and for one that has no columns at all, why and how it reads."""
+PART, ROW, PROBLEM, TEXT = "__part", "__row", "__problem", "__text"
+OURS = {PART: pa.int64(), ROW: pa.int64(), PROBLEM: pa.string(), TEXT: pa.string()}
+"""Beside a source's own columns: place of its part, number of the record, and for one without columns why and how it reads."""
 
 
 def parquet_schema(path: Path) -> pa.Schema:
@@ -46,6 +47,16 @@ def parquet_batches(path: Path) -> Iterator[pa.RecordBatch]:
 def fragment_batches(fragment: ds.Fragment, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
     """The rows of one file of a Delta table, partition values filled in."""
     yield from fragment.to_batches(schema=schema, batch_size=BATCH_ROWS)
+
+
+def twins(names: Iterable[str]) -> tuple[str, str] | None:
+    """The first two names that are one column to Spark, which ignores their case; None where each is its own."""
+    seen: dict[str, str] = {}
+    for name in names:
+        if name.lower() in seen:
+            return seen[name.lower()], name
+        seen[name.lower()] = name
+    return None
 
 
 def family(type: pa.DataType) -> str:

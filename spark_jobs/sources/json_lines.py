@@ -17,11 +17,9 @@ import pyarrow as pa
 
 from features.mapping import TextFormat
 from infra.errors import IngestError
-from spark_jobs.sources.arrow_files import BATCH_ROWS, PROBLEM, ROW, TEXT
+from spark_jobs.sources.arrow_files import BATCH_ROWS, OURS, PROBLEM, ROW, TEXT, twins
 from spark_jobs.sources.text import check_encoding, open_text, undecodable
 
-# `__part` is spelled out because staging, which adds it, imports this module
-_OURS = frozenset({"__part", ROW, PROBLEM, TEXT})
 _HALF = re.compile("[\ud800-\udfff]")
 
 
@@ -68,15 +66,13 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _checked(pairs: list[tuple[str, str | None]]) -> dict[str, str | None]:
     """The columns of a row, if Spark, which ignores the case of names, and Arrow, which holds UTF-8, can take them."""
-    seen: dict[str, str] = {}
     for name, text in pairs:
         if half := _HALF.search(name) or _HALF.search(text or ""):
             raise ValueError(f"\\u{ord(half[0]):04x} is half of a character")
-        if name.lower() in _OURS:
+        if name.lower() in OURS:
             raise ValueError(f"the key {name[:20]} is a name of shopgraph's own")
-        if name.lower() in seen:
-            raise ValueError(f"the keys {seen[name.lower()][:20]} and {name[:20]} are one column")
-        seen[name.lower()] = name
+    if pair := twins(name for name, _ in pairs):
+        raise ValueError(f"the keys {pair[0][:20]} and {pair[1][:20]} are one column")
     return dict(pairs)
 
 

@@ -14,10 +14,9 @@ from features.columns import CREATED_TIMESTAMP, EVENT_TIMESTAMP
 from features.mapping import Source, TableMapping
 from features.shop import Shop
 from features.tables import Column
-from spark_jobs.sources.arrow_files import PROBLEM, ROW, TEXT
+from spark_jobs.sources.arrow_files import OURS, PART, PROBLEM, ROW, TEXT
 from spark_jobs.sources.changes import ORDER
 from spark_jobs.sources.rules import broken
-from spark_jobs.sources.staging import OURS, PART
 from spark_jobs.sources.values import Conversion, apply, origin, quoted
 
 DROPPED, REASON, SOURCE_ROW = "__dropped", "__reason", "__source_row"

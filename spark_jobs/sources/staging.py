@@ -16,11 +16,9 @@ import pyarrow.parquet as pq
 from features.mapping import Source
 from infra.errors import IngestError
 from infra.lake import Lake
-from spark_jobs.sources.arrow_files import PROBLEM, ROW, TEXT, family, plain, to_plain
+from spark_jobs.sources.arrow_files import OURS, PART, ROW, family, plain, to_plain, twins
 from spark_jobs.sources.parts import Part
 
-PART = "__part"
-OURS = {PART: pa.int64(), ROW: pa.int64(), PROBLEM: pa.string(), TEXT: pa.string()}
 _CHUNK_ROWS = 200_000
 
 
@@ -64,12 +62,10 @@ def check_columns(source: Source, parts: Sequence[Part]) -> None:
     for part in parts:
         if part.schema is None:
             continue
-        seen: dict[str, str] = {}
-        for name in part.schema.names:
-            if name.lower() in seen:
-                other = "" if seen[name.lower()] == name else f" (beside `{seen[name.lower()]}`)"
-                raise IngestError(f"{part.name}: column `{name}` comes twice{other}; columns need names of their own. Rename one.")
-            seen[name.lower()] = name
+        if pair := twins(part.schema.names):
+            first, name = pair
+            other = "" if first == name else f" (beside `{first}`)"
+            raise IngestError(f"{part.name}: column `{name}` comes twice{other}; columns need names of their own. Rename one.")
         for field in part.schema:
             kind, where = found.setdefault(field.name, (family(field.type), part.name))
             if kind != family(field.type) and field.name not in source.retyped:
@@ -107,10 +103,8 @@ def stage(source: Source, parts: Sequence[Part], lake: Lake, uri: str, on_rows: 
         read.append(StagedPart(part, num_rows, columns, cursor))
     ours = pa.schema(list(OURS.items()))
     own = pa.schema([field for field in _unified([known, *schemas]) if field.name not in OURS])
-    spelled: dict[str, str] = {}
-    for name in own.names:
-        if (other := spelled.setdefault(name.lower(), name)) != name:
-            raise IngestError(f"source {source.name}: `{other}` in some rows is `{name}` in others; spell a column one way.")
+    if pair := twins(own.names):
+        raise IngestError(f"source {source.name}: `{pair[0]}` in some rows is `{pair[1]}` in others; spell a column one way.")
     return Staged(source, pa.unify_schemas([own, ours]), tuple(files), tuple(read))
 
 

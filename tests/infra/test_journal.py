@@ -61,7 +61,7 @@ def test_what_can_never_be_committed_leaves_no_journal(wrong: pa.Table, exists: 
     good = prepared(lake, "raw/x", pa.table({"a": [1]}, schema=ONE), "1")
     bad = prepared(lake, "raw/y" if exists else "raw/z", wrong, "1")
     declared = bad if exists else replace(bad, schema=pa.schema([pa.field("a", pa.binary())]))
-    with pytest.raises((TableContractError, OverflowError)):
+    with pytest.raises(TableContractError):
         journal.commit([good, declared])
     assert (lake.tables(), lake.version("raw/y")) == (["raw/y"], 0)
     assert journal.recover() == []

@@ -6,8 +6,8 @@ import pytest
 
 from features.mapping import TextFormat
 from infra.errors import IngestError
+from spark_jobs.sources.arrow_files import OURS
 from spark_jobs.sources.json_lines import batches
-from spark_jobs.sources.staging import OURS
 
 
 def test_objects_become_flat_text_and_keep_their_digits(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ from training.trainer import FitConfig
 
 RECIPE = Recipe(
     name="tiny",
-    data=DataConfig(leave_one_category_out=True, min_category_texts=90),
+    data=DataConfig(leave_one_category_out=True, min_category_texts=50),
     model=Config(encoder=EncoderConfig(min_piece_texts=1), dim=8, filters=8, widths=(3,)),
     fit=FitConfig(epochs=2, batch_size=16, learning_rate=1e-2),
 )
@@ -74,7 +74,10 @@ def test_without_names_what_has_data_is_trained_and_the_rest_is_told(
     monkeypatch.setenv("SHOPGRAPH_MLFLOW_URI", mlflow_uri)
     train = ["--home", str(settings.home_path), "--shop", "words", "train"]
     told = CliRunner().invoke(shopgraph.app, [*train, "--set", "fit.epochs=1", "--json"], catch_exceptions=False)
+    assert told.exit_code == 0
     assert set(json.loads(told.stdout.splitlines()[-1])) == {"sentiment"}
+    assert [name for name in ("recommender", "demand", "sentiment") if f"model={name}" in told.stderr] == ["recommender", "demand"]
+    assert told.stderr.count("not trained") == 2
     with pytest.raises(TableContractError, match="interactions"):
         CliRunner().invoke(shopgraph.app, [*train, "recommender"], catch_exceptions=False)
 
@@ -87,7 +90,7 @@ def test_train_registers_a_model_beside_its_floors(full_lake: Lake, settings: Se
     report = train(RECIPE, context)
     metrics = report["metrics"]
     assert metrics["sentiment"]["test_accuracy"] > 0.95 > metrics["majority"]["test_accuracy"]
-    assert set(report["left_out"]) == {"shirts"}  # there are too few texts about phones
+    assert set(report["left_out"]) == {"shirts", "phones"}
     saved = context.tracking.fetch("sentiment")
     assert (saved.version, saved.inputs) == (report["version"], {CLEAN_REVIEWS.path: 0})
     texts = ["质量很好, 非常喜欢", "poor quality, hate it"]
