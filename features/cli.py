@@ -68,8 +68,8 @@ def materialize(
 ) -> None:
     """Load the newest visible row of every key into the online store, where serving reads it.
 
-    Reads go on meanwhile, and a row never replaces a newer one. Rows past their expiry are left out; a row's expiry and meaning
-    are in docs/dictionary.md.
+    Reads go on meanwhile, and a row never replaces a newer one. Rows past their expiry are left out, and rows that the tables no
+    longer hold go; a row's expiry and meaning are in docs/dictionary.md.
 
     shopgraph features materialize\n
     shopgraph features materialize user_history --as-of 2025-10-01

@@ -133,7 +133,7 @@ class FeatureStore:
         views: Iterable[str] | None = None,
         progress: Callable[[str, int, int], None] | None = None,
     ) -> dict[str, int]:
-        """Write to the online store what a reader at `as_of` sees. Reads go on meanwhile; newer rows there stay.
+        """Make the online store what a reader at `as_of` sees. Reads go on meanwhile; newer rows there stay.
 
         Args:
             as_of: default: the shop's clock.
@@ -146,6 +146,7 @@ class FeatureStore:
         Raises:
             FeatureError: a named view does not exist or is kept offline only.
             TableContractError: a named view's table was never built.
+            HomeError: another process of this home materialises one of them.
         """
         as_of = as_of or self.now()
         as_of = as_of.astimezone(UTC) if as_of.tzinfo else as_of.replace(tzinfo=UTC)
@@ -153,10 +154,10 @@ class FeatureStore:
             chosen = [v for v in self.views.values() if v.online and self.lake.version(v.path) is not None]
         else:
             chosen = [self._online(self._view(name)) for name in views]
-        written = {}
+        written, home = {}, Home(self.settings).create()
         for view in chosen:
             report = (lambda done, total, name=view.name: progress(name, done, total)) if progress else None
-            written[view.name] = materialize(view, as_of, self.lake, self.rows, progress=report)
+            written[view.name] = materialize(view, as_of, self.lake, self.rows, home, progress=report)
         if chosen:
             from features.registry import note_materialization
 

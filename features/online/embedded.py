@@ -22,6 +22,9 @@ FORMAT = 1
 _BATCH = 10_000
 """Rows per transaction: small enough that other writers get their turn."""
 
+_NEVER = -(1 << 63)
+"""Before every instant, in microseconds."""
+
 _MAPPED_BYTES = 1 << 30
 """A read of a page that is not in SQLite's small cache is then no system call."""
 
@@ -38,8 +41,13 @@ CREATE TABLE IF NOT EXISTS rows (
 _UPSERT = """
 INSERT INTO rows VALUES ({definition:d}, ?, ?, ?, ?) ON CONFLICT (definition, key) DO UPDATE
 SET event = excluded.event, created = excluded.created, packed = excluded.packed
-WHERE (excluded.event, excluded.created) >= (rows.event, rows.created)
+WHERE (excluded.event, excluded.created) >= (rows.event, rows.created) OR max(rows.event, rows.created) <= {as_of:d}
 """
+_NOT_AMONG = """
+DELETE FROM rows WHERE definition = :definition AND key > :after AND (:to IS NULL OR key <= :to)
+AND max(event, created) <= :as_of AND key NOT IN (SELECT value FROM json_each(:keys))
+"""
+_COMPLETE = "UPDATE definitions SET complete_as_of = max(coalesce(complete_as_of, ?1), ?1) WHERE id = ?2"
 _READABLE = """
 SELECT id, columns FROM definitions WHERE view = ? AND (digest = ? OR complete_as_of IS NOT NULL)
 ORDER BY complete_as_of IS NULL, digest = ? DESC, complete_as_of DESC LIMIT 1
@@ -62,7 +70,7 @@ class EmbeddedRows:
         """As `Rows.write`; each 10,000 rows are one transaction."""
         with self._answering():
             connection = self._connect()
-            upsert = _UPSERT.format(definition=self._define(connection, view))
+            upsert = _UPSERT.format(definition=self._define(connection, view), as_of=_NEVER)
             for start in range(0, len(rows), _BATCH):
                 batch = rows[start : start + _BATCH]
                 with connection:
@@ -71,19 +79,26 @@ class EmbeddedRows:
                 if progress:
                     progress(len(batch))
 
-    def complete(self, view: View, as_of: datetime, oldest: datetime | None) -> None:
-        """As `Rows.complete`, in one transaction; an earlier `as_of` never takes back a later one."""
+    def replace(self, view: View, rows: Sequence[Packed], as_of: datetime, progress: Callable[[int], None] | None = None) -> None:
+        """As `Rows.replace`; each 10,000 rows, and what lies between their keys, are one transaction."""
         with self._answering():
             connection = self._connect()
-            definition = self._define(connection, view)
-            with connection:
-                connection.execute("BEGIN IMMEDIATE")
-                if oldest is not None:
-                    connection.execute("DELETE FROM rows WHERE definition = ? AND event < ?", (definition, to_microseconds(oldest)))
-                connection.execute(
-                    "UPDATE definitions SET complete_as_of = max(coalesce(complete_as_of, ?1), ?1) WHERE id = ?2",
-                    (to_microseconds(as_of), definition),
-                )
+            definition, moment, after = self._define(connection, view), to_microseconds(as_of), ""
+            upsert = _UPSERT.format(definition=definition, as_of=moment)
+            for start in range(0, max(len(rows), 1), _BATCH):
+                batch = rows[start : start + _BATCH]
+                keys = [key for key, *_ in batch]
+                last = start + _BATCH >= len(rows)
+                span = {"definition": definition, "as_of": moment, "after": after, "to": None if last else keys[-1]}
+                with connection:
+                    connection.execute("BEGIN IMMEDIATE")
+                    connection.execute(_NOT_AMONG, {**span, "keys": orjson.dumps(keys).decode()})
+                    connection.executemany(upsert, batch)
+                    if last:
+                        connection.execute(_COMPLETE, (moment, definition))
+                after = keys[-1] if keys else ""
+                if progress:
+                    progress(len(batch))
 
     def read(self, view: View, keys: Sequence[str | None]) -> tuple[Layout, list[Row | None]]:
         """As `Rows.read`, from the last commit."""

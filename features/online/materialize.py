@@ -12,6 +12,7 @@ from features.offline.frames import latest
 from features.online.packing import pack_rows
 from features.online.rows import Rows
 from features.views import View
+from infra.home import Home
 from infra.lake import Lake
 
 
@@ -20,31 +21,38 @@ def materialize(
     as_of: datetime,
     lake: Lake,
     rows: Rows,
+    home: Home,
     since: datetime | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> int:
-    """Write the rows a reader at `as_of` sees, none older than the view keeps online; the definition is complete after it.
+    """Make the online rows of a view what a reader at `as_of` sees, none older than the view keeps online; newer rows stay.
 
     Args:
-        since: write only rows whose event is at or after it; where that leaves rows out, the definition is not yet complete.
+        since: write only rows whose event is at or after it; where that leaves rows out, nothing is taken away and the
+            definition is not yet complete.
         progress: called with rows done and rows in all.
 
     Returns:
         How many keys were written.
+
+    Raises:
+        HomeError: another process of this home materialises the view.
     """
-    oldest = None if view.online_age is None else as_of - view.online_age
-    found = latest(view, as_of, lake, oldest)
-    chosen = found if since is None else found.filter(pc.field(EVENT_TIMESTAMP) >= since)
-    packed = pack_rows(view, chosen)
-    done = 0
+    # Of two at once the one that read an older table could have the last word.
+    with home.lock(f"materialize-{lake.shop}-{view.name}"):
+        found = latest(view, as_of, lake, None if view.online_age is None else as_of - view.online_age)
+        chosen = found if since is None else found.filter(pc.field(EVENT_TIMESTAMP) >= since)
+        packed = pack_rows(view, chosen)
+        done = 0
 
-    def advance(count: int) -> None:
-        nonlocal done
-        done += count
-        if progress:
-            progress(done, len(packed))
+        def advance(count: int) -> None:
+            nonlocal done
+            done += count
+            if progress:
+                progress(done, len(packed))
 
-    rows.write(view, packed, advance)
-    if chosen.num_rows == found.num_rows:
-        rows.complete(view, as_of, oldest)
-    return len(packed)
+        if chosen.num_rows == found.num_rows:
+            rows.replace(view, packed, as_of, advance)
+        else:
+            rows.write(view, packed, advance)
+        return len(packed)

@@ -26,6 +26,9 @@ from infra.errors import EngineError
 _BATCH = 1_000
 """Rows per call: a script holds the server for about a millisecond, then readers get their turn."""
 
+_NEVER = -(1 << 63)
+"""Before every instant, in microseconds."""
+
 _TIMES = struct.Struct(">qq")
 
 _PUT = """
@@ -36,14 +39,18 @@ for i, key in ipairs(KEYS) do
         local event, created = struct.unpack('>i8i8', held)
         local new_event, new_created = struct.unpack('>i8i8', ARGV[i])
         write = new_event > event or (new_event == event and new_created >= created)
+            or math.max(event, created) <= tonumber(ARGV[#KEYS + 1])
     end
     if write then redis.call('SET', key, ARGV[i]) end
 end
 """
 _PRUNE = """
 for _, key in ipairs(KEYS) do
-    local held = redis.call('GETRANGE', key, 0, 7)
-    if held ~= '' and struct.unpack('>i8', held) < tonumber(ARGV[1]) then redis.call('UNLINK', key) end
+    local held = redis.call('GETRANGE', key, 0, 15)
+    if held ~= '' then
+        local event, created = struct.unpack('>i8i8', held)
+        if math.max(event, created) <= tonumber(ARGV[1]) then redis.call('UNLINK', key) end
+    end
 end
 """
 
@@ -63,25 +70,18 @@ class RedisRows:
 
     def write(self, view: View, rows: Sequence[Packed], progress: Callable[[int], None] | None = None) -> None:
         """As `Rows.write`; each 1,000 rows are one script, which nothing interrupts."""
-        base = self._define(view)
-        for start in range(0, len(rows), _BATCH):
-            batch = rows[start : start + _BATCH]
-            with self._answering():
-                self._put(
-                    keys=[f"{base}:{key}" for key, *_ in batch],
-                    args=[_TIMES.pack(event, created) + packed for _, event, created, packed in batch],
-                )
-            if progress:
-                progress(len(batch))
+        self._write(self._define(view), rows, _NEVER, progress)
 
-    def complete(self, view: View, as_of: datetime, oldest: datetime | None) -> None:
-        """As `Rows.complete`; an earlier `as_of` never takes back a later one."""
-        base = self._define(view)
+    def replace(self, view: View, rows: Sequence[Packed], as_of: datetime, progress: Callable[[int], None] | None = None) -> None:
+        """As `Rows.replace`; first the rows, then what is not among them goes, each 1,000 in one script."""
+        base, moment = self._define(view), to_microseconds(as_of)
+        self._write(base, rows, moment, progress)
+        kept = {f"{base}:{key}".encode() for key, *_ in rows}
         with self._answering():
-            if oldest is not None:
-                for keys in self._scan(f"{base}:*"):
-                    self._prune(keys=keys, args=[to_microseconds(oldest)])
-            self._redis.zadd(f"{self._prefix}:{view.name}:complete", {view.digest: to_microseconds(as_of)}, gt=True)
+            for keys in self._scan(f"{base}:*"):
+                if gone := [key for key in keys if key not in kept]:
+                    self._prune(keys=gone, args=[moment])
+            self._redis.zadd(f"{self._prefix}:{view.name}:complete", {view.digest: moment}, gt=True)
 
     def read(self, view: View, keys: Sequence[str | None]) -> tuple[Layout, list[Row | None]]:
         """As `Rows.read`; all keys are one MGET."""
@@ -99,6 +99,18 @@ class RedisRows:
             for keys in self._scan(f"{self._prefix}:{view_name}:*"):
                 self._redis.unlink(*keys)
         self._complete.clear()
+
+    def _write(self, base: str, rows: Sequence[Packed], as_of: int, progress: Callable[[int], None] | None) -> None:
+        """Put rows over those that are older, or that were visible at `as_of`."""
+        for start in range(0, len(rows), _BATCH):
+            batch = rows[start : start + _BATCH]
+            with self._answering():
+                self._put(
+                    keys=[f"{base}:{key}" for key, *_ in batch],
+                    args=[*(_TIMES.pack(event, created) + packed for _, event, created, packed in batch), as_of],
+                )
+            if progress:
+                progress(len(batch))
 
     def _define(self, view: View) -> str:
         """Where the rows of the view's definition lie; its columns are noted on first use."""

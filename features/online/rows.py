@@ -28,8 +28,13 @@ class Rows(Protocol):
         `progress` is told, batch by batch, how many rows went in.
         """
 
-    def complete(self, view: View, as_of: datetime, oldest: datetime | None) -> None:
-        """Say that the definition now holds every key visible at `as_of`; rows with an event before `oldest` go."""
+    def replace(self, view: View, rows: Sequence[Packed], as_of: datetime, progress: Callable[[int], None] | None = None) -> None:
+        """Put all that is visible at `as_of`, in place of all that was: the definition is complete then.
+
+        What was there and is visible at `as_of` changes to what `rows` say, or goes; what is newer than `as_of` stays. A reader
+        finds each key's old row or its new one. `rows` are in order of their keys, as `pack_rows` makes them; two writers must
+        not do this to one definition at once.
+        """
 
     def read(self, view: View, keys: Sequence[str | None]) -> tuple[Layout, list[Row | None]]:
         """The layout the rows were written in, and per key, in order, its row; None where there is none or the key is None."""

@@ -34,6 +34,7 @@ from features.online.read import read_columns
 from features.online.rows import Rows, open_rows
 from features.views import View
 from infra import log
+from infra.home import Home
 from infra.settings import Settings
 
 
@@ -44,8 +45,11 @@ class PackedOnlineStoreConfig(FeastConfigBaseModel):  # type: ignore[misc]
     home: str
     shop: str
 
+    def settings(self) -> Settings:
+        return Settings.load(home=Path(self.home), shop=self.shop)
+
     def rows(self) -> Rows:
-        return open_rows(Settings.load(home=Path(self.home), shop=self.shop), self.shop)
+        return open_rows(self.settings(), self.shop)
 
 
 class PackedOnlineStore(OnlineStore):  # type: ignore[misc]
@@ -140,7 +144,8 @@ class LakeComputeEngine(ComputeEngine):  # type: ignore[misc]
             if lake.version(view.path) is None:
                 log.get(__name__).warning("table was not built yet; nothing to materialise", table=view.path)
             else:
-                materialize(view, _utc(task.end_time), lake, self.repo_config.online_store.rows(), since)
+                online = self.repo_config.online_store
+                materialize(view, _utc(task.end_time), lake, online.rows(), Home(online.settings()).create(), since)
         except Exception as error:  # Feast carries a job's error to its caller inside the job
             return LocalMaterializationJob(name, MaterializationJobStatus.ERROR, error)
         return LocalMaterializationJob(name, MaterializationJobStatus.SUCCEEDED)

@@ -115,29 +115,46 @@ def test_an_older_row_changes_nothing_and_a_correction_of_the_same_event_counts(
 
 def test_a_row_written_before_a_column_was_added_gives_null_for_it(open_store: Callable[[], Rows]) -> None:
     old, new = open_store(), open_store()
-    old.write(VIEW, pack_rows(VIEW, table([{"name": "Ada", "visits": 7, "spent": 1.5}])))
-    old.complete(VIEW, T0, None)
+    old.replace(VIEW, pack_rows(VIEW, table([{"name": "Ada", "visits": 7, "spent": 1.5}])), T0)
     wider = replace(VIEW, columns=(("added", "int"), *VIEW.columns[:2], ("visits", "string"), *VIEW.columns[3:]))
     found = get(new, wider)
     assert (found["added"], found["name"], found["spent"]) == ([None], ["Ada"], [1.5])
     assert found["visits"] == [None], "a column that changed its type is another column"
 
-    new.write(wider, pack_rows(wider, table([{"added": 1, "name": "Ada L."}], wider)))
+    rows = pack_rows(wider, table([{"added": 1, "name": "Ada L."}], wider))
+    new.write(wider, rows)
     assert get(old, wider)["added"] == [None], "half a definition is not read"
-    new.complete(wider, T0, None)
+    new.replace(wider, rows, T0)
     assert get(old, wider)["added"] == [1]
     assert get(new)["name"] == ["Ada"], "the old definition still answers who needs it"
 
 
-def test_completing_removes_what_is_too_old(open_store: Callable[[], Rows]) -> None:
-    rows = open_store()
-    rows.write(
-        VIEW, pack_rows(VIEW, table([{"user_id": "u", EVENT_TIMESTAMP: T0 - US, "visits": 1}, {"user_id": "v", "visits": 2}]))
-    )
-    rows.complete(VIEW, T0, T0)
-    assert get(rows, VIEW, ("u", "2024-05-01"), ("v", "2024-05-01"))["visits"] == [None, 2]
+def test_replacing_takes_away_what_is_no_longer_there_and_leaves_what_is_newer(open_store: Callable[[], Rows]) -> None:
+    def row(user: str, visits: int, event: datetime, created: datetime | None = None) -> dict[str, Any]:
+        return {"user_id": user, "visits": visits, EVENT_TIMESTAMP: event, CREATED_TIMESTAMP: created or event}
+
+    rows, users = open_store(), [(user, "2024-05-01") for user in "abcdef"]
+    stored = [row("b", 1, T0), row("c", 2, T0), row("d", 3, T0 + US), row("e", 4, T0 - US, T0 + US), row("f", 5, T0)]
+    rows.write(VIEW, pack_rows(VIEW, table(stored)))
+    # of c an act was taken back: its newest row is now an older one; of d and e more was learned after T0
+    rows.replace(VIEW, pack_rows(VIEW, table([row("a", 6, T0), row("c", 7, T0 - 9 * US), row("d", 8, T0)])), T0)
+    assert get(rows, VIEW, *users)["visits"] == [6, None, 7, 3, 4, None]
+    rows.replace(VIEW, [], T0)
+    assert get(rows, VIEW, *users)["visits"] == [None, None, None, 3, 4, None]
     rows.drop(VIEW.name)
-    assert get(open_store(), VIEW, ("v", "2024-05-01"))["visits"] == [None]
+    assert get(open_store(), VIEW, *users)["visits"] == [None] * 6
+
+
+def test_replacing_equals_a_fresh_store_across_batches(open_store: Callable[[], Rows], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("features.online.embedded._BATCH", 3)
+    monkeypatch.setattr("features.online.redis._BATCH", 3)
+    rng, rows = random.Random(5), open_store()
+    names = ["", "a", "b\u00e9", "z", "家", "\U0001f600", *map(str, range(10))]
+    for _ in range(30):
+        told = {name: rng.randrange(100) for name in rng.sample(names, rng.randrange(len(names)))}
+        batch = [{"user_id": name, "visits": n, EVENT_TIMESTAMP: T0 - rng.randrange(9) * US} for name, n in told.items()]
+        rows.replace(VIEW, pack_rows(VIEW, table(batch)), T0)
+        assert get(rows, VIEW, *((name, "2024-05-01") for name in names))["visits"] == [told.get(name) for name in names]
 
 
 def _write_many(store: Callable[[], Rows], seed: int, rounds: int) -> None:
