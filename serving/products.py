@@ -153,7 +153,7 @@ class Forecast:
                 "mean": forecast.mean.tolist(),
                 "quantiles": {str(level): values.tolist() for level, values in forecast.quantiles.items()},
                 "filled": list(forecast.filled),
-                "degraded": degraded,
+                "degraded": [*degraded, "stale_history"] if forecast.is_stale else degraded,
             }
             for item, degraded, forecast in zip(ids, context.degraded, forecasts, strict=True)
         ]

@@ -19,7 +19,8 @@ _COLUMNS = tuple(column.name for column in DAILY_DEMAND.features)
 
 @dataclass(frozen=True)
 class Context:
-    """Per series the columns of `daily_demand`, oldest first, plus `item_id` and `category`; and what could not be read of it."""
+    """Per series the columns of `daily_demand`, oldest first, plus `item_id`, `category` and `known_until`; and what could not be
+    read of it."""
 
     series: list[dict[str, Any]]
     degraded: list[list[ForecastReason]]
@@ -50,7 +51,20 @@ class DailyDemand:
             first = number * len(days)
             known = [i for i in range(first, first + len(days)) if rows["units_sum"][i] is not None]
             columns = {name: [rows[name][i] for i in known] for name in _COLUMNS}
-            context.series.append({ITEM_ID: item, CATEGORY: items[CATEGORY][number], DS: [keys[DS][i] for i in known], **columns})
+            series = {ITEM_ID: item, CATEGORY: items[CATEGORY][number], DS: [keys[DS][i] for i in known], **columns}
+            series["known_until"] = self._known_until(series[DS], items["withdrawn_at"][number], start)
+            context.series.append(series)
             is_listed = items["item_catalog__event_timestamp"][number] is not None
             context.degraded.append([] if known else ["no_recent_demand" if is_listed else "unknown_item"])
         return context
+
+    def _known_until(self, days: Sequence[date], withdrawn_at: datetime | None, start: date) -> date | None:
+        """The last day of which is known what the item sold; None where it has no row.
+
+        An item has a row for each day on sale, also for one without a sale, so its newest row is the last day that was built and
+        materialised. Once withdrawn it sells nothing, and rows end.
+        """
+        if not days:
+            return None
+        is_over = withdrawn_at is not None and withdrawn_at.astimezone(self.store.shop.zone).date() <= days[-1]
+        return start - timedelta(days=1) if is_over else days[-1]

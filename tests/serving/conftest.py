@@ -191,9 +191,9 @@ def _write_tables(lake: Lake) -> None:
 
 
 def _demand_rows() -> list[dict[str, Any]]:
-    """Thirty days of i0 and i1, ending the day before NOW."""
+    """Thirty days of i0, i1 and i9, ending the day before NOW."""
     rows = []
-    for number, item in enumerate(ITEMS[:2]):
+    for number, item in enumerate(("i0", "i1", "i9")):
         for back in range(30, 0, -1):
             ds = NOW.date() - timedelta(days=back)
             rows.append(

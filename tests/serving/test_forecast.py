@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from tests.serving.conftest import NOW, Ask
+import pytest
+
+from features.store import FeatureStore
+from serving.loading import Loader
+from serving.nodes.daily_demand import DailyDemand
+from serving.schemas import ForecastRequest
+from tests.serving.conftest import NOW, Ask, ServedShop
 
 
 def test_a_forecast_begins_on_the_day_of_the_clock_and_its_quantiles_never_cross(post: Ask) -> None:
@@ -34,6 +40,28 @@ def test_an_unknown_item_gets_a_cold_forecast_that_says_so(post: Ask) -> None:
 def test_an_item_that_is_listed_but_did_not_sell_of_late_is_told_apart(post: Ask) -> None:
     content = post("/v1/forecast", {"series": [{"item_id": "i4"}], "horizon": 2}).json()
     assert content["degraded"] == content["series"][0]["degraded"] == ["no_recent_demand"]
+
+
+@pytest.mark.parametrize(("days_late", "degraded"), [(0, []), (1, ["stale_history"]), (5, ["stale_history"])])
+def test_days_that_are_not_built_yet_are_said_and_do_not_lower_the_forecast(
+    served: ServedShop, days_late: int, degraded: list[str]
+) -> None:
+    graph = Loader(served.settings, served.shop, served.lake).load(served.manifests["forecast"], NOW)
+    request = ForecastRequest(series=[{"item_id": "i0"}], horizon=2)  # type: ignore[list-item]
+    fresh, late = (graph.answer([request], NOW + timedelta(days=days))[0] for days in (0, days_late))
+    assert isinstance(fresh, dict)
+    assert isinstance(late, dict)
+    assert late["degraded"] == late["series"][0]["degraded"] == degraded
+    assert late["series"][0]["mean"] == pytest.approx(fresh["series"][0]["mean"], rel=0.2)
+
+
+def test_an_item_sells_nothing_once_it_is_withdrawn(served: ServedShop) -> None:
+    """i9 was withdrawn on the day of its last row: that later days have none is no gap."""
+    node = DailyDemand(FeatureStore(served.settings, served.shop, served.lake), 30)
+    last, later = NOW.date() - timedelta(days=1), NOW + timedelta(days=3)
+    context = node.read(["i0", "i9"], later.date(), later)
+    assert [series["ds"][-1] for series in context.series] == [last, last]
+    assert [series["known_until"] for series in context.series] == [last, later.date() - timedelta(days=1)]
 
 
 def test_history_reaches_the_model(post: Ask) -> None:

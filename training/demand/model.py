@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from features.columns import DS, ITEM_ID
 from features.tables import ARROW_TYPES, DAILY_DEMAND
 from training.demand.encoder import EMPIRICAL_DAYS, Encoder, EncoderConfig, Future
-from training.demand.panel import COLUMNS, Floats, Panel
+from training.demand.panel import COLUMNS, Floats, Ints, Panel
 
 MAX_LOG_MEAN = 15.0
 """Bound of the mean's logarithm in units of the scale, far beyond any demand, so that no weight can overflow it."""
@@ -112,6 +112,8 @@ class Forecast:
         days: the H days.
         filled: covariates that were not given and were filled by rule.
         is_cold: nothing was known of the item: the answer is the profile of its category or of all items.
+        is_stale: days on which the shop was open, the last before the first day ahead among them, are not known yet; the forecast
+            was made on the morning of the first of them.
     """
 
     quantiles: dict[float, NDArray[np.float64]]
@@ -119,6 +121,7 @@ class Forecast:
     days: tuple[date, ...]
     filled: tuple[str, ...]
     is_cold: bool
+    is_stale: bool
 
 
 class Forecaster:
@@ -173,7 +176,9 @@ class Forecaster:
 
         Args:
             context: per series the columns of `daily_demand` as lists of equal length (`ds`, `units_sum`, ...), oldest first,
-                plus `item_id` (one string) and optionally `category`; empty lists for an item nothing is known of.
+                plus `item_id` (one string) and optionally `category`; empty lists for an item nothing is known of. `known_until`
+                is the last day of which it is known what was sold, unsaid: the day before `start`. Up to it a day without a row
+                is a day without a sale; after it nothing is known.
             future: per series the planned `price_mean`, `promotion_depth`, `holiday`, `is_open` as lists of `horizon` values;
                 what is missing is filled by the rules of `Encoder.extend`, as is None among prices and promotions.
             horizon: days ahead, at most `max_horizon`.
@@ -193,7 +198,13 @@ class Forecaster:
         unknown = {"price": _has_gap(planned.price), "promotion_depth": _has_gap(planned.promotion_depth)}
         panel = self._panel(context, start)
         longer, filled = self.encoder.extend(panel, horizon, planned)
-        values, mean = self.predict_at(longer, np.full(panel.num_items, panel.num_days), horizon)
+        cutoffs = _cutoffs(panel, context)
+        values = np.empty((panel.num_items, horizon, len(self.config.levels)), np.float32)
+        mean = np.empty((panel.num_items, horizon), np.float32)
+        for cutoff in np.unique(cutoffs):
+            rows, gap = np.flatnonzero(cutoffs == cutoff), panel.num_days - int(cutoff)
+            found = self.predict_at(longer.select(rows), cutoffs[rows], gap + horizon)
+            values[rows], mean[rows] = found[0][:, gap:], found[1][:, gap:]
         wanted = interpolate(values, self.config.levels, quantiles)
         is_cold = [not row.any() for row in panel.is_on_sale]
         days = tuple(panel.day(panel.num_days + step) for step in range(horizon))
@@ -204,6 +215,7 @@ class Forecaster:
                 days,
                 tuple(name for name in filled if name not in unknown or unknown[name][row]),
                 is_cold[row],
+                bool(cutoffs[row] < panel.num_days),
             )
             for row in range(panel.num_items)
         ]
@@ -293,6 +305,15 @@ def _rows(context: Sequence[Mapping[str, Any]], start: date | None) -> Panel:
     numbers = [str(number) for number in range(len(context))]
     categories = {number: series.get("category") for number, series in zip(numbers, context, strict=True)}
     return Panel.from_table(pa.table(columns, schema=schema), categories, item_ids=numbers, last=last)
+
+
+def _cutoffs(panel: Panel, context: Sequence[Mapping[str, Any]]) -> Ints:
+    """(N,) the first day of each series on which the shop was open and of which nothing is known, else the day after the panel."""
+    known = [series.get("known_until") for series in context]
+    firsts = np.array([panel.num_days if day is None else max(0, panel.index(day) + 1) for day in known], dtype=np.int64)
+    next_open = np.append(np.where(panel.is_open, np.arange(panel.num_days), panel.num_days), panel.num_days)
+    next_open = np.minimum.accumulate(next_open[::-1])[::-1]
+    return next_open[np.minimum(firsts, panel.num_days)]
 
 
 def _plan(plans: Sequence[Mapping[str, Any]], horizon: int) -> Future:

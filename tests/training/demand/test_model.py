@@ -188,6 +188,45 @@ def test_an_item_whose_rows_ended_sold_nothing_since(forecaster: Forecaster, tab
     assert dead.mean.sum() < 0.5 * alive.mean.sum()
 
 
+def known_until(table: pa.Table, last: date) -> dict[str, Any]:
+    """item-09 up to a day, as serving hands it over while later days are not built."""
+    series = history(table, "item-09")
+    position = series["ds"].index(last) + 1
+    return {name: values[:position] for name, values in series.items() if name != "item_id"} | {"known_until": last}
+
+
+def test_days_that_are_not_known_yet_are_not_days_without_a_sale(forecaster: Forecaster, table: pa.Table) -> None:
+    """The answer is the later part of the one that could be given on the morning after the last known day."""
+    last = START_AHEAD - timedelta(days=4)
+    series = known_until(table, last)
+    fresh = history(table, "item-05")
+    late, other = forecaster.forecast([series, fresh], None, 7, start=START_AHEAD)
+    early = forecaster.forecast([series], None, 10, start=last + timedelta(days=1))[0]
+    np.testing.assert_allclose(values([late]), values([early])[..., 3:], rtol=1e-4)
+    np.testing.assert_allclose(late.mean, early.mean[3:], rtol=1e-4)
+    assert (late.is_stale, other.is_stale, early.is_stale) == (True, False, False)
+    np.testing.assert_allclose(values([other]), values(forecaster.forecast([fresh], None, 7, start=START_AHEAD)), rtol=1e-4)
+
+
+def test_closed_days_after_the_last_known_one_are_known(forecaster: Forecaster, table: pa.Table) -> None:
+    friday = next(START + timedelta(days=day) for day in range(120, 130) if (START + timedelta(days=day)).weekday() == 4)
+    sunday = friday + timedelta(days=2)
+    told, untold = known_until(table, friday + timedelta(days=1)), known_until(table, friday)
+    one, two = (forecaster.forecast([series], None, 7, start=sunday)[0] for series in (told, untold))
+    assert (one.is_stale, two.is_stale) == (False, False)
+    np.testing.assert_allclose(two.mean, one.mean, rtol=1e-4)
+    assert forecaster.forecast([untold], None, 7, start=sunday + timedelta(days=1))[0].is_stale
+
+
+@pytest.mark.parametrize("gap", [HORIZON, 60, 150])
+def test_a_history_that_ended_long_ago_still_tells_the_level(forecaster: Forecaster, table: pa.Table, gap: int) -> None:
+    series = known_until(table, START_AHEAD - timedelta(days=gap + 1))
+    answer = forecaster.forecast([series], None, 7, start=START_AHEAD)[0]
+    level = np.mean(series["units_sum"][-28:])
+    assert answer.is_stale
+    assert 0.5 * level < answer.mean.mean() < 2 * level
+
+
 @pytest.mark.parametrize("horizon", [0, HORIZON + 1, 10_000])
 def test_a_horizon_out_of_reach_is_refused(forecaster: Forecaster, table: pa.Table, horizon: int) -> None:
     with pytest.raises(ValueError, match=f"1..{HORIZON} days, got {horizon}"):
