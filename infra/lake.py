@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
@@ -28,7 +29,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 from deltalake import CommitProperties, DeltaTable, Schema
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
-from deltalake.transaction import AddAction, create_table_with_add_actions
+from deltalake.transaction import AddAction, PostCommitHookProperties, create_table_with_add_actions
 
 from infra.errors import TableConflictError, TableContractError
 from infra.home import Home
@@ -39,6 +40,10 @@ Mode = Literal["append", "overwrite"]
 _FOREIGN_FEATURES = {"deletionVectors": "deletion vectors", "columnMapping": "column mapping"}
 _DIGEST = "shopgraph.digest"
 _STATS_TYPES = (pa.types.is_timestamp, pa.types.is_date)
+_VERSION = re.compile(r"(?P<table>.+)/_delta_log/\d{20}\.(?:json|checkpoint.*\.parquet)")
+"""Path of what tells a table's version in its log: a commit or a checkpoint."""
+_KEPT_LOG = {"delta.enableExpiredLogCleanup": "false"}
+"""Delta drops the log of versions older than 30 days by default; the log is our lineage. This tells other writers of a table."""
 
 
 @dataclass(frozen=True)
@@ -101,12 +106,8 @@ class Lake:
         """Paths of all tables of the shop that have at least one version."""
         base = self.on_filesystem(f"{self.root}/{self.shop}")
         selector = pafs.FileSelector(base, recursive=True, allow_not_found=True)
-        logs = (
-            info.path
-            for info in self.filesystem.get_file_info(selector)
-            if info.path.endswith("/_delta_log/00000000000000000000.json")
-        )
-        return sorted(log.removeprefix(base.rstrip("/") + "/").rsplit("/_delta_log/", 1)[0] for log in logs)
+        names = (info.path.removeprefix(base.rstrip("/") + "/") for info in self.filesystem.get_file_info(selector))
+        return sorted({found["table"] for name in names if (found := _VERSION.fullmatch(name))})
 
     # -- reading ------------------------------------------------------------------------------------------------------------
 
@@ -271,12 +272,15 @@ class Lake:
                     delta_schema,
                     actions,
                     mode="error",
+                    configuration=_KEPT_LOG,
                     storage_options=dict(self.storage_options),
                     commit_properties=properties,
                 )
                 return Commit(path, 0, num_rows)
             self._check_schema(path, pa.schema(existing.schema().to_arrow()), schema)
-            existing.create_write_transaction(actions, mode, delta_schema, commit_properties=properties)
+            existing.create_write_transaction(
+                actions, mode, delta_schema, commit_properties=properties, post_commithook_properties=_keep_log()
+            )
         except (CommitFailedError, DeltaError) as error:
             if isinstance(error, CommitFailedError) or "already exists" in str(error).lower():
                 raise TableConflictError(f"table {path}: another writer committed first ({error}); run again.") from None
@@ -334,7 +338,8 @@ class Lake:
         known = {f.name for f in table.schema().fields}
         added = [f for f in schema if f.name not in known]
         if added:
-            table.alter.add_columns(list(Schema.from_arrow(pa.schema([f.with_nullable(True) for f in added])).fields))
+            fields = Schema.from_arrow(pa.schema([f.with_nullable(True) for f in added])).fields
+            table.alter.add_columns(list(fields), post_commithook_properties=_keep_log())
         return [f.name for f in added]
 
     # -- inside -------------------------------------------------------------------------------------------------------------
@@ -405,6 +410,11 @@ class Lake:
                 )
             )
         return actions, total
+
+
+def _keep_log() -> PostCommitHookProperties:
+    """What keeps a commit of ours from dropping the log, also of a table that was made without `_KEPT_LOG`."""
+    return PostCommitHookProperties(cleanup_expired_logs=False)
 
 
 def digest_of(*parts: Any) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,7 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from deltalake import DeltaTable, write_deltalake
+from deltalake import CommitProperties, DeltaTable, write_deltalake
 
 from infra import clock
 from infra.errors import SettingsError, TableConflictError, TableContractError
@@ -37,6 +39,55 @@ def test_rows_come_oldest_append_first(lake: Lake) -> None:
     for number in range(12):  # a checkpoint or a listing by text would show at the tenth
         lake.write(PATH, rows(f"{number}"), "append", digest=f"{number}")
     assert lake.read(PATH)["item_id"].to_pylist() == [f"{number}" for number in range(12)]
+
+
+def age(lake: Lake, days: float) -> None:
+    """Let every file of the log be `days` old."""
+    then = time.time() - days * 86_400
+    for file in Path(lake.uri(PATH), "_delta_log").iterdir():
+        os.utime(file, (then, then))
+
+
+@pytest.mark.parametrize("committed_by", ["another writer", "commit", "add_columns"])
+def test_old_versions_stay(lake: Lake, committed_by: str) -> None:
+    """Whoever commits to a table of ours, and in a table of an earlier home, whose properties say nothing of its log."""
+    often = {"delta.checkpointInterval": "1"}  # Delta drops old logs where it writes a checkpoint
+    if committed_by == "another writer":
+        lake.write(PATH, rows("a"), "append", digest="1")
+        lake.table(PATH).alter.set_table_properties(often)
+    else:
+        ours = CommitProperties({"shopgraph.digest": "1", "shopgraph.mode": "append", "shopgraph.num_rows": "1"})
+        write_deltalake(lake.uri(PATH), rows("a"), configuration=often, commit_properties=ours)
+    first = lake.committed(PATH, "1")
+    assert first
+    for number in range(2, 6):
+        age(lake, 60)
+        if committed_by == "another writer":
+            write_deltalake(lake.uri(PATH), rows("b"), mode="append")
+        elif committed_by == "commit":
+            lake.write(PATH, rows("b"), "append", digest=f"{number}")
+        else:
+            lake.add_columns(PATH, pa.schema([(f"column_{number}", pa.string())]))
+    assert list(Path(lake.uri(PATH), "_delta_log").glob("*.checkpoint.parquet"))
+    assert lake.committed(PATH, "1") == first
+    assert lake.num_rows(PATH, 0) == 1
+
+
+def test_a_table_is_known_by_any_version_of_its_log(lake: Lake) -> None:
+    lake.write(PATH, rows("a"), "append", digest="1")
+    lake.write(PATH, rows("b"), "append", digest="2")
+    lake.table(PATH).create_checkpoint()
+    log = Path(lake.uri(PATH), "_delta_log")
+    (log / "00000000000000000000.json").unlink()
+    (log / "00000000000000000001.json").unlink()
+    assert (lake.tables(), lake.num_rows(PATH)) == ([PATH], 2)
+
+
+def test_a_table_without_a_version_is_none(lake: Lake) -> None:
+    log = Path(lake.uri(PATH), "_delta_log")
+    log.mkdir(parents=True)
+    (log / "00000000000000000000.json#1").touch()  # what a killed writer leaves
+    assert lake.tables() == []
 
 
 def test_the_same_digest_commits_once(lake: Lake) -> None:
