@@ -1,23 +1,17 @@
-"""What a training run is given: settings, shop, lake, tracking, feature store, clock."""
+"""What a training run is given: settings, shop, lake, tracking."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from features.shop import Shop
-from infra import clock
 from infra.home import Home
 from infra.lake import Lake, digest_of
 from infra.settings import Settings
 from training.checkpoints import task_digest
 from training.tracking import Tracking
-
-if TYPE_CHECKING:
-    from features.store import FeatureStore
 
 
 @dataclass(frozen=True)
@@ -51,19 +45,3 @@ class Context:
             parts: all that the fit depends on, as JSON can hold it: recipe, table versions, digests of what is learned from.
         """
         return self.home.path / "checkpoints" / self.shop.name / task / digest_of(task_digest(task), *parts)[:16]
-
-    @cached_property
-    def store(self) -> FeatureStore:
-        """The shop's feature store; Feast is imported here, not before."""
-        from features.store import FeatureStore
-
-        return FeatureStore(self.settings, self.shop, self.lake)
-
-    @cached_property
-    def now(self) -> datetime:
-        """The shop's present instant, in UTC.
-
-        Raises:
-            SettingsError: the clock is neither `wall` nor `data` nor an ISO 8601 time.
-        """
-        return clock.now(self.settings.now or self.shop.now, self.lake)

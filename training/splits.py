@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from features.columns import EVENT_TIMESTAMP, ITEM_ID, SESSION_ID, USER_ID
+from features.columns import CREATED_TIMESTAMP, EVENT_TIMESTAMP, ITEM_ID, SESSION_ID, USER_ID
 
 Target = Literal["session", "item"]
 
@@ -59,11 +59,13 @@ def in_order(interactions: pa.Table) -> pa.Table:
 def time_split(interactions: pa.Table, val_days: float, test_days: float, target: Target = "session") -> Split:
     """Cut everybody at the same two instants: `train` < val cutoff <= `val` < test cutoff <= `test`.
 
+    What happened before a cutoff and was known only after it (`created_timestamp`) is not among what precedes that cutoff.
+
     A user is asked once per part: for the first session that begins in it (`target="session"`: all its items; `"item"`: its
-    first item). Acts of a session that began before the cutoff are neither history nor target of that question.
+    first item). Of a session that a cutoff divides, the acts before it are history and those after it are not asked for.
 
     Args:
-        interactions: `user_id`, `item_id`, `event_timestamp`; `session_id` where known.
+        interactions: `user_id`, `item_id`, `event_timestamp`; `session_id` and `created_timestamp` where known.
         val_days: length of the validation part.
         test_days: length of the test part, counted back from the newest row.
 
@@ -74,6 +76,7 @@ def time_split(interactions: pa.Table, val_days: float, test_days: float, target
     time = microseconds(rows)
     if not len(time):
         raise ValueError("there are no interactions to split")
+    known = np.maximum(time, microseconds(rows, CREATED_TIMESTAMP)) if CREATED_TIMESTAMP in rows.column_names else time
     end = int(time.max()) + 1
     test_cutoff = end - int(test_days * DAY_US)
     val_cutoff = test_cutoff - int(val_days * DAY_US)
@@ -82,7 +85,7 @@ def time_split(interactions: pa.Table, val_days: float, test_days: float, target
     np.minimum.at(started, sessions, time)
 
     def holdout(cutoff: int, until: int, name: str) -> Holdout:
-        history = time < cutoff
+        history = known < cutoff
         fresh = (time >= cutoff) & (time < until) & (started[sessions] >= cutoff)
         asked, first = np.unique(users[fresh], return_index=True)
         first = np.flatnonzero(fresh)[first]
@@ -99,8 +102,8 @@ def time_split(interactions: pa.Table, val_days: float, test_days: float, target
         )
 
     return Split(
-        train=rows.filter(pa.array(time < val_cutoff)),
-        refit=rows.filter(pa.array(time < test_cutoff)),
+        train=rows.filter(pa.array(known < val_cutoff)),
+        refit=rows.filter(pa.array(known < test_cutoff)),
         val=holdout(val_cutoff, test_cutoff, "validation"),
         test=holdout(test_cutoff, end, "test"),
     )
@@ -133,9 +136,9 @@ def leave_one_out(interactions: pa.Table) -> Split:
     )
 
 
-def microseconds(rows: pa.Table) -> NDArray[np.int64]:
-    """`event_timestamp` of each row, microseconds UTC."""
-    return np.asarray(rows[EVENT_TIMESTAMP].cast(pa.timestamp("us", tz="UTC")).cast(pa.int64()).to_numpy())
+def microseconds(rows: pa.Table, name: str = EVENT_TIMESTAMP) -> NDArray[np.int64]:
+    """A time of each row, microseconds UTC."""
+    return np.asarray(rows[name].cast(pa.timestamp("us", tz="UTC")).cast(pa.int64()).to_numpy())
 
 
 def _codes(column: pa.ChunkedArray) -> NDArray[np.int64]:

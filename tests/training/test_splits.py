@@ -88,6 +88,15 @@ def test_sessions_without_an_id_end_after_half_an_hour() -> None:
     assert splits.session_codes(splits.in_order(rows)).tolist() == [0, 0, 1, 2]
 
 
+def test_what_was_known_only_after_a_cutoff_does_not_precede_it() -> None:
+    known = [START + timedelta(days=day) for day in (0, 20, 11, 11.01, 12, 21, 1, 29, 24)]  # "b" of day 5 came late
+    split = splits.time_split(LONG.append_column("created_timestamp", pa.array(known, pa.timestamp("us", tz="UTC"))), 10, 10)
+    assert (items(split.train), items(split.val.history)) == (["a", "g"], ["a"])
+    assert items(split.val.targets) == ["c", "d"]
+    assert items(split.refit) == ["a", "c", "d", "e", "g"]
+    assert items(split.test.history) == ["a", "c", "d", "e", "g"]
+
+
 def test_splits_that_ask_nobody_are_refused() -> None:
     with pytest.raises(ValueError, match="validation part"):
         splits.time_split(interactions(("u", "a", 0), ("u", "b", 30)), 10, 10)
