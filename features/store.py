@@ -74,10 +74,6 @@ class FeatureStore:
 
         return changes(self.feast, self.views, self.services)
 
-    def definition_digest(self, service: str) -> str:
-        """Digest of a service's definition: columns, types, expiry and window code of its views (SHA-256, hex)."""
-        return self.service(service).digest
-
     def service(self, name: str) -> Service:
         """The declared service.
 

@@ -128,8 +128,8 @@ def test_a_changed_declaration_is_seen_and_what_is_gone_is_deleted(store: Featur
     views = {**{name: view for name, view in VIEWS.items() if name != "sessions"}, "user_history": wider}
     services = {**SERVICES, "recommender": Service("recommender", (wider, VIEWS["item_catalog"]))}
     changed = FeatureStore(settings, store.shop, store.lake, views, services)
-    assert changed.definition_digest("recommender") != store.definition_digest("recommender")
-    assert changed.definition_digest("demand") == store.definition_digest("demand")
+    assert changed.service("recommender").digest != store.service("recommender").digest
+    assert changed.service("demand").digest == store.service("demand").digest
     expected = {
         "updated": ["service recommender", "source features_user_history", "view user_history"],
         "deleted": ["entity session_id", "source features_sessions", "view sessions"],

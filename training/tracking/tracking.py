@@ -152,10 +152,6 @@ class Tracking:
         """
         return registry.fetch(self.client, f"{self.shop}.{task}", version, self.home)
 
-    def experiment_url(self, task: str) -> str:
-        """Where a reviewer compares the runs of a task."""
-        return f"{server_uri(self.home)}/#/experiments/{self._experiment(f'{self.shop}/{task}')}"
-
     def _experiment(self, name: str) -> str:
         found = self.client.get_experiment_by_name(name)
         if found is None:
