@@ -28,7 +28,12 @@ def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
         ("spark_jobs/build.py", "import training.trainer", "table jobs know only features and infra"),
         ("serving/gateway.py", "import training.trainer", "serving never loads a trainer"),
         ("serving/gateway.py", "import mlflow", "only training.tracking speaks MLflow"),
+        ("training/recommender/train.py", "from mlflow.entities import Metric", "only training.tracking speaks MLflow"),
+        ("training/trainer.py", "def run() -> None:\n    import mlflow", "only training.tracking speaks MLflow"),
         ("features/shop.py", "import deltalake", "only infra.lake opens Delta tables"),
+        ("infra/journal.py", "from deltalake.exceptions import DeltaError", "only infra.lake opens Delta tables"),
+        ("training/splits.py", "from pyspark.sql import DataFrame", "only spark_jobs speaks Spark"),
+        ("spark_jobs/build.py", "import feast", "only features speaks Feast"),
     ],
 )
 def test_a_broken_import_contract_fails_the_linter(tmp_path: Path, file: str, line: str, contract: str) -> None:
