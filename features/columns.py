@@ -31,3 +31,9 @@ EVENT_TYPES = (
 )  # fmt: skip
 ITEM_EVENT_TYPES = ("impression", "click", "view", "favourite", "cart", "uncart", "purchase", "return")
 """Event types that speak of an item: `item_id` is required."""
+NO_TASTE = ("impression", "uncart", "return")
+"""Event types that do not speak for the item; what a user did is read without them."""
+
+VISITOR_PREFIX = "visitor:"
+SESSION_PREFIX = "session:"
+"""What stands before the id of a visitor or session where it is the `user_id` of somebody unknown."""

@@ -397,9 +397,9 @@ ITEM_CATALOG = _features(
 )
 USER_HISTORY = _features(
     "user_history",
-    "the last 150 interactions of a user, oldest first; a row only for days on which the user did something",
+    "what a user did in the last 150 steps, oldest first; a row only for days on which the user did something",
     _user(required=True),
-    Column("item_ids", "strings", "items, oldest first"),
+    Column("item_ids", "strings", "items, oldest first; acts in a row on one item are one step, returns are left out"),
     Column("event_types", "strings", "what was done to each, same order"),
     keys=("user_id",),
 )

@@ -93,12 +93,14 @@ class Recommend:
         )
         contents = []
         for (request, history), items in zip(batch, best, strict=True):
-            personalized = self.model.is_personal(history.item_ids)
+            personalized = self.model.is_personal(history.item_ids, history.event_types)
             degraded = list(history.degraded)
             if request.placement == "trending":
                 degraded.append("no_recent_activity")
-            elif request.placement == "similar" or (history.item_ids and not personalized):
+            elif request.placement == "similar":
                 degraded.append("unknown_item")
+            elif history.item_ids and not personalized:
+                degraded.append("unknown_item" if self.model.reads(history.event_types) else "empty_history")
             contents.append(_list(items[: request.k], personalized, degraded))
         return contents
 

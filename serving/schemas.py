@@ -23,6 +23,8 @@ Placement = Literal["for_you", "similar", "trending"]
 RecommendReason = Literal[
     "unknown_user", "unknown_visitor", "empty_history", "unknown_item", "history_unavailable", "no_recent_activity"
 ]
+"""`empty_history`: the person did something, but nothing of a kind that the model reads. `unknown_item`: only with items that the
+model does not know."""
 ForecastReason = Literal["unknown_item", "no_recent_demand", "history_unavailable", "stale_history"]
 """`no_recent_demand`: the item is known but was not on sale in the days the model looks back on. `stale_history`: its last days
 before the forecast are not in the online store yet; they count as unknown, not as days without a sale."""

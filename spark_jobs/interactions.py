@@ -9,7 +9,16 @@ from __future__ import annotations
 from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
-from features.columns import CREATED_TIMESTAMP, EVENT_TIMESTAMP, EVENT_TYPE, SESSION_ID, USER_ID, VISITOR_ID
+from features.columns import (
+    CREATED_TIMESTAMP,
+    EVENT_TIMESTAMP,
+    EVENT_TYPE,
+    SESSION_ID,
+    SESSION_PREFIX,
+    USER_ID,
+    VISITOR_ID,
+    VISITOR_PREFIX,
+)
 from features.tables import EVENTS, INTERACTIONS, ORDERS
 from spark_jobs.job import Inputs, Job
 from spark_jobs.raw import ROW_ID
@@ -45,10 +54,10 @@ def name_users(events: DataFrame) -> DataFrame:
         events.where(of_visitor)
         .withColumn("_login", login)
         .withColumn(CREATED_TIMESTAMP, F.greatest(CREATED_TIMESTAMP, "_login.created_timestamp"))
-        .withColumn(USER_ID, F.coalesce(F.col(USER_ID), F.col("_login.user_id"), F.concat(F.lit("visitor:"), VISITOR_ID)))
+        .withColumn(USER_ID, F.coalesce(F.col(USER_ID), F.col("_login.user_id"), F.concat(F.lit(VISITOR_PREFIX), VISITOR_ID)))
         .select(*events.columns)
     )
-    others = events.where(~of_visitor).withColumn(USER_ID, F.coalesce(F.col(USER_ID), F.concat(F.lit("session:"), SESSION_ID)))
+    others = events.where(~of_visitor).withColumn(USER_ID, F.coalesce(F.col(USER_ID), F.concat(F.lit(SESSION_PREFIX), SESSION_ID)))
     return others.unionByName(joined)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from features.columns import VISITOR_PREFIX
 from infra.errors import EngineError
 from infra.processes import is_open
 from tests.installation import Installation, installation
@@ -59,7 +60,7 @@ def test_a_known_user_gets_a_personal_list_that_names_its_makers(shop: Installat
 
 def test_users_differ_and_a_session_moves_the_list(shop: Installation) -> None:
     users = sorted(set(shop.lake.read("features/interactions", columns=["user_id"])["user_id"].to_pylist()))
-    known = [user for user in users if not user.startswith("visitor:")][:20]
+    known = [user for user in users if not user.startswith(VISITOR_PREFIX)][:20]
     lists = {tuple(item["item_id"] for item in shop.post("/v1/recommend", {"user_id": user}).json()["items"]) for user in known}
     assert len(lists) > len(known) // 2
     event = {"item_id": an_item(shop), "event_type": "view", "event_timestamp": "2025-12-31T05:00:00Z"}
@@ -67,6 +68,14 @@ def test_users_differ_and_a_session_moves_the_list(shop: Installation) -> None:
         shop.post("/v1/recommend", {"user_id": known[0], **extra}).json()["items"] for extra in ({}, {"session": [event]})
     )
     assert without != with_session
+
+
+def test_a_visitor_is_known_by_what_the_browser_did(shop: Installation) -> None:
+    users = shop.lake.read("features/user_history", columns=["user_id"])["user_id"].to_pylist()
+    visitor = next(user for user in users if user.startswith(VISITOR_PREFIX)).removeprefix(VISITOR_PREFIX)
+    known, unknown = (shop.post("/v1/recommend", {"visitor_id": name}).json() for name in (visitor, "never here"))
+    assert (known["personalized"], known["degraded"]) == (True, [])
+    assert (unknown["personalized"], unknown["degraded"]) == (False, ["unknown_visitor"])
 
 
 def test_an_unknown_user_gets_a_list_that_says_so(shop: Installation) -> None:

@@ -1,4 +1,4 @@
-"""Feature node: what each user did last, from the online store, with the running session appended."""
+"""Feature node: what each user or visitor did last, from the online store, with the running session appended."""
 
 from __future__ import annotations
 
@@ -6,18 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from features.columns import NO_TASTE, USER_ID, VISITOR_PREFIX
 from features.store import FeatureStore
 from infra import log
 from infra.errors import ShopgraphError
 from serving.schemas import RecommendReason, RecommendRequest, SessionEvent
 
-_ACTS = frozenset({"click", "view", "favourite", "cart", "purchase", "return"})
-"""Event types that user_history keeps; others say nothing of taste."""
-
 
 @dataclass(frozen=True)
 class History:
-    """Acts of one user, oldest first; `degraded` names what could not be read."""
+    """Acts of one person, oldest first; `degraded` names what could not be read."""
 
     item_ids: tuple[str, ...] = ()
     event_types: tuple[str, ...] = ()
@@ -35,25 +33,25 @@ class UserHistory:
 
         A store that cannot be read makes no error: the history is then that of the session, and `history_unavailable`.
         """
-        wanted = sorted({r.user_id for r in requests if r.user_id is not None and is_personal(r)})
+        wanted = sorted({person for r in requests if is_personal(r) and (person := _person(r)) is not None})
         stored: dict[str, History] = {}
         if wanted:
             try:
-                rows = self.store.online_rows("recommender", {"user_id": wanted}, at)
+                rows = self.store.online_rows("recommender", {USER_ID: wanted}, at)
             except ShopgraphError as error:
                 log.get(__name__).warning("user_history cannot be read", error=str(error))
-                stored = {user: History(degraded=("history_unavailable",)) for user in wanted}
+                stored = {person: History(degraded=("history_unavailable",)) for person in wanted}
             else:
                 kept = zip(wanted, rows["item_ids"], rows["event_types"], strict=True)
-                stored = {user: _stored(items, kinds) for user, items, kinds in kept}
+                stored = {person: History(tuple(items), tuple(kinds)) for person, items, kinds in kept if items is not None}
         return [self._with_session(request, stored) if is_personal(request) else History() for request in requests]
 
     @staticmethod
     def _with_session(request: RecommendRequest, stored: dict[str, History]) -> History:
-        history = stored[request.user_id] if request.user_id is not None else History()
-        if request.visitor_id is not None:  # visitors have no stored history before they log in
-            history = History(degraded=("unknown_visitor",))
-        acts = [act for act in request.session if act.event_type in _ACTS]
+        person = _person(request)
+        unknown: RecommendReason = "unknown_user" if request.visitor_id is None else "unknown_visitor"
+        history = History() if person is None else stored.get(person, History(degraded=(unknown,)))
+        acts = [act for act in request.session if act.event_type not in NO_TASTE]
         if all(act.event_timestamp is not None for act in acts):
             acts.sort(key=_instant)
         return History(
@@ -61,6 +59,11 @@ class UserHistory:
             history.event_types + tuple(act.event_type for act in acts),
             history.degraded,
         )
+
+
+def _person(request: RecommendRequest) -> str | None:
+    """The `user_id` under which the tables keep what the person did; None where the request names nobody."""
+    return request.user_id if request.visitor_id is None else VISITOR_PREFIX + request.visitor_id
 
 
 def _instant(act: SessionEvent) -> datetime:
@@ -72,11 +75,3 @@ def _instant(act: SessionEvent) -> datetime:
 def is_personal(request: RecommendRequest) -> bool:
     """Whether the request may be answered from what the person did."""
     return request.personalize and request.placement == "for_you"
-
-
-def _stored(items: Sequence[str] | None, kinds: Sequence[str] | None) -> History:
-    if items is None:
-        return History(degraded=("unknown_user",))
-    if not items:
-        return History(degraded=("empty_history",))
-    return History(tuple(items), tuple(kinds or ()))

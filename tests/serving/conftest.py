@@ -174,7 +174,8 @@ def _write_tables(lake: Lake) -> None:
     _write(lake, "user_history", [
         {"user_id": "u1", "item_ids": ["i0", "i1"], "event_types": ["view", "purchase"]},
         {"user_id": "u2", "item_ids": ["i7"], "event_types": ["view"]},
-        {"user_id": "u_empty", "item_ids": [], "event_types": []},
+        {"user_id": "visitor:v7", "item_ids": ["i7"], "event_types": ["view"]},
+        {"user_id": "u_liked", "item_ids": ["i7", "i3"], "event_types": ["favourite", "favourite"]},
         {"user_id": "u_strange", "item_ids": ["never seen"], "event_types": ["view"]},
     ])  # fmt: skip
     _write(lake, "item_catalog", [

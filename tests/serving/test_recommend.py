@@ -46,12 +46,14 @@ def test_lists_have_names_of_their_own(post: Ask) -> None:
     ("body", "degraded"),
     [
         ({"user_id": "nobody"}, ["unknown_user"]),
-        ({"user_id": "u_empty"}, ["empty_history"]),
+        ({"user_id": "u_liked"}, ["empty_history"]),  # a kind of act that the model did not learn from
         ({"user_id": "u_strange"}, ["unknown_item"]),
         ({"visitor_id": "v1"}, ["unknown_visitor"]),
         ({}, []),
         ({"user_id": "u1", "personalize": False}, []),
         ({"session": [{"item_id": "never seen"}]}, ["unknown_item"]),
+        ({"session": [{"item_id": "i7", "event_type": "return"}]}, []),
+        ({"user_id": "u_liked", "session": [{"item_id": "never seen"}]}, ["unknown_item"]),
         ({"placement": "similar", "item_id": "never seen"}, ["unknown_item"]),
     ],
 )
@@ -61,6 +63,14 @@ def test_without_a_usable_history_the_popular_items_come_and_it_says_so(
     content = recommend(post, **body, k=3)
     assert (content["personalized"], content["degraded"]) == (False, degraded)
     assert ids(content) == ["i0", "i1", "i2"]
+
+
+def test_a_visitor_is_known_by_what_the_browser_did(post: Ask) -> None:
+    content = recommend(post, visitor_id="v7", k=9)
+    assert (content["personalized"], content["degraded"]) == (True, [])
+    assert content["items"] == recommend(post, user_id="u2", k=9)["items"]
+    longer = recommend(post, visitor_id="v7", session=[{"item_id": "i2"}], k=9)
+    assert longer["items"] == recommend(post, user_id="u2", session=[{"item_id": "i2"}], k=9)["items"] != content["items"]
 
 
 def test_the_running_visit_counts_at_once(post: Ask) -> None:

@@ -20,11 +20,11 @@ from scipy import sparse
 from scipy.sparse.linalg import svds
 from torch import Tensor, nn
 
-from features.columns import EVENT_TIMESTAMP, EVENT_TYPE, ITEM_ID, USER_ID
+from features.columns import EVENT_TIMESTAMP, EVENT_TYPE, ITEM_ID, NO_TASTE, USER_ID
 from infra.errors import TableContractError
 from training import splits
 from training.metrics import ranking
-from training.recommender.model import NO_TASTE, Config, Encoder, Network, last_of_runs, pad
+from training.recommender.model import Config, Encoder, Network, pad
 
 Ints = NDArray[np.int64]
 Scores = NDArray[np.floating]
@@ -61,6 +61,7 @@ class Sequences:
     items: Ints
     """Index into the catalogue, -1 where the item is not in it."""
     events: Ints
+    """Kind of act, -1 where the encoder does not know it."""
     sessions: Ints
     """A number per session, ascending over the acts."""
     time: Ints
@@ -108,7 +109,7 @@ def split(interactions: pa.Table, config: DataConfig) -> splits.Split:
         TableContractError: the rows do not allow the split; the message says why.
     """
     rows = check_interactions(interactions)
-    rows = rows.filter(pc.invert(pc.is_in(rows[EVENT_TYPE], pa.array(sorted(NO_TASTE)))))
+    rows = rows.filter(pc.invert(pc.is_in(rows[EVENT_TYPE], pa.array(NO_TASTE))))
     if config.event_types is not None:
         rows = rows.filter(pc.is_in(rows[EVENT_TYPE], pa.array(config.event_types)))
     try:
@@ -134,16 +135,14 @@ def make_encoder(rows: pa.Table, popular_days: float) -> Encoder:
 
 
 def make_sequences(rows: pa.Table, encoder: Encoder, *, collapse: bool = True) -> Sequences:
-    """Rows in the order of `splits.in_order` as sequences; items outside the catalogue are dropped if `collapse`, else -1."""
+    """Rows in the order of `splits.in_order` as sequences: the acts that the encoder reads, or (no `collapse`) all of them."""
     items = np.asarray(pc.index_in(rows[ITEM_ID], pa.array(encoder.items)).fill_null(-1).to_numpy()).astype(np.int64)
-    events = np.asarray(pc.index_in(rows[EVENT_TYPE], pa.array(encoder.event_types)).fill_null(0).to_numpy()).astype(np.int64)
+    events = np.asarray(pc.index_in(rows[EVENT_TYPE], pa.array(encoder.event_types)).fill_null(-1).to_numpy()).astype(np.int64)
     time, sessions = splits.microseconds(rows), splits.session_codes(rows)
     names = rows[USER_ID].combine_chunks().dictionary_encode()
     users = np.asarray(names.indices.to_numpy(zero_copy_only=False)).astype(np.int64)
     if collapse:
-        kept = np.flatnonzero(items >= 0)
-        # A user's first act never continues a run of the user before.
-        kept = kept[last_of_runs(items[kept] + users[kept] * (len(encoder.items) + 1))]
+        kept = encoder.steps(items, events, users)
         items, events, time, sessions, users = (column[kept] for column in (items, events, time, sessions, users))
     offsets = np.r_[0, np.cumsum(np.bincount(users, minlength=len(names.dictionary)))]
     return Sequences(tuple(names.dictionary.to_pylist()), offsets, items, events, sessions, time)

@@ -30,8 +30,6 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
 Recommendations = list[tuple[str, float]]
 """(item_id, score), best first."""
-NO_TASTE = frozenset({"impression", "uncart", "return"})
-"""Kinds of act that do not speak for the item; a history is read without them."""
 
 
 class Config(BaseModel):
@@ -79,27 +77,36 @@ class Encoder:
         """Kind of act -> its number."""
         return {event_type: position for position, event_type in enumerate(self.event_types)}
 
+    def steps(self, items: Ints, events: Ints, users: Ints | int = 0) -> Ints:
+        """Positions of the acts that are read of (n,) acts in time order, one user after another; training and serving ask it alike.
+
+        Items and kinds of act that are not known (-1) are skipped; a run of a user's acts on one item counts as its last act.
+        """
+        known = np.flatnonzero((items >= 0) & (events >= 0))
+        places = items + users * (len(self.items) + 1)  # a user's first act never continues a run of the user before
+        kept: Ints = known[last_of_runs(places[known])]
+        return kept
+
+    def read(self, history: Sequence[str], event_types: Sequence[str] | None) -> tuple[Ints, Ints]:
+        """Items and kinds of the acts that are read of one history, oldest first; see `steps`."""
+        items = np.fromiter((self.index.get(item, -1) for item in history), np.int64, len(history))
+        if event_types is None:
+            events = np.zeros(len(history), dtype=np.int64)
+        else:
+            events = np.fromiter((self.event_index.get(kind, -1) for kind in event_types), np.int64, len(history))
+        kept = self.steps(items, events)
+        return items[kept], events[kept]
+
     def encode(
         self, histories: Sequence[Sequence[str]], event_types: Sequence[Sequence[str]] | None, max_length: int
     ) -> dict[str, Tensor]:
         """Histories, oldest act first, as `items` (B, L), `events` (B, L) and `lengths` (B,), padded at the end with 0.
 
-        Unknown items and acts of `NO_TASTE` are skipped; a kind of act that training never saw is read as the commonest one; a run
-        of acts on one item counts as one act, of the last kind; the newest `max_length` stay.
+        What `read` leaves out is skipped; the newest `max_length` acts stay.
         """
-        items, events = [], []
-        for row, history in enumerate(histories):
-            known = np.fromiter((self.index.get(item, -1) for item in history), np.int64, len(history))
-            if event_types is None:
-                kinds = np.zeros(len(history), dtype=np.int64)
-            else:
-                kinds = np.fromiter((self.event_index.get(kind, 0) for kind in event_types[row]), np.int64, len(history))
-                known[[kind in NO_TASTE for kind in event_types[row]]] = -1
-            kept = np.flatnonzero(known >= 0)
-            kept = kept[last_of_runs(known[kept])][-max_length:]
-            items.append(known[kept])
-            events.append(kinds[kept])
-        return pad(items, events)
+        kinds = [None] * len(histories) if event_types is None else event_types
+        read = [self.read(history, its_kinds) for history, its_kinds in zip(histories, kinds, strict=True)]
+        return pad([items[-max_length:] for items, _ in read], [events[-max_length:] for _, events in read])
 
     def save(self, path: Path) -> None:
         """Write it as one JSON file."""
@@ -319,12 +326,16 @@ class Recommender:
         """Whether the item was in the catalogue the model learned."""
         return item_id in self.encoder.index
 
-    def is_personal(self, history: Sequence[str]) -> bool:
+    def reads(self, event_types: Sequence[str]) -> bool:
+        """Whether any of these is a kind of act that the model learned from."""
+        return any(kind in self.encoder.event_index for kind in event_types)
+
+    def is_personal(self, history: Sequence[str], event_types: Sequence[str] | None = None) -> bool:
         """Whether an answer to this history is about it; else it is the popular list."""
-        return any(self.knows(item) for item in history)
+        return len(self.encoder.read(history, event_types)[0]) > 0
 
     def scores(self, histories: Sequence[Sequence[str]], event_types: Sequence[Sequence[str]] | None = None) -> Floats:
-        """Score of every item of the catalogue, (histories, items); popularity where a history holds no known item."""
+        """Score of every item of the catalogue, (histories, items); popularity where nothing of a history is read."""
         batch = self.encoder.encode(histories, event_types, self.config.max_length)
         scores = np.tile(np.asarray(self.encoder.popularity, dtype=np.float32), (len(histories), 1))
         personal = batch["lengths"] > 0
@@ -356,8 +367,9 @@ class Recommender:
                 raise ValueError(f"{len(histories)} histories but {len(value)} of {name}")
         scores = self.scores(histories, event_types)
         for row, history in enumerate(histories):
-            banned = list(exclude[row]) if exclude is not None else []
-            self._ban(scores[row], banned if self.config.repeats else [*banned, *history], allowed)
+            self._ban(scores[row], exclude[row] if exclude is not None else (), allowed)
+            if not self.config.repeats:
+                scores[row, self.encoder.read(history, event_types[row] if event_types is not None else None)[0]] = -np.inf
         return [self._named(row, best) for row, best in zip(scores, top_k(scores, k), strict=True)]
 
     def popular(self, k: int) -> Recommendations:

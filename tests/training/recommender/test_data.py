@@ -82,6 +82,17 @@ def test_history_of_strangers_only_is_an_empty_history() -> None:
     assert np.diff(queries.history.offsets).tolist() == [0, 1]
 
 
+def test_a_question_and_a_request_read_a_history_alike() -> None:
+    """Kinds of act that the training part did not hold, strangers and runs: evaluated as served."""
+    rng = np.random.default_rng(0)
+    acts = [("u", "abcx"[rng.integers(4)], ("view", "purchase", "cart")[rng.integers(3)], float(day)) for day in range(200)]
+    queries = make_queries(splits.Holdout(interactions(*acts), interactions(("u", "a", "view", 999))), ENCODER)
+    items, events = ENCODER.read([item for _, item, _, _ in acts], [kind for _, _, kind, _ in acts])
+    assert queries.history.items.tolist() == items.tolist()
+    assert queries.history.events.tolist() == events.tolist()
+    assert len(items) < sum(item != "x" and kind != "cart" for _, item, kind, _ in acts)
+
+
 def pairs_of(objective: str) -> dict[int, list[int]]:
     sequences = make_sequences(splits.in_order(ROWS), ENCODER)
     pairs = Pairs.of(sequences, objective)

@@ -67,20 +67,25 @@ def names(answer: list[tuple[str, float]]) -> list[str]:
 def test_encode_skips_unknown_items_joins_runs_and_keeps_the_newest() -> None:
     encoder = Encoder(("a", "b", "c"), ("view", "purchase"), (0.5, 0.3, 0.2))
     batch = encoder.encode([["a", "x", "a", "b", "b", "c"], []], [["view", "view", "purchase", "view", "purchase", "odd"], []], 2)
-    assert batch["items"].tolist() == [[1, 2], [0, 0]]
-    assert batch["events"].tolist() == [[1, 0], [0, 0]]  # the last act of a run says its kind; an unknown kind is the commonest
+    assert batch["items"].tolist() == [[0, 1], [0, 0]]
+    assert batch["events"].tolist() == [[1, 1], [0, 0]]  # the last act of a run says its kind
     assert batch["lengths"].tolist() == [2, 0]
 
 
-def test_encode_reads_no_returns() -> None:
-    encoder = Encoder(("a", "b", "c"), ("view",), (0.5, 0.3, 0.2))
-    assert encoder.encode([["a", "b", "a"]], [["view", "return", "purchase"]], 9)["items"].tolist() == [[0]]
+def test_encode_reads_the_kinds_of_act_that_training_read() -> None:
+    """What is left out does not end a run either."""
+    encoder = Encoder(("a", "b", "c"), ("purchase",), (0.5, 0.3, 0.2))
+    history, kinds = ["a", "b", "a", "c", "c"], ["purchase", "view", "purchase", "return", "cart"]
+    assert encoder.encode([history], [kinds], 9)["items"].tolist() == [[0]]
+    assert encoder.encode([history], None, 9)["items"].tolist() == [[0, 1, 0, 2]]
 
 
 def test_no_history_gets_the_popular_list_and_is_not_called_personal(recommender: Recommender) -> None:
     assert names(recommender.recommend([[]], 4)[0]) == ["b", "c", "d", "a"] == names(recommender.popular(4))
     assert not recommender.is_personal(["x"])
     assert recommender.is_personal(["x", "a"])
+    assert not recommender.is_personal(["a", "x"], ["return", "view"])
+    assert recommender.is_personal(["a", "x"], ["view", "view"])
     assert names(recommender.recommend([["x"]], 4)[0]) == names(recommender.popular(4))
 
 
@@ -97,6 +102,7 @@ def test_without_repeats_the_history_is_not_recommended() -> None:
     encoder = Encoder(("a", "b", "c"), ("view",), (0.5, 0.3, 0.2))
     model = Recommender(config, encoder, Network(config, 3, 1).eval())
     assert sorted(names(model.recommend([["a", "b"]], 3)[0])) == ["c"]
+    assert sorted(names(model.recommend([["a", "b"]], 3, event_types=[["view", "return"]])[0])) == ["b", "c"]
 
 
 def test_answers_in_a_batch_equal_answers_alone(recommender: Recommender) -> None:
