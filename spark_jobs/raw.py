@@ -9,19 +9,17 @@ from features.columns import CREATED_TIMESTAMP, EVENT_TIMESTAMP
 from features.tables import Table
 
 ROW_ID = "row_id"
-"""Identifies a current row: its identity where complete, else a digest of its content and its number among equal rows."""
+"""Identifies a current row: its identity where it has one, else a digest of its content and its number among equal rows."""
 
 
 def current(rows: DataFrame, table: Table) -> DataFrame:
     """The newest version of each raw row, with `row_id` after the table's columns.
 
-    A correction is a later row with the same identity and a later `created_timestamp`. Where the source gives no complete
-    identity every row stands, equal rows too (two scans of one article are two sales).
+    A correction is a later row with the same identity and a later `created_timestamp`. A row without the column that its
+    identity needs (`Table.row_id`) stands, equal rows too (two scans of one article are two sales); any other null in an
+    identity is a value like others.
     """
-    complete = F.lit(True)
-    for name in table.identity:
-        complete = complete & F.col(name).isNotNull()
-    content = F.when(~complete, _digest(rows))
+    content = F.when(F.col(table.row_id).isNull(), _digest(rows)) if table.row_id else F.lit(None).cast("string")
     # Corrections count backwards, the newest is 1; equal rows count forwards, so that a later one renames none before it.
     created = F.unix_micros(CREATED_TIMESTAMP)
     order = Window.partitionBy(*table.identity, "_content").orderBy(

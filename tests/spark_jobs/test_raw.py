@@ -55,3 +55,16 @@ def test_a_table_without_an_event_time_keeps_its_newest_versions(frame):
     rows = frame(PROMOTIONS, offer, {**offer, "depth": 0.3, "created_timestamp": AT})
     (row,) = current(rows, PROMOTIONS).collect()
     assert row.depth == 0.3
+
+
+def test_a_null_in_an_identity_that_needs_no_id_is_a_value_like_others(frame):
+    offer = {"promotion_id": "p", "category": "tea", "starts_at": AT, "ends_at": "2024-06-01T00:00+00:00", "depth": 0.5}
+    other = {**offer, "promotion_id": "q", "depth": 0.1}
+    of_item = {**offer, "item_id": "a", "depth": 0.2}
+    rows = frame(PROMOTIONS, offer, other, of_item, {**offer, "depth": 0.05, "created_timestamp": AT})
+    found = current(rows, PROMOTIONS).collect()
+    assert sorted(row.depth for row in found) == [0.05, 0.1, 0.2]
+    assert len({row[ROW_ID] for row in found}) == 3
+    stock = {"item_id": "a", "on_hand": 5, "event_timestamp": AT}
+    (row,) = current(frame(INVENTORY, stock, {**stock, "on_hand": 0, "created_timestamp": "2024-05-02"}), INVENTORY).collect()
+    assert row.on_hand == 0
