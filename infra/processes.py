@@ -132,6 +132,16 @@ def memory_bytes(home: Home, name: str) -> int:
     return total
 
 
+def listens(home: Home, name: str, port: int) -> bool:
+    """Whether it is this server, and no other program, that takes connections on the port."""
+    for process in processes(home, name):
+        with suppress(psutil.Error):
+            connections = process.net_connections("tcp")
+            if any(one.status == psutil.CONN_LISTEN and one.laddr.port == port for one in connections):
+                return True
+    return False
+
+
 def log_path(home: Home, name: str) -> Path:
     """File with what the server prints; what it printed when it ran before lies beside it as `<name>.log.1`."""
     return home.logs / f"{name}.log"

@@ -40,6 +40,9 @@ _UP_TIMEOUT_S = 240.0
 _DEPLOY_S = 60.0
 """How long a Ray that has just started may fail to start Serve; on a busy machine its first try can time out."""
 _PORTS = ("http_port", "ray_port", "ray_dashboard_port")
+_REPLICA_PORTS = range(30_000, 31_000, 40)
+"""First ports of the ranges that replicas behind HAProxy may listen in, one range for a home. Serve numbers ports per home, so the
+proxies of two homes with one range would send requests to each other's replicas."""
 
 Say = Callable[[str], None]
 
@@ -152,7 +155,8 @@ def status(settings: Settings) -> Status:
     mlflow = Server(
         MLFLOW,
         settings.mlflow_uri or f"http://127.0.0.1:{settings.mlflow_port}",
-        not own_mlflow or processes.answers(settings.mlflow_port, "/health"),
+        not own_mlflow
+        or (processes.listens(home, MLFLOW, settings.mlflow_port) and processes.answers(settings.mlflow_port, "/health")),
         pids[MLFLOW],
         memory[MLFLOW],
         "" if own_mlflow else "not ours",
@@ -235,13 +239,17 @@ def _start_ray(home: Home) -> None:
 
 
 def choose_proxy(folder: Path, metrics_port: int, stats_port: int) -> tuple[str, dict[str, str]]:
-    """The fastest HTTP proxy that runs here: its name, and the variables Serve reads when it is imported."""
+    """The fastest HTTP proxy that runs here: its name, and the variables Serve reads when it is imported.
+
+    Raises:
+        EngineError: every range of ports for the replicas behind HAProxy is in use.
+    """
     binary = _haproxy_binary()
     if binary is None:
         return "Serve's default (HAProxy does not run here; it is about ten times faster)", {}
     at = folder / "h"
     at.mkdir(mode=0o700, exist_ok=True)
-    first = 30_000 + metrics_port % 25 * 40  # a range per home, so that one home's proxy never finds another's replica
+    first = _replica_ports(metrics_port % len(_REPLICA_PORTS))
     return "HAProxy", {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
@@ -256,10 +264,25 @@ def choose_proxy(folder: Path, metrics_port: int, stats_port: int) -> tuple[str,
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(at),
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(at / "server-state"),
         "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(first),
-        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(first + 39),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(first + _REPLICA_PORTS.step - 1),
         "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": str(first + 10_000),
-        "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": str(first + 10_039),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": str(first + 10_000 + _REPLICA_PORTS.step - 1),
     }
+
+
+def _replica_ports(offset: int) -> int:
+    """First port of a range in which nothing listens, so that the proxy finds no replica of another home that is up.
+
+    The search begins at the range numbered `offset`: two homes that come up in one moment, both before either listens, differ in it
+    but for one time in 25.
+    """
+    starts: tuple[int, ...] = (*_REPLICA_PORTS[offset:], *_REPLICA_PORTS[:offset])
+    for first in starts:
+        if not any(processes.is_open(port) for port in range(first, first + _REPLICA_PORTS.step)):
+            return first
+    raise EngineError(
+        f"some program listens in each part of the ports {_REPLICA_PORTS.start}-{_REPLICA_PORTS.stop - 1}; stop a home."
+    )
 
 
 def _haproxy_binary() -> str | None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import socket
+import sys
 from collections.abc import Iterator
+from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -102,6 +104,43 @@ def test_where_haproxy_does_not_run_the_default_proxy_serves(tmp_path: Path, mon
     slow, variables = servers.choose_proxy(tmp_path, 20001, 20002)
     assert "default" in slow
     assert variables == {}
+
+
+def test_replicas_get_ports_on_which_no_other_home_listens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def ports() -> range:
+        variables = servers.choose_proxy(tmp_path, 20001, 20002)[1]
+        bounds = (variables[f"RAY_SERVE_DIRECT_INGRESS_{name}_HTTP_PORT"] for name in ("MIN", "MAX"))
+        first, last = map(int, bounds)
+        return range(first, last + 1)
+
+    before = ports()
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", before[3]))
+        other.listen()
+        after = ports()
+        assert len(after) == len(before)
+        assert not set(after) & set(before)
+        monkeypatch.setattr(servers, "_REPLICA_PORTS", range(before[0], before[0] + 40, 40))
+        with pytest.raises(EngineError, match=rf"ports {before[0]}-{before[-1]}"):
+            ports()
+
+
+def test_the_mlflow_of_another_home_is_not_ours(tmp_path: Path) -> None:
+    """Any program that answers /health stands for a server; whose it is shows in its environment."""
+    (tmp_path / "health").touch()
+    ours, theirs = (with_ports(Settings.load(home=tmp_path / name)) for name in ("ours", "theirs"))
+    try:
+        for settings in (ours, theirs):
+            port = settings.mlflow_port
+            command = [sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1", "--directory", str(tmp_path)]
+            ready = partial(processes.answers, port, "/health")
+            processes.start(Home(settings).create(), "mlflow", command, {}, ready)
+        assert servers.status(ours).servers[0].is_up
+        elsewhere = servers.status(ours.model_copy(update={"mlflow_port": theirs.mlflow_port})).servers[0]
+        assert (elsewhere.is_up, elsewhere.pid) == (False, processes.running(Home(ours), "mlflow"))
+    finally:
+        for settings in (ours, theirs):
+            processes.stop(Home(settings), "mlflow")
 
 
 @pytest.fixture
