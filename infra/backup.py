@@ -1,7 +1,8 @@
 """Backup and restore of a home: one archive that answers the same requests after it is restored elsewhere.
 
-SQLite files are copied through SQLite's own online backup, so a backup may run beside writers; Delta tables are immutable files plus
-their log. The databases are copied first, then the logs, and only then is all else listed: what a record names is in the archive.
+A backup may run beside writers and stops none. SQLite files are copied through SQLite's own online backup; Delta tables are immutable
+files plus their logs, of which all are taken at one instant, with the journal of writes that were half done then. The databases are
+copied first, then the logs, and only then is all else listed: what a record names is in the archive.
 """
 
 from __future__ import annotations
@@ -9,17 +10,19 @@ from __future__ import annotations
 import gzip
 import io
 import os
+import re
 import sqlite3
 import tarfile
 import tempfile
+import time
 import zlib
 from collections.abc import Iterator
-from contextlib import closing
-from enum import IntEnum
+from contextlib import closing, suppress
 from pathlib import Path, PurePath
 
 from infra.errors import HomeError, SettingsError
 from infra.home import FORMAT, Home
+from infra.journal import SUFFIX
 from infra.settings import Settings
 
 _LEFT_OUT = ("cache", "logs")
@@ -30,21 +33,17 @@ _SQLITE_MAGIC = b"SQLite format 3\0"
 _MANIFEST = "shopgraph-backup"
 _MANIFEST_LIMIT = 1 << 20
 """Bytes of a manifest that are read: an archive of others may name any size."""
-
-
-class _Kind(IntEnum):
-    """What a file is, in the order of copying."""
-
-    DATABASE = 0
-    LOG = 1
-    DATA = 2
+_VERSION = re.compile(r"\d{20}\.")
+"""How the names of a log's commits and checkpoints begin, which are never written twice."""
+_STILL_S = 60.0
+"""How long a backup waits for an instant at which no table changes; a commit of all tables takes seconds."""
 
 
 def backup(home: Home, archive: Path) -> int:
     """Write the home into `archive` (a gzipped tar, readable by its owner only); its size in bytes.
 
     Raises:
-        HomeError: there is no home, or the archive cannot be written.
+        HomeError: there is no home, the archive cannot be written, or tables never stand still.
         SettingsError: some of the state lies outside the home, or behind a link, so a backup would not hold it.
     """
     if not (home.path / "format").exists():
@@ -64,9 +63,17 @@ def backup(home: Home, archive: Path) -> int:
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "wb") as file, tarfile.open(fileobj=file, mode="w:gz", compresslevel=1, dereference=True) as tar:
             _add_bytes(tar, _MANIFEST, f"{FORMAT}\n".encode())
-            for kind in _Kind:
-                for path in _files(home.path, kind):
-                    _add(tar, path, str(path.relative_to(home.path)), kind)
+            for path in _files(home.path):
+                if not _is_record(path) and _is_database(path):
+                    _add_database(tar, home, path)
+            for path, content in _records(home).items():
+                if content is None:
+                    _add(tar, home, path)
+                else:
+                    _add_bytes(tar, str(path.relative_to(home.path)), content)
+            for path in _files(home.path):
+                if not _is_record(path) and not _is_database(path):
+                    _add(tar, home, path)
         draft.replace(archive)
     except OSError as error:
         raise HomeError(f"backup {archive} cannot be written ({error.strerror}).") from None
@@ -136,10 +143,10 @@ def _links(root: Path) -> list[str]:
     return [str(name) for name in names if _belongs(name) or name == Path("run")]
 
 
-def _files(root: Path, kind: _Kind) -> Iterator[Path]:
-    """The files of the backup of one kind, as they are now."""
+def _files(root: Path) -> Iterator[Path]:
+    """The files of the backup, as they are now."""
     for path in sorted(root.rglob("*")):
-        if path.is_file() and not path.is_symlink() and _belongs(path.relative_to(root)) and _kind_of(path) is kind:
+        if path.is_file() and not path.is_symlink() and _belongs(path.relative_to(root)):
             yield path
 
 
@@ -150,31 +157,58 @@ def _belongs(name: PurePath) -> bool:
     return (name.parts[0] != "run" or name.name in _SECRETS) and not name.name.endswith(("-wal", "-shm", "-journal"))
 
 
-def _kind_of(path: Path) -> _Kind | None:
-    """The kind of a file, None for a writer's draft that is gone meanwhile."""
-    if "_delta_log" in path.parts:
-        return _Kind.LOG
+def _is_record(path: Path) -> bool:
+    """Whether the file belongs to the log of a table or is the journal of writes to several."""
+    return path.parent.name == "_delta_log" or path.name.endswith(SUFFIX)
+
+
+def _is_database(path: Path) -> bool:
     try:
         with path.open("rb") as file:
-            return _Kind.DATABASE if file.read(len(_SQLITE_MAGIC)) == _SQLITE_MAGIC else _Kind.DATA
-    except FileNotFoundError:
-        return None
-
-
-def _add(tar: tarfile.TarFile, path: Path, name: str, kind: _Kind) -> None:
-    try:
-        if kind is not _Kind.DATABASE:
-            tar.add(path, name, recursive=False)
-            return
-        with tempfile.NamedTemporaryFile() as copy:
-            with (
-                closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as source,
-                closing(sqlite3.connect(copy.name)) as target,
-            ):
-                source.backup(target)
-            tar.add(copy.name, name, recursive=False)
+            return file.read(len(_SQLITE_MAGIC)) == _SQLITE_MAGIC
     except FileNotFoundError:  # a writer's draft, gone meanwhile
-        return
+        return False
+
+
+def _records(home: Home) -> dict[Path, bytes | None]:
+    """The logs of all tables and the journals as they stood at one instant; with their content, but for what never changes.
+
+    Logs only grow, and a journal is there while only some of its writes are in them: nothing lies between two readings that are
+    the same.
+
+    Raises:
+        HomeError: tables never stand still.
+    """
+    deadline = time.monotonic() + _STILL_S
+    before = None
+    while (found := _read_records(home.path)) != before:
+        if time.monotonic() > deadline:
+            raise HomeError(f"the tables of {home.path} have not stood still for {_STILL_S:.0f} s; run the backup again later.")
+        before = found
+    return found
+
+
+def _read_records(root: Path) -> dict[Path, bytes | None]:
+    found: dict[Path, bytes | None] = {}
+    for path in filter(_is_record, _files(root)):
+        with suppress(FileNotFoundError):
+            found[path] = None if _VERSION.match(path.name) else path.read_bytes()
+    return found
+
+
+def _add(tar: tarfile.TarFile, home: Home, path: Path) -> None:
+    with suppress(FileNotFoundError):  # a writer's draft, gone meanwhile
+        tar.add(path, str(path.relative_to(home.path)), recursive=False)
+
+
+def _add_database(tar: tarfile.TarFile, home: Home, path: Path) -> None:
+    with tempfile.NamedTemporaryFile() as copy:
+        with (
+            closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as source,
+            closing(sqlite3.connect(copy.name)) as target,
+        ):
+            source.backup(target)
+        tar.add(copy.name, str(path.relative_to(home.path)), recursive=False)
 
 
 def _add_bytes(tar: tarfile.TarFile, name: str, content: bytes) -> None:

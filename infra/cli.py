@@ -36,7 +36,7 @@ def doctor(context: typer.Context, as_json: Annotated[bool, typer.Option("--json
 def backup(
     context: typer.Context, archive: Annotated[Path, typer.Argument(help="File to write, e.g. shop-2026-11-21.tar.gz.")]
 ) -> None:
-    """Write the whole home (tables, registries, models, online store) into one file; safe beside running servers.
+    """Write the whole home (tables, registries, models, online store) into one file; servers and writers may run meanwhile.
 
     shopgraph backup shop-2026-11-21.tar.gz
     """

@@ -12,23 +12,38 @@ import base64
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 
 from infra.errors import TableContractError
-from infra.lake import Attempt, Commit, Lake
+from infra.lake import Attempt, Commit, Lake, Mode
+
+SUFFIX = ".journal.json"
 
 
 @dataclass(frozen=True)
-class Append:
-    """One commit to come: the files of `attempt` appended to their table; columns the table lacks are added first."""
+class Write:
+    """One commit to come of the files of `attempt`; columns the table lacks are added first."""
 
     attempt: Attempt
     schema: pa.Schema
     digest: str
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    mode: ClassVar[Mode]
+
+
+class Append(Write):
+    """The rows are added to their table."""
+
+    mode = "append"
+
+
+class Overwrite(Write):
+    """The rows replace those of their table, in whatever version it is."""
+
+    mode = "overwrite"
 
 
 class Journal:
@@ -36,32 +51,33 @@ class Journal:
 
     def __init__(self, lake: Lake, name: str) -> None:
         self.lake = lake
-        self._path = lake.on_filesystem(lake.uri(f"{name}.journal.json"))
+        self._path = lake.on_filesystem(lake.uri(f"{name}{SUFFIX}"))
 
-    def commit(self, appends: Sequence[Append]) -> list[Commit]:
+    def commit(self, writes: Sequence[Write]) -> list[Commit]:
         """Make all of them visible, in order; after a crash in between, `recover` finishes.
 
         Raises:
             TableContractError: files or a schema that `Lake.commit` would refuse; nothing is visible, and there is no journal.
             TableConflictError: as `Lake.commit`; what came before it is visible, and the journal stays.
         """
-        for append in appends:
+        for write in writes:
             # a journal that can never be committed would stop every later write
-            if not self.lake.committed(append.attempt.path, append.digest):
-                self.lake.check(append.attempt, append.schema)
+            if not self.lake.committed(write.attempt.path, write.digest):
+                self.lake.check(write.attempt, write.schema)
         entries = [
             {
-                "path": a.attempt.path,
-                "folder": a.attempt.folder,
-                "files": a.attempt.files,
-                "schema": base64.b64encode(a.schema.serialize().to_pybytes()).decode(),
-                "digest": a.digest,
-                "metadata": dict(a.metadata),
+                "path": w.attempt.path,
+                "folder": w.attempt.folder,
+                "files": w.attempt.files,
+                "schema": base64.b64encode(w.schema.serialize().to_pybytes()).decode(),
+                "digest": w.digest,
+                "metadata": dict(w.metadata),
+                "mode": w.mode,
             }
-            for a in appends
+            for w in writes
         ]
-        self._write(json.dumps(entries, default=str))
-        commits = [self._append(append) for append in appends]
+        self._save(json.dumps(entries, default=str))
+        commits = [self._commit(write) for write in writes]
         self._remove()
         return commits
 
@@ -75,8 +91,9 @@ class Journal:
             return []
         with self.lake.filesystem.open_input_file(self._path) as file:
             entries = json.loads(file.read())
-        appends = [
-            Append(
+        kinds = {kind.mode: kind for kind in (Append, Overwrite)}
+        writes = [
+            kinds[entry.get("mode", "append")](
                 # the address is made anew: a restored or moved lake lies elsewhere
                 Attempt(entry["path"], f"{self.lake.uri(entry['path'])}/{entry['folder']}", entry["folder"], entry.get("files")),
                 pa.ipc.read_schema(pa.py_buffer(base64.b64decode(entry["schema"]))),
@@ -85,15 +102,15 @@ class Journal:
             )
             for entry in entries
         ]
-        for append in appends:
-            self._check_there(append)
-        commits = [self._append(append) for append in appends]
+        for write in writes:
+            self._check_there(write)
+        commits = [self._commit(write) for write in writes]
         self._remove()
         return [commit for commit in commits if not commit.skipped]
 
-    def _check_there(self, append: Append) -> None:
-        attempt = append.attempt
-        if self.lake.committed(attempt.path, append.digest):
+    def _check_there(self, write: Write) -> None:
+        attempt = write.attempt
+        if self.lake.committed(attempt.path, write.digest):
             return
         if self.lake.filesystem.get_file_info(self.lake.on_filesystem(attempt.uri)).type is not pafs.FileType.Directory:
             raise TableContractError(
@@ -101,13 +118,16 @@ class Journal:
                 "or delete the journal and run the command again. Nothing was committed."
             )
 
-    def _append(self, append: Append) -> Commit:
-        path = append.attempt.path
+    def _commit(self, write: Write) -> Commit:
+        path, digest = write.attempt.path, write.digest
+        if done := self.lake.committed(path, digest):
+            return done
         if self.lake.version(path) is not None:
-            self.lake.add_columns(path, append.schema)
-        return self.lake.commit(append.attempt, append.schema, "append", digest=append.digest, metadata=append.metadata)
+            self.lake.add_columns(path, write.schema)
+        found = self.lake.version(path)
+        return self.lake.commit(write.attempt, write.schema, write.mode, digest=digest, read_version=found, metadata=write.metadata)
 
-    def _write(self, text: str) -> None:
+    def _save(self, text: str) -> None:
         """All of the file or none of it: a rename locally, one put on S3."""
         filesystem = self.lake.filesystem
         draft = self._path if self.lake.is_remote else f"{self._path}.draft"

@@ -112,8 +112,7 @@ def sample(
             context.obj,
             SIZES[size],
             context.obj.seed if seed is None else seed,
-            lambda path: progress.update(task, description=path),
-            lambda _: progress.advance(task),
+            lambda path: progress.update(task, description=path, advance=1),
         )
     if as_json:
         typer.echo(json.dumps([dataclasses.asdict(table) for table in written]))

@@ -24,6 +24,7 @@ from features.shop import Shop
 from features.tables import Table
 from infra.errors import SettingsError
 from infra.home import Home
+from infra.journal import Journal, Overwrite
 from infra.lake import Commit, Lake, digest_of
 from infra.settings import Settings
 from infra.source import code_digest
@@ -49,7 +50,7 @@ from spark_jobs.sample import (
 from spark_jobs.sample.catalogue import Size
 from spark_jobs.sample.chance import Ints
 from spark_jobs.sample.days import CALENDARS, TIME_ZONE
-from spark_jobs.session import session, share_out, write_table
+from spark_jobs.session import session, share_out, write_files
 
 MARK = "# Made by `shopgraph sample`: a simulated shop. Another size or seed replaces its tables.\n"
 RAW = (
@@ -94,59 +95,51 @@ class Written:
     skipped: bool
 
 
-def sample(
-    settings: Settings,
-    size: Size,
-    seed: int,
-    on_table: Callable[[str], None] | None = None,
-    on_written: Callable[[Written], None] | None = None,
-) -> list[Written]:
-    """Write the sample shop under the settings' shop name: its shop.yaml, raw tables and truth tables.
+def sample(settings: Settings, size: Size, seed: int, on_table: Callable[[str], None] | None = None) -> list[Written]:
+    """Write the sample shop under the settings' shop name: its shop.yaml, raw tables and truth tables, all of them or none.
 
-    The same size and seed written before are left alone; others replace the tables.
+    Tables of the same size and seed written before are left alone; others are replaced.
 
     Args:
-        on_table: told the path of each table before it is written; `on_written`: what became of it.
+        on_table: told the path of each table before it is written.
 
     Raises:
         SettingsError: a shop of that name exists and is not a sample.
-        HomeError: another `sample` of this shop runs.
+        HomeError: another `sample` or an ingest of this shop runs.
     """
     home = Home(settings).create()
-    with home.lock(f"sample-{settings.shop}"):
+    # the lock and the journal of all that writes raw tables: a build begins between two writers and reads no mix
+    with home.lock(f"ingest-{settings.shop}"):
         write_shop(home, settings.shop)
         lake = Lake.open(settings)
+        Journal(lake, "ingest").recover()
         there = [lake.committed(path, _digest(size, seed)) for path in PATHS]
         if None not in there:
-            return [_written(commit, on_written) for commit in there if commit]
+            return [_written(commit) for commit in there if commit]
         with session(settings, f"sample {size.name}") as spark:
             share_out(spark, lake, size.num_events)
-            return write(spark, lake, size, seed, on_table, on_written)
+            return write(spark, lake, size, seed, on_table)
 
 
-def write(
-    spark: SparkSession,
-    lake: Lake,
-    size: Size,
-    seed: int,
-    on_table: Callable[[str], None] | None = None,
-    on_written: Callable[[Written], None] | None = None,
-) -> list[Written]:
+def write(spark: SparkSession, lake: Lake, size: Size, seed: int, on_table: Callable[[str], None] | None = None) -> list[Written]:
     """Write the tables of a sample shop to a lake; see `sample`."""
     digest = _digest(size, seed)
     metadata = {"shopgraph.sample": {"size": size.name, "seed": seed}}
-    written = []
+    commits, writes = {}, []
     made = transform(spark, size, seed)
     try:
         for table, frame in made.frames.items():
             if on_table:
                 on_table(table.path)
-            rows, read = _in_time(frame, size), lake.version(table.path)
-            commit = write_table(rows, lake, table, "overwrite", digest=digest, read_version=read, metadata=metadata)
-            written.append(_written(commit, on_written))
+            if there := lake.committed(table.path, digest):
+                commits[table.path] = there
+                continue
+            attempt = write_files(_in_time(frame, size), lake, table.path, table.schema)
+            writes.append(Overwrite(attempt, table.schema, digest, metadata))
     finally:
         made.release()
-    return written
+    commits |= {commit.path: commit for commit in Journal(lake, "ingest").commit(writes)}
+    return [_written(commits[path]) for path in PATHS]
 
 
 def write_shop(home: Home, name: str) -> Path:
@@ -223,11 +216,8 @@ def _digest(size: Size, seed: int) -> str:
     return digest_of(size.name, seed, code_digest(transform, _ledger, _map, *_CODE))
 
 
-def _written(commit: Commit, on_written: Callable[[Written], None] | None) -> Written:
-    told = Written(commit.path, commit.version, commit.num_rows, commit.skipped)
-    if on_written:
-        on_written(told)
-    return told
+def _written(commit: Commit) -> Written:
+    return Written(commit.path, commit.version, commit.num_rows, commit.skipped)
 
 
 def _in_time(frame: DataFrame, size: Size) -> DataFrame:

@@ -6,16 +6,21 @@ import io
 import sqlite3
 import stat
 import tarfile
+import time
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from infra import backup as backups
 from infra.backup import backup, restore
 from infra.errors import HomeError, SettingsError
 from infra.home import Home
-from infra.lake import Lake
+from infra.journal import Append, Journal
+from infra.lake import Attempt, Commit, Lake
 from infra.settings import Settings
 
 ROWS = pa.table({"item_id": ["a", "b"], "quantity": [1, 2]})
@@ -131,6 +136,93 @@ def test_what_a_log_or_a_database_names_is_in_the_archive(filled: Home, tmp_path
     restore(other, tmp_path / "b.tar.gz")
     assert Lake.open(other.settings).read("raw/orders").equals(pa.concat_tables([ROWS, ROWS]))
     assert (other.path / "artifacts" / "r1").read_text() == "weights"
+
+
+def both(lake: Lake, digest: str) -> None:
+    """What an ingest does: rows, and the record that they were read."""
+    writes = []
+    for path in ("raw/orders", "ingest/files"):
+        attempt = lake.attempt(path)
+        pq.write_table(ROWS, f"{attempt.uri}/part-0.parquet")
+        writes.append(Append(attempt, ROWS.schema, digest))
+    Journal(lake, "ingest").commit(writes)
+
+
+def test_tables_that_belong_together_are_of_one_instant(filled: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One ingest commits while the logs are being listed, so that the list shows half of it, and one while they are copied."""
+    lake = Lake.open(filled.settings)
+    both(lake, "2")
+    read, add = backups._read_records, tarfile.TarFile.add
+    done: list[str] = []
+
+    def list_half(root: Path) -> dict[Path, bytes | None]:
+        found = read(root)
+        if not done:
+            done.append("3")
+            both(lake, "3")
+            found |= {path: content for path, content in read(root).items() if "orders" in path.parts}
+        return found
+
+    def add_late(self: tarfile.TarFile, name: Path | str, arcname: str, recursive: bool) -> None:
+        if "_delta_log" in arcname and "4" not in done:
+            done.append("4")
+            both(lake, "4")
+        add(self, name, arcname, recursive)
+
+    monkeypatch.setattr(backups, "_read_records", list_half)
+    monkeypatch.setattr(tarfile.TarFile, "add", add_late)
+    backup(filled, tmp_path / "b.tar.gz")
+    assert done == ["3", "4"]
+    other = elsewhere(tmp_path)
+    restore(other, tmp_path / "b.tar.gz")
+    there = Lake.open(other.settings)
+    assert (there.version("raw/orders"), there.version("ingest/files")) == (2, 1)
+    assert (there.num_rows("raw/orders"), there.num_rows("ingest/files")) == (3 * ROWS.num_rows, 2 * ROWS.num_rows)
+
+
+def test_a_half_done_write_of_several_tables_is_finished_after_a_restore(
+    filled: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake = Lake.open(filled.settings)
+    real = Lake.commit
+
+    def die(self: Lake, attempt: Attempt, *rest: Any, **more: Any) -> Commit:
+        if attempt.path == "ingest/files":
+            raise KeyboardInterrupt
+        return real(self, attempt, *rest, **more)
+
+    add = tarfile.TarFile.add
+
+    def finish(self: tarfile.TarFile, name: Path | str, arcname: str, recursive: bool) -> None:
+        Journal(lake, "ingest").recover()  # the next ingest begins while the backup runs
+        add(self, name, arcname, recursive)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Lake, "commit", die)
+        with pytest.raises(KeyboardInterrupt):
+            both(lake, "2")
+    monkeypatch.setattr(tarfile.TarFile, "add", finish)
+    backup(filled, tmp_path / "b.tar.gz")
+    other = elsewhere(tmp_path)
+    restore(other, tmp_path / "b.tar.gz")
+    there = Lake.open(other.settings)
+    assert (there.version("raw/orders"), there.version("ingest/files")) == (1, None)
+    assert [commit.path for commit in Journal(there, "ingest").recover()] == ["ingest/files"]
+    assert there.num_rows("ingest/files") == ROWS.num_rows
+
+
+def test_tables_that_never_stand_still_are_told(filled: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read, lake = backups._read_records, Lake.open(filled.settings)
+
+    def restless(root: Path) -> dict[Path, bytes | None]:
+        lake.write("raw/orders", ROWS, "append", digest=f"{time.monotonic_ns()}")
+        return read(root)
+
+    monkeypatch.setattr(backups, "_read_records", restless)
+    monkeypatch.setattr(backups, "_STILL_S", 0.1)
+    with pytest.raises(HomeError, match="have not stood still"):
+        backup(filled, tmp_path / "b.tar.gz")
+    assert not list(tmp_path.glob("*b.tar.gz*"))
 
 
 def test_a_database_that_cannot_be_copied_is_told(filled: Home, tmp_path: Path) -> None:

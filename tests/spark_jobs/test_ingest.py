@@ -18,7 +18,7 @@ from pyspark.sql import SparkSession
 from features.shop import Shop
 from infra.errors import HomeError, IngestError
 from infra.home import Home
-from infra.journal import Append, Journal
+from infra.journal import Journal, Write
 from infra.lake import Commit, Lake
 from infra.settings import Settings
 from spark_jobs.ingest import ingest
@@ -406,15 +406,15 @@ def test_a_killed_commit_is_finished_by_the_next_ingest(
     folder: Path, run: Run, lake: Lake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (folder / "orders.csv").write_text(HEADER + "1,1,7,A,1,1,2025-06-01\n1,1,7,A,1,x,2025-06-01\n")
-    real = Journal._append
+    real = Journal._commit
 
-    def die_at_orders(self: Journal, append: Append) -> Commit:
-        if append.attempt.path == "raw/orders":
+    def die_at_orders(self: Journal, write: Write) -> Commit:
+        if write.attempt.path == "raw/orders":
             raise KeyboardInterrupt
-        return real(self, append)
+        return real(self, write)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Journal, "_append", die_at_orders)
+        patch.setattr(Journal, "_commit", die_at_orders)
         with pytest.raises(KeyboardInterrupt):
             run(csv_orders(folder))
     assert lake.tables() == ["quarantine/orders"]

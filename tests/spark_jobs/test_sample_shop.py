@@ -6,6 +6,7 @@ import shutil
 from datetime import date, timedelta
 from functools import reduce
 from pathlib import Path
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -21,10 +22,10 @@ from features.tables import RAW_TABLES
 from infra import clock
 from infra.errors import HomeError, SettingsError
 from infra.home import Home
-from infra.lake import Lake
+from infra.lake import Attempt, Commit, Lake
 from infra.settings import Settings
 from spark_jobs import sample_shop
-from spark_jobs.sample import goods, truth, visitors
+from spark_jobs.sample import calendar_rows, frames, goods, truth, visitors
 from spark_jobs.sample.acts import make_acts
 from spark_jobs.sample.catalogue import ASPECTS, SIZES, Size
 from spark_jobs.sample.chance import Chance
@@ -116,6 +117,47 @@ def test_a_run_that_was_cut_short_is_finished(spark: SparkSession, shop: dict[st
     assert lake.read("truth/process").equals(shop["truth/process"])
 
 
+def test_a_run_that_dies_shows_nothing_or_is_finished(
+    spark: SparkSession, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of one seed and then of another: no build ever reads tables of both. Three small tables stand for all."""
+    lake = Lake.open(settings)
+    chosen = (tables.CALENDAR, truth.SEASONS, truth.DAYS)
+    commit = Lake.commit
+
+    def transform(spark: SparkSession, size: Size, seed: int) -> sample_shop.Sample:
+        rows = (calendar_rows.shopping_days(), calendar_rows.seasons(size, seed), calendar_rows.truth(size, seed))
+        calendar, seasons, days = (frames.small(spark, table) for table in rows)
+        return sample_shop.Sample(dict(zip(chosen, (frames.calendar(calendar), seasons, days), strict=True)), ())
+
+    def die(self: Lake, attempt: Attempt, *rest: Any, **more: Any) -> Commit:
+        if attempt.path == "truth/seasons":
+            raise KeyboardInterrupt
+        return commit(self, attempt, *rest, **more)
+
+    def die_at_last(path: str) -> None:
+        if path == "truth/days":
+            raise KeyboardInterrupt
+
+    def versions() -> list[int | None]:
+        return [lake.version(table.path) for table in chosen]
+
+    monkeypatch.setattr(sample_shop, "transform", transform)
+    monkeypatch.setattr(sample_shop, "PATHS", tuple(table.path for table in chosen))
+    sample_shop.write(spark, lake, MINI, SEED)
+    with pytest.raises(KeyboardInterrupt):
+        sample_shop.write(spark, lake, MINI, SEED + 1, die_at_last)
+    assert versions() == [0, 0, 0]
+    with monkeypatch.context() as patch:
+        patch.setattr(Lake, "commit", die)
+        with pytest.raises(KeyboardInterrupt):
+            sample_shop.write(spark, lake, MINI, SEED + 1)
+    assert versions() == [1, 0, 0]
+    monkeypatch.setattr(sample_shop, "session", None)  # it is finished without Spark
+    assert all(table.skipped for table in sample_shop.sample(settings, MINI, SEED + 1))
+    assert versions() == [1, 1, 1]
+
+
 def test_a_shop_of_somebody_else_is_left_alone(settings: Settings) -> None:
     path = Home(settings).shop() / "shop.yaml"
     path.parent.mkdir(parents=True)
@@ -132,8 +174,8 @@ def test_an_edited_shop_file_is_kept(settings: Settings) -> None:
     assert Shop.read(path).now == "wall"
 
 
-def test_two_at_once_are_refused(settings: Settings) -> None:
-    with Home(settings).lock("sample-sample"), pytest.raises(HomeError, match="already running"):
+def test_it_does_not_run_beside_another_writer_of_raw_tables(settings: Settings) -> None:
+    with Home(settings).lock("ingest-sample"), pytest.raises(HomeError, match="already running"):
         sample_shop.sample(settings, SIZES["tiny"], SEED)
 
 
