@@ -187,7 +187,7 @@ REVIEWS = _raw(
     Column("review_id", "string", "id of the review", required=True),
     _user(),
     _item(required=False),
-    Column("rating", "int", "stars 1-5, or 1 for good and 0 for bad where the source has no more"),
+    Column("rating", "int", "stars 1-5; a source that only says good or bad maps `label`"),
     Column("review_text", "string", "the text", required=True, mark="personal"),
     Column("language", "string", "BCP 47 tag"),
     Column("category", "string", "category the review belongs to, if the source has it without an item"),

@@ -49,7 +49,7 @@ def _events() -> list[SparkColumn]:
 
 def _reviews() -> list[SparkColumn]:
     return [
-        F.when(~F.col("rating").between(0, 5), "rating: not from 0 to 5"),
+        F.when(~F.col("rating").between(1, 5), "rating: not from 1 to 5"),
         F.when(~F.col("label").isin(0, 1), "label: neither 0 nor 1"),
     ]
 
