@@ -24,8 +24,9 @@ from infra.source import code_digest
 OFFLINE_ONLY = ("interactions", "sessions", "clean_reviews")
 """Views that no request reads: one row per act, session or text. They stay out of the online store."""
 
-ONLINE_DAYS = {"daily_demand": 120}
-"""How many days back the online store holds a view whose rows never expire; enough for the longest forecast context."""
+ONLINE_DAYS = {"daily_demand": 371}
+"""How many days back the online store holds a view whose rows never expire: for demand 53 weeks, so that a forecast sees the same
+weeks of last year as the backtest did."""
 
 
 _WINDOWED = re.compile(r"_\d+d$")

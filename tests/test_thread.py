@@ -71,8 +71,10 @@ def test_users_differ_and_a_session_moves_the_list(shop: Installation) -> None:
 
 
 def test_a_visitor_is_known_by_what_the_browser_did(shop: Installation) -> None:
-    users = shop.lake.read("features/user_history", columns=["user_id"])["user_id"].to_pylist()
-    visitor = next(user for user in users if user.startswith(VISITOR_PREFIX)).removeprefix(VISITOR_PREFIX)
+    rows = shop.lake.read("features/user_history", columns=["user_id", "event_timestamp"]).sort_by(
+        [("event_timestamp", "descending")]
+    )
+    visitor = next(user for user in rows["user_id"].to_pylist() if user.startswith(VISITOR_PREFIX)).removeprefix(VISITOR_PREFIX)
     known, unknown = (shop.post("/v1/recommend", {"visitor_id": name}).json() for name in (visitor, "never here"))
     assert (known["personalized"], known["degraded"]) == (True, [])
     assert (unknown["personalized"], unknown["degraded"]) == (False, ["unknown_visitor"])

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator
 
 from features.calendars import BLACK_FRIDAY, SHOPPING_DAYS
+from features.tables import DAILY_DEMAND
+from features.views import ONLINE_DAYS
 from training.demand.panel import Bools, Floats, Ints, Panel, carry_forward
 
 Doubles = NDArray[np.float64]
@@ -42,7 +44,9 @@ class EncoderConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    context_length: PositiveInt = Field(28, description="Days of history that the network reads one by one.")
+    context_length: PositiveInt = Field(
+        28, le=ONLINE_DAYS[DAILY_DEMAND.name], description="Days of history that the network reads one by one."
+    )
     max_horizon: PositiveInt = Field(28, description="Days ahead that the network answers at most.")
     levels: tuple[float, ...] = Field(LEVELS, description="Quantile levels the network is trained on, ascending.")
 
@@ -228,7 +232,8 @@ class Encoder:
     @property
     def history_days(self) -> int:
         """Days before the first day ahead that `encode` looks at; what is older changes nothing."""
-        return YEAR_DAYS + 3 if self.has_year else max(self.config.context_length, LEVEL_DAYS, 7 * WEEKDAY_WEEKS)
+        recent = max(self.config.context_length, LEVEL_DAYS, 7 * WEEKDAY_WEEKS)
+        return max(recent, YEAR_DAYS + 3) if self.has_year else recent
 
     # -- encoding -----------------------------------------------------------------------------------------------------------
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
+from features.views import ONLINE_DAYS
 from tests.model_contract import ModelContract
 from training.demand.backtest import BacktestConfig
 from training.demand.data import DemandTask, LossConfig, WindowConfig
@@ -19,7 +21,7 @@ from training.demand.encoder import Encoder, EncoderConfig
 from training.demand.model import Config, Forecast, Forecaster, Network, interpolate
 from training.demand.panel import Panel
 
-from .conftest import CALENDAR, NUM_DAYS, START
+from .conftest import CALENDAR, NUM_DAYS, START, simulate
 
 HORIZON = 14
 SMALL = Config(encoder=EncoderConfig(context_length=28, max_horizon=HORIZON), hidden_size=16, dropout=0.0)
@@ -135,6 +137,27 @@ def test_history_days_are_all_that_is_needed(forecaster: Forecaster, table: pa.T
         for days in (None, forecaster.history_days)
     )
     np.testing.assert_allclose(values(whole), values(cut), rtol=1e-4, atol=1e-5)
+
+
+def test_last_year_is_read_and_the_online_store_holds_it() -> None:
+    """What a request can see is what the backtest saw, for the longest context that a recipe may ask for, too."""
+    rows = simulate(num_items=2, num_days=760)
+    encoder = Encoder.fit(SMALL.encoder, Panel.from_table(rows), CALENDAR)
+    assert encoder.has_year
+    model = Forecaster(SMALL, encoder, Network(SMALL, encoder))
+    start = START + timedelta(days=760)
+    whole, cut, recent = (
+        values(model.forecast([history(rows, "item-01", days)], None, HORIZON, start=start))
+        for days in (None, model.history_days, 120)
+    )
+    np.testing.assert_allclose(whole, cut, rtol=1e-4, atol=1e-5)
+    assert not np.allclose(whole, recent, rtol=1e-3)
+    held = ONLINE_DAYS["daily_demand"]
+    assert model.history_days <= held
+    longest = EncoderConfig(context_length=held)
+    assert replace(encoder, config=longest).history_days <= held
+    with pytest.raises(ValidationError, match=f"less than or equal to {held}"):
+        EncoderConfig(context_length=held + 1)
 
 
 def test_rows_from_the_start_on_are_not_looked_at(forecaster: Forecaster, table: pa.Table) -> None:
