@@ -1,7 +1,7 @@
 """The feature store of a shop: the one door to features, offline and online.
 
 Feast holds the registry and the definitions. The hot paths go past it, with Arrow and NumPy: a training frame is a point-in-time
-join in DuckDB, an online read one look-up of packed rows, and neither imports Feast, which costs seconds and sets variables of
+join by binary search, an online read one look-up of packed rows, and neither imports Feast, which costs seconds and sets variables of
 the process. The `feast` command and Feast's own API work on the same registry and the same rows; see `features/repo/`.
 """
 

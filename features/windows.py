@@ -1,4 +1,4 @@
-"""Windowed features: what is counted over trailing local days, defined once for the Spark jobs, a stream and the gateway.
+"""Windowed features: what is counted over trailing local days, defined once for the columns and for the jobs that fill them.
 
 A feature of window w on local day D speaks of the acts on the w local days D-w+1 .. D; its row is stamped with the first
 instant of D+1. Imports only the standard library, so Spark executors carry nothing else.
