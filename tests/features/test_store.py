@@ -55,7 +55,7 @@ def store(settings: Settings, shop: Shop, lake: Lake) -> FeatureStore:
     }
     write(lake, "daily_demand", [
         {"item_id": "a", "ds": date(2024, 4, 30), **day, "price_mean": 18.5},
-        {"item_id": "a", "ds": date(2023, 4, 30), **day, "event_timestamp": NOON - 365 * DAY},
+        {"item_id": "a", "ds": date(2023, 4, 24), **day, "event_timestamp": NOON - 372 * DAY},
     ])  # fmt: skip
     return FeatureStore(settings, shop, lake)
 
@@ -89,7 +89,7 @@ def test_online_rows_equal_the_frame_at_the_same_instant(store: FeatureStore) ->
     items = store.online_rows("recommender", {"item_id": ["a"]})
     assert (items["price"], items["price_last"], items["item_views_count_7d"]) == ([19.99], [18.5], [3])
     assert items["created_at"] == [NOON - 9 * DAY]
-    days = store.online_rows("demand", {"item_id": ["a", "a"], "ds": [date(2024, 4, 30), "2023-04-30"]})
+    days = store.online_rows("demand", {"item_id": ["a", "a"], "ds": [date(2024, 4, 30), "2023-04-24"]})
     assert days["price_mean"] == [18.5, None]
     assert days["is_open"] == [True, None]
 
