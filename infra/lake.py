@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
@@ -42,6 +43,7 @@ _DIGEST = "shopgraph.digest"
 _STATS_TYPES = (pa.types.is_timestamp, pa.types.is_date)
 _VERSION = re.compile(r"(?P<table>.+)/_delta_log/\d{20}\.(?:json|checkpoint.*\.parquet)")
 """Path of what tells a table's version in its log: a commit or a checkpoint."""
+_ATTEMPT = re.compile(r"\d{13}-[0-9a-f]{8}")
 _KEPT_LOG = {"delta.enableExpiredLogCleanup": "false"}
 """Delta drops the log of versions older than 30 days by default; the log is our lineage. This tells other writers of a table."""
 
@@ -76,11 +78,14 @@ class Lake:
     root: str
     shop: str
     storage_options: Mapping[str, str] = field(default_factory=dict, repr=False)
+    is_shared: bool = False
+    """Whether it lies outside the home, where other homes may write to it whose locks are not ours."""
 
     @classmethod
     def open(cls, settings: Settings, shop: str | None = None) -> Lake:
         """The lake that the settings name, for one shop (default: the settings' own)."""
-        return cls(Home(settings).lake_root.rstrip("/"), shop or settings.shop, storage_options(settings))
+        root = Home(settings).lake_root.rstrip("/")
+        return cls(root, shop or settings.shop, storage_options(settings), is_shared=bool(settings.lake_root))
 
     # -- where things lie ---------------------------------------------------------------------------------------------------
 
@@ -198,7 +203,13 @@ class Lake:
     # -- writing ------------------------------------------------------------------------------------------------------------
 
     def attempt(self, path: str) -> Attempt:
-        """A fresh folder for one writer; its files are invisible until `commit`."""
+        """A fresh folder for one writer; its files are invisible until `commit`.
+
+        The caller holds the lock of all writers of the table, so the attempts in it that no version names are of dead ones: they go.
+        """
+        if not self.is_shared:
+            for dead in self._attempts(path) - self._named(path):
+                shutil.rmtree(f"{self.uri(path)}/{dead}")
         folder = f"data/{int(time.time() * 1000):013d}-{uuid.uuid4().hex[:8]}"
         uri = f"{self.uri(path)}/{folder}"
         if not self.is_remote:
@@ -349,6 +360,22 @@ class Lake:
             return DeltaTable(self.uri(path), storage_options=dict(self.storage_options))
         except TableNotFoundError:
             return None
+
+    def _attempts(self, path: str) -> set[str]:
+        """The folders of all attempts of a local table."""
+        return {f"data/{folder.name}" for folder in Path(self.uri(path), "data").glob("*") if _ATTEMPT.fullmatch(folder.name)}
+
+    def _named(self, path: str) -> set[str]:
+        """The folders of a local table with files of any version, also of those whose rows were replaced since."""
+        table = self._find(path)
+        if table is None:
+            return set()
+        files = pa.table(table.get_add_actions())["path"].to_pylist()
+        for commit in Path(self.uri(path), "_delta_log").glob("*.json"):
+            for line in commit.read_text(encoding="utf-8").splitlines():
+                # also what a commit removes: the log of the version that added it may be gone
+                files += [action["path"] for kind, action in json.loads(line).items() if kind in ("add", "remove")]
+        return {file.rpartition("/")[0] for file in files}
 
     def _check_schema(self, path: str, existing: pa.Schema, schema: pa.Schema) -> None:
         declared = {f.name: f.type for f in schema}

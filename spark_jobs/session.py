@@ -6,13 +6,14 @@ with Arrow (a Python data source and `mapInArrow`); infra/decisions.md says why.
 
 from __future__ import annotations
 
+import fcntl
 import re
 import shutil
 import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -66,17 +67,39 @@ def session(settings: Settings, name: str) -> Iterator[SparkSession]:
         EngineError: no Java, or the cluster does not answer.
     """
     java = find_java(settings)
-    scratch = Home(settings).path / "run" / "spark"
+    with scratch(Home(settings)) as folder, _started(settings, name, java, folder) as spark:
+        yield spark
+
+
+@contextmanager
+def scratch(home: Home) -> Iterator[Path]:
+    """The folder where the sessions of a home spill; what dead ones left there goes once no other lives.
+
+    Each session shares a lock for as long as it lives; who has it alone is the only one.
+    """
+    folder = home.run / "spark"
+    home.run.mkdir(parents=True, exist_ok=True)
+    with (home.run / "spark.lock").open("w") as lock:
+        with suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder, ignore_errors=True)  # a Java that lost its Python removes its own files a moment later
+            folder.mkdir(exist_ok=True)
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        yield folder
+
+
+@contextmanager
+def _started(settings: Settings, name: str, java: Path, folder: Path) -> Iterator[SparkSession]:
     builder = (
         SparkSession.builder.appName(f"shopgraph {name}")
         .master(settings.spark_master)
         .config("spark.driver.memory", settings.spark_driver_memory)
         .config(
             "spark.driver.extraJavaOptions",
-            f'-Dderby.system.home="{scratch}" -Dlog4j2.configurationFile="{_LOGGING}" -XX:+UseParallelGC',
+            f'-Dderby.system.home="{folder}" -Dlog4j2.configurationFile="{_LOGGING}" -XX:+UseParallelGC',
         )
-        .config("spark.sql.warehouse.dir", str(scratch / "warehouse"))
-        .config("spark.local.dir", str(scratch))
+        .config("spark.sql.warehouse.dir", str(folder / "warehouse"))
+        .config("spark.local.dir", str(folder))
         .config("spark.ui.enabled", "false")
         .config("spark.ui.showConsoleProgress", "false")
         .config("spark.sql.session.timeZone", "UTC")
@@ -104,7 +127,7 @@ def session(settings: Settings, name: str) -> Iterator[SparkSession]:
             raise EngineError(f"Spark at {settings.spark_master} does not start: {str(error).splitlines()[0]}") from error
         try:
             if not settings.spark_master.startswith("local"):
-                spark.sparkContext.addPyFile(str(_code_archive(scratch)))
+                spark.sparkContext.addPyFile(str(_code_archive(folder)))
             yield spark
         finally:
             spark.stop()

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +63,20 @@ class Installation:
     @property
     def lake(self) -> Lake:
         return Lake.open(self.settings)
+
+    def leavings(self) -> Counter[str]:
+        """Where in the home lies what nothing names, and how much: attempts of no version, staging, journals, drafts, Spark's scratch."""
+        root, lake = self.settings.home_path, self.lake
+        named = {
+            Path(file).parent
+            for path in lake.tables()
+            for version in range((lake.version(path) or 0) + 1)
+            for file in lake.file_uris(path, version)
+        }
+        left = [folder for folder in root.glob("lake/*/*/*/data/*") if folder not in named]
+        for pattern in ("lake/*/staging/*", "lake/**/*.journal.json", "run/spark/*", "**/*.tmp", "**/*.draft"):
+            left += root.glob(pattern)
+        return Counter(str(path.parent.relative_to(root)) for path in left)
 
     def rows(self, path: str) -> pa.Table:
         """A table of the lake in one order, whatever files its rows lie in."""

@@ -16,6 +16,7 @@ from deltalake import CommitProperties, DeltaTable, write_deltalake
 from infra import clock
 from infra.errors import SettingsError, TableConflictError, TableContractError
 from infra.lake import Lake
+from infra.settings import Settings
 
 PATH = "raw/orders"
 SCHEMA = pa.schema([pa.field("item_id", pa.string(), nullable=False), pa.field("event_timestamp", pa.timestamp("us", "UTC"))])
@@ -126,6 +127,38 @@ def test_an_attempt_without_commit_is_invisible(lake: Lake) -> None:
     attempt = lake.attempt(PATH)
     pq.write_table(rows("b"), Path(attempt.uri) / "part-0.parquet")
     assert lake.read(PATH)["item_id"].to_pylist() == ["a"]
+
+
+def attempts(lake: Lake) -> int:
+    return len(list(Path(lake.uri(PATH), "data").iterdir()))
+
+
+def test_the_next_write_removes_what_dead_writers_left_and_no_file_of_any_version(lake: Lake) -> None:
+    lake.attempt(PATH)  # of a table that does not exist yet
+    lake.write(PATH, rows("a"), "append", digest="1")
+    lake.write(PATH, rows("b"), "overwrite", digest="2", read_version=0)
+    lake.table(PATH).create_checkpoint()
+    lake.write(PATH, rows("c"), "append", digest="3")
+    lake.write(PATH, rows("d"), "overwrite", digest="4", read_version=2)
+    for number in range(2):  # an earlier home dropped old logs; "b" is still a row of version 2
+        Path(lake.uri(PATH), f"_delta_log/{number:020}.json").unlink()
+    pq.write_table(rows("dead"), Path(lake.attempt(PATH).uri) / "part-0.parquet")
+    lake.write(PATH, rows("e"), "append", digest="5")
+    assert attempts(lake) == 4
+    assert [lake.read(PATH, version)["item_id"].to_pylist() for version in (2, 3, 4)] == [["b", "c"], ["d"], ["d", "e"]]
+
+
+def test_versions_that_were_overwritten_keep_their_files(lake: Lake) -> None:
+    for number, item in enumerate("abc"):
+        lake.write(PATH, rows(item), "overwrite", digest=item, read_version=number - 1 if number else None)
+    assert [lake.read(PATH, version)["item_id"].to_pylist() for version in range(3)] == [["a"], ["b"], ["c"]]
+
+
+def test_attempts_in_a_lake_outside_the_home_may_be_of_others(tmp_path: Path) -> None:
+    lake = Lake.open(Settings.load(home=tmp_path / "home", lake_root=str(tmp_path / "lake")))
+    lake.attempt(PATH)
+    lake.write(PATH, rows("a"), "append", digest="1")
+    assert attempts(lake) == 2
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from infra.home import Home
 from infra.lake import Lake
 from infra.settings import Settings
 from spark_jobs.init_shop import init_shop
+from tests.installation import Installation
 
 pytestmark = pytest.mark.e2e
 ROOT = Path(__file__).parent.parent.parent
@@ -58,5 +59,6 @@ def test_killed_and_run_again(stage: str, settings: Settings, lake: Lake, tmp_pa
     assert lake.num_rows("raw/orders") == ROWS * 9 // 10
     assert lake.num_rows("quarantine/orders") == ROWS // 10
     assert lake.num_rows("ingest/files") == 1
-    assert not (folder / "staging").exists()
-    assert not (folder / "ingest.journal.json").exists()
+    left = Installation(settings).leavings().keys()
+    assert left <= {"run/spark"}  # goes when Spark starts next: what is only to be committed needs none
+    assert stage == "committing" or not left

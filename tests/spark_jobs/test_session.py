@@ -1,4 +1,4 @@
-"""The door to Spark: how a shuffle is divided."""
+"""The door to Spark: how a shuffle is divided, and what dead sessions leave."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ import pytest
 from pyspark.sql import DataFrame, SparkSession
 
 from features.tables import ITEMS
+from infra.home import Home
 from infra.lake import Lake
-from spark_jobs.session import share_out
+from infra.settings import Settings
+from spark_jobs.session import scratch, share_out
 
 PARTS = "spark.sql.shuffle.partitions"
 
@@ -36,3 +38,16 @@ def test_parts_grow_with_the_rows_that_are_there_and_those_to_come(
     lake.write(ITEMS.path, rows.cast(ITEMS.schema), "overwrite", digest="x")
     share_out(kept, lake, 100_000_000)
     assert int(kept.conf.get(PARTS)) == 401
+
+
+def test_what_dead_sessions_left_goes_once_no_other_lives(settings: Settings) -> None:
+    home = Home(settings)
+    with scratch(home) as folder:
+        (folder / "blockmgr-1").mkdir()
+        (folder / "blockmgr-1" / "rows").touch()
+        with scratch(home):
+            assert (folder / "blockmgr-1" / "rows").exists()
+        with scratch(home):  # the end of one that began later frees nothing of the first
+            assert (folder / "blockmgr-1" / "rows").exists()
+    with scratch(home):
+        assert list(folder.iterdir()) == []
