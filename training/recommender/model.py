@@ -89,11 +89,11 @@ class Encoder:
 
     def read(self, history: Sequence[str], event_types: Sequence[str] | None) -> tuple[Ints, Ints]:
         """Items and kinds of the acts that are read of one history, oldest first; see `steps`."""
-        items = np.fromiter((self.index.get(item, -1) for item in history), np.int64, len(history))
+        items = np.array([self.index.get(item, -1) for item in history], dtype=np.int64)
         if event_types is None:
             events = np.zeros(len(history), dtype=np.int64)
         else:
-            events = np.fromiter((self.event_index.get(kind, -1) for kind in event_types), np.int64, len(history))
+            events = np.array([self.event_index.get(kind, -1) for kind in event_types], dtype=np.int64)
         kept = self.steps(items, events)
         return items[kept], events[kept]
 
