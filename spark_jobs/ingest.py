@@ -332,7 +332,7 @@ class _Ingest:
         return datetime.now(UTC) if mode == "data" else clock.now(mode, self.lake)
 
     def _known_from(self, present: datetime) -> datetime:
-        """When corrections of this run become known: now, on a `data` clock just after the newest fact."""
+        """The instant that corrections of this run become known after: now, on a `data` clock the newest fact."""
         if (self.settings.now or self.shop.now) != "data":
             return present
         stored = self.lake.newest(clock.FACTS)

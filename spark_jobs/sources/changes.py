@@ -28,7 +28,7 @@ def decide(new: DataFrame, stored: DataFrame, table: Table, content: Sequence[st
         new: rows of `table` that keep its rules, with `__order`, their place in the sources.
         stored: rows of `table` that are there already.
         content: the columns the source speaks of; a row is equal to another where these are.
-        now: from when on corrections are known (they follow each other by a microsecond).
+        now: corrections become known after it (those of one row by a microsecond after each other).
         identical: `keep` or `drop` rows without identity that are wholly equal.
     """
     whole = [name for name in content if name != CREATED_TIMESTAMP]
@@ -60,7 +60,7 @@ def _by_identity(
     order = Window.partitionBy(*identity).orderBy(F.col(_STORED).desc(), F.when(F.col(_STORED), F.col(CREATED_TIMESTAMP)), ORDER)
     equal = F.struct(*content)
     before = F.lag(F.struct(equal.alias("row"), F.col(CREATED_TIMESTAMP).alias("created"))).over(order)
-    nth = F.row_number().over(order)
+    nth = F.count_if(~F.col(_STORED)).over(order)
     latest = F.max(F.when(F.col(_STORED), F.col(CREATED_TIMESTAMP))).over(Window.partitionBy(*identity))
     fate = F.when(before.isNull(), ACCEPTED).when(before["row"].eqNullSafe(equal), DUPLICATE).otherwise(CORRECTION)
     compared = both.select("*", fate.alias(FATE), nth.alias("__nth"), latest.alias("__latest"), before["created"].alias("__before"))

@@ -13,8 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from deltalake import CommitProperties, DeltaTable, write_deltalake
 
-from infra import clock
-from infra.errors import SettingsError, TableConflictError, TableContractError
+from infra.errors import TableConflictError, TableContractError
 from infra.lake import Lake
 from infra.settings import Settings
 
@@ -215,13 +214,3 @@ def test_a_foreign_table_with_deletion_vectors_or_partitions_is_refused_by_name(
     write_deltalake(lake.uri("raw/parted"), rows("a"), partition_by=["item_id"])
     with pytest.raises(TableContractError, match="partition columns"):
         lake.read("raw/parted")
-
-
-def test_the_data_clock_is_just_after_the_newest_fact(lake: Lake) -> None:
-    lake.write(PATH, rows("a", day=3), "append", digest="1")
-    lake.write(PATH, rows("b", day=2), "append", digest="2")
-    assert clock.now("data", lake) == datetime(2025, 1, 3, 0, 0, 0, 1, tzinfo=UTC)
-    assert clock.now("2020-02-02T00:00:00+01:00", lake) == datetime(2020, 2, 1, 23, tzinfo=UTC)
-    assert abs((clock.now("wall", lake) - datetime.now(UTC)).total_seconds()) < 5
-    with pytest.raises(SettingsError, match="yesterday"):
-        clock.now("yesterday", lake)

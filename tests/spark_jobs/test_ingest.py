@@ -17,6 +17,7 @@ from pyspark.sql import SparkSession
 
 from features.shop import Shop
 from infra.errors import HomeError, IngestError
+from infra import clock
 from infra.home import Home
 from infra.journal import Journal, Write
 from infra.lake import Commit, Lake
@@ -385,14 +386,45 @@ def test_other_currencies_are_converted_by_dated_rates_or_quarantined(folder: Pa
     ]
 
 
-def test_on_a_data_clock_corrections_follow_the_newest_fact(folder: Path, run: Run, lake: Lake) -> None:
-    (folder / "1.csv").write_text(HEADER + "1,1,7,A,1,1,2011-06-01 10:00\n")
-    run(csv_orders(folder), now="data")
-    (folder / "2.csv").write_text(HEADER + "1,1,7,A,2,1,2011-06-01 10:00\n2,1,7,A,2,1,2011-06-02 10:00\n")
-    run(csv_orders(folder), now="data")
-    correction = rows(lake, "raw/orders", "order_id", "created_timestamp")[1]
-    assert correction["quantity"] == 2
-    assert datetime(2011, 6, 2, 8, tzinfo=UTC) < correction["created_timestamp"] < datetime(2011, 6, 2, 9, tzinfo=UTC)
+def test_on_a_data_clock_corrections_are_known_just_after_the_newest_fact(folder: Path, run: Run, lake: Lake) -> None:
+    (folder / "offers-0.csv").write_text("id,depth\n1,0.5\n")
+    offer = {"promotion_id": "id", "category": {"constant": "tea"}, "depth": "depth"}
+    times = {
+        "starts_at": {"constant": "2011-05-01"},
+        "ends_at": {"constant": "2011-07-01"},
+        "created_timestamp": {"constant": "2011-05-01"},
+    }
+    offers = {
+        **csv_orders(folder / "offers-*.csv"),
+        "name": "offers",
+        "tables": [{"table": "promotions", "columns": offer | times}],
+    }
+    sources = csv_orders(folder / "orders-*.csv"), offers
+    (folder / "orders-0.csv").write_text(HEADER + "1,1,7,A,1,1,2011-06-01 10:00\n2,1,7,B,1,1,2011-06-02 10:00\n")
+    run(*sources, now="data")
+    newest = datetime(2011, 6, 2, 8, tzinfo=UTC)
+    assert clock.now("data", lake) == newest + clock.INSTANT
+    for number in (1, 2):  # no newer fact in either
+        (folder / f"orders-{number}.csv").write_text(HEADER + f"1,1,7,A,{number + 1},1,2011-06-01 10:00\n")
+        (folder / f"offers-{number}.csv").write_text(f"id,depth\n1,0.{number}\n")
+        assert [line.corrections for line in run(*sources, now="data").lines] == [1, 1]
+    lines = [r for r in rows(lake, "raw/orders", "created_timestamp") if r["item_id"] == "A"]
+    depths = rows(lake, "raw/promotions", "created_timestamp")
+    assert [r["quantity"] for r in lines] == [1, 2, 3]
+    assert [r["depth"] for r in depths] == [0.5, 0.1, 0.2]
+    for versions in (lines, depths):
+        known = [r["created_timestamp"] for r in versions[1:]]
+        assert len(set(known)) == 2
+        assert newest < min(known) < max(known) < clock.now("data", lake)
+
+
+def test_a_row_that_says_it_is_known_in_the_future_does_not_move_the_clock(folder: Path, run: Run, lake: Lake) -> None:
+    (folder / "orders.csv").write_text(
+        HEADER.replace("\n", ",known\n") + "1,1,7,A,1,1,2011-06-01,2011-06-02\n2,1,7,A,1,1,2011-06-01,2199-01-01\n"
+    )
+    (line,) = run(csv_orders(folder, {**ORDERS, "created_timestamp": "known"}), now="data").lines
+    assert line.reasons == {"created_timestamp: in the future": 1}
+    assert clock.now("data", lake) == datetime(2011, 6, 1, 22, tzinfo=UTC) + clock.INSTANT
 
 
 def test_check_commits_nothing(folder: Path, run: Run, lake: Lake) -> None:
