@@ -137,7 +137,7 @@ EVENTS = _raw(
 )
 ITEMS = _raw(
     "items",
-    "what the shop sells; one row per item and change",
+    "what the shop sells; one row per item and instant it is told of",
     _item(),
     Column("parent_item_id", "string", "the item this is a variant of"),
     Column("title", "string", "name shown to users"),
@@ -154,7 +154,7 @@ ITEMS = _raw(
 )
 USERS = _raw(
     "users",
-    "who buys; one row per user and change",
+    "who buys; one row per user and instant it is told of",
     _user(required=True),
     Column("country", "string", "ISO 3166 code or the shop's word"),
     Column("language", "string", "BCP 47 tag"),
@@ -209,7 +209,7 @@ PROMOTIONS = _raw(
 )
 INVENTORY = _raw(
     "inventory",
-    "stock on hand; one row per item, place and change",
+    "stock on hand; one row per item, place and instant it is told of",
     _item(),
     Column("location_id", "string", "warehouse or store"),
     Column("on_hand", "int", "units that can be sold", "units", required=True),

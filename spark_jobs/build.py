@@ -39,6 +39,7 @@ from spark_jobs import (
     raw,
     sales,
     sessions,
+    states,
     user_activity,
     user_category_affinity,
     user_history,
@@ -51,7 +52,7 @@ _MODULES = (
     item_catalog, interactions, sessions, user_history, user_activity, item_activity, user_category_affinity, daily_demand,
     clean_reviews,
 )  # fmt: skip
-_SHARED = (categories, days, raw, sales, windows, features.calendars, features.windows)
+_SHARED = (categories, days, raw, sales, states, windows, features.calendars, features.windows)
 
 JOBS: dict[str, Job] = {module.JOB.table.name: module.JOB for module in _MODULES}
 """Name of a feature table -> its job."""

@@ -6,6 +6,7 @@ from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
 from features.columns import CATEGORY, CREATED_TIMESTAMP, EVENT_TIMESTAMP, ITEM_ID
+from spark_jobs.states import changes
 
 
 def with_category(rows: DataFrame, item_catalog: DataFrame, column: str = "category_then") -> DataFrame:
@@ -14,18 +15,12 @@ def with_category(rows: DataFrame, item_catalog: DataFrame, column: str = "categ
     `created_timestamp` becomes the later of the row's and the catalogue row's: what used a late catalogue row is late.
     """
     in_order = Window.partitionBy(ITEM_ID).orderBy(EVENT_TIMESTAMP, CREATED_TIMESTAMP)
-    before = F.lag(CATEGORY).over(in_order)
-    spans = (
-        item_catalog.select(ITEM_ID, CATEGORY, EVENT_TIMESTAMP, CREATED_TIMESTAMP)
-        .withColumn("_is_change", F.lag(EVENT_TIMESTAMP).over(in_order).isNull() | ~F.col(CATEGORY).eqNullSafe(before))
-        .where("_is_change")
-        .select(
-            F.col(ITEM_ID).alias("_item"),
-            F.col(CATEGORY).alias(column),
-            F.col(EVENT_TIMESTAMP).alias("_from"),
-            F.lead(EVENT_TIMESTAMP).over(in_order).alias("_until"),
-            F.col(CREATED_TIMESTAMP).alias("_known"),
-        )
+    spans = changes(item_catalog, [ITEM_ID], [CATEGORY]).select(
+        F.col(ITEM_ID).alias("_item"),
+        F.col(CATEGORY).alias(column),
+        F.col(EVENT_TIMESTAMP).alias("_from"),
+        F.lead(EVENT_TIMESTAMP).over(in_order).alias("_until"),
+        F.col(CREATED_TIMESTAMP).alias("_known"),
     )
     then = F.col(EVENT_TIMESTAMP)
     covers = (F.col("_from") <= then) & (F.col("_until").isNull() | (then < F.col("_until")))

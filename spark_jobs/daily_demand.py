@@ -24,6 +24,7 @@ from features.tables import CALENDAR, DAILY_DEMAND, EVENTS, INVENTORY, ITEM_CATA
 from spark_jobs.days import local_day, stamp
 from spark_jobs.job import Inputs, Job
 from spark_jobs.sales import sales
+from spark_jobs.states import changes
 
 
 def transform(
@@ -144,7 +145,8 @@ def _stock_outs(inventory: DataFrame, first_day: Column, last_day: Column, zone:
     steps = Window.partitionBy(ITEM_ID).orderBy(EVENT_TIMESTAMP)
     here = F.greatest(F.col("on_hand"), F.lit(0))
     out = (
-        inventory.withColumn("_step", here - F.coalesce(F.lag(here).over(place), F.lit(0)))
+        changes(inventory, [ITEM_ID, "location_id"], ["on_hand"])
+        .withColumn("_step", here - F.coalesce(F.lag(here).over(place), F.lit(0)))
         .groupBy(ITEM_ID, EVENT_TIMESTAMP)
         .agg(F.sum("_step").alias("_step"), F.max(CREATED_TIMESTAMP).alias("stock_known"))
         .withColumn("_stock", F.sum("_step").over(steps.rowsBetween(Window.unboundedPreceding, 0)))

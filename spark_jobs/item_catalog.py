@@ -14,6 +14,7 @@ from spark_jobs.days import local_day, stamp
 from spark_jobs.job import Inputs, Job
 from spark_jobs.raw import ROW_ID
 from spark_jobs.sales import MONEY, sales
+from spark_jobs.states import changes
 
 _TOLD = ("title", "category", "brand", "price", "created_at", "withdrawn_at")
 
@@ -36,27 +37,24 @@ def transform(
     # At one instant the row of `items` comes last and stands for all.
     in_order = Window.partitionBy(ITEM_ID).orderBy(EVENT_TIMESTAMP, F.col("told").isNotNull())
     so_far = in_order.rowsBetween(Window.unboundedPreceding, 0)
-    before = F.lag("_price").over(in_order)
-    is_told, is_paid = F.col("told").isNotNull(), F.col("paid").isNotNull()
-    return (
-        rows.withColumn("_kind", F.when(is_told, "told").when(is_paid, "paid").otherwise("seen"))
-        .withColumn("told", F.last("told", ignorenulls=True).over(so_far))
+    states = (
+        rows.withColumn("told", F.last("told", ignorenulls=True).over(so_far))
         .withColumn("paid", F.last("paid", ignorenulls=True).over(so_far))
         .withColumn("_first", F.first(F.struct(EVENT_TIMESTAMP, CREATED_TIMESTAMP)).over(so_far))
-        .withColumn("_price", F.coalesce("told.price", "paid.price"))
-        .withColumn("_is_new_price", ~F.col("_price").eqNullSafe(before))
         .withColumn("_is_last", ~F.col(EVENT_TIMESTAMP).eqNullSafe(F.lead(EVENT_TIMESTAMP).over(in_order)))
-        .where("_is_last and (_kind = 'told' or (_kind = 'seen' and told is null) or (_kind = 'paid' and _is_new_price))")
+        .where("_is_last")
+        .withColumn("price", F.coalesce("told.price", "paid.price"))
         .withColumn("created_at", F.coalesce("told.created_at", "_first.event_timestamp"))
         .withColumn(
             CREATED_TIMESTAMP,
             F.greatest(EVENT_TIMESTAMP, CREATED_TIMESTAMP, "_first.created_timestamp", "told.known", "paid.known"),
         )
         .select(
-            ITEM_ID, "told.title", "told.category", "told.brand", F.col("_price").alias("price"), "created_at",
-            "told.withdrawn_at", EVENT_TIMESTAMP, CREATED_TIMESTAMP,
+            ITEM_ID, "told.title", "told.category", "told.brand", "price", "created_at", "told.withdrawn_at",
+            EVENT_TIMESTAMP, CREATED_TIMESTAMP,
         )
     )  # fmt: skip
+    return changes(states, ITEM_CATALOG.keys, _TOLD)
 
 
 def _seen(*frames: DataFrame) -> DataFrame:

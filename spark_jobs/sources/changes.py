@@ -1,8 +1,8 @@
 """What is new in rows that may have been seen: new keys, corrections of known ones, duplicates.
 
-A row whose identity was seen with equal content is a duplicate; with other content it is a correction, known from now on. A
-table of states (items, users, stock) holds a row per change: a row that repeats the state before it is a duplicate too. Rows
-without an identity are all kept.
+A row whose identity was seen with equal content is a duplicate; with other content it is a correction, known from now on. Rows
+without an identity are all kept. The instant belongs to the identity of a state (items, users, stock): who tells the same of a
+later instant says something new, which a row that comes late for an instant between must not undo.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from datetime import datetime
 from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
-from features.columns import CREATED_TIMESTAMP, EVENT_TIMESTAMP
+from features.columns import CREATED_TIMESTAMP
 from features.tables import Table
 
 FATE, ORDER = "__fate", "__order"
@@ -46,9 +46,6 @@ def decide(new: DataFrame, stored: DataFrame, table: Table, content: Sequence[st
         if own in content:
             rest = _by_identity(new.where(known), stored.where(known), list(table.identity), whole, now, is_said)
             decided = decided.unionByName(rest, allowMissingColumns=True)
-    state = [name for name in table.identity if name != EVENT_TIMESTAMP]
-    if table.keys and EVENT_TIMESTAMP in table.identity:
-        decided = _drop_repeated_states(decided, stored, state, [name for name in whole if name not in table.identity])
     return decided
 
 
@@ -70,17 +67,6 @@ def _by_identity(
     created = F.when((F.col(FATE) == CORRECTION) & unsaid, F.greatest(later, F.col(CREATED_TIMESTAMP)))
     created = F.coalesce(created, F.col(CREATED_TIMESTAMP))
     return compared.where(~F.col(_STORED)).withColumn(CREATED_TIMESTAMP, created).drop(_STORED, "__nth", "__latest", "__before")
-
-
-def _drop_repeated_states(decided: DataFrame, stored: DataFrame, key: list[str], content: list[str]) -> DataFrame:
-    kept = decided.where(F.col(FATE) != DUPLICATE)
-    both = _beside(kept, _of_same(stored, kept, key))
-    order = Window.partitionBy(*key).orderBy(EVENT_TIMESTAMP, CREATED_TIMESTAMP, F.col(_STORED).desc(), ORDER)
-    equal = F.struct(*content) if content else F.struct(F.lit(1))
-    repeated = F.coalesce(F.lag(equal).over(order).eqNullSafe(equal), F.lit(False)) & (F.row_number().over(order) > 1)
-    marked = both.withColumn("__repeated", repeated).where(~F.col(_STORED))
-    kept = marked.withColumn(FATE, F.when(F.col("__repeated"), DUPLICATE).otherwise(F.col(FATE))).drop(_STORED, "__repeated")
-    return kept.unionByName(decided.where(F.col(FATE) == DUPLICATE), allowMissingColumns=True)
 
 
 def _of_same(stored: DataFrame, new: DataFrame, columns: list[str]) -> DataFrame:

@@ -157,6 +157,31 @@ def test_stock_outs_of_a_step_function_over_places(demand):
     assert not any(by_day(rows, "is_stock_out", item_id="c").values())
 
 
+def test_a_state_told_again_stands_against_one_that_comes_late_before_it(demand):
+    def stock(item_id, at, on_hand, known=None):
+        at = f"{at}T10:00+02:00"
+        return {"item_id": item_id, "on_hand": on_hand, "event_timestamp": at, "created_timestamp": known or at}
+
+    late = "2024-04-20T00:00+02:00"
+    rows = demand(
+        orders=[sale("2024-03-29T12:00+01:00")],
+        catalog=[item(), item("b"), item("c")],
+        inventory=[
+            *(stock("a", "2024-03-30", 5), stock("a", "2024-04-01", 5), stock("a", "2024-03-31", 0, late)),
+            *(stock("b", "2024-03-31", 0), stock("b", "2024-04-01", 0, late)),  # told again, it is out since no later
+            *(stock("c", "2024-03-31", 0, late), stock("c", "2024-04-01", 0)),  # the later one was known earlier
+        ],
+    )
+
+    def out(item_id):
+        found = by_day(rows, "is_stock_out", "created_timestamp", item_id=item_id)
+        return {day: str(known.date()) for day, (is_out, known) in found.items() if is_out}
+
+    assert out("a") == {"2024-03-31": "2024-04-19", "2024-04-01": "2024-04-19"}
+    assert out("b") == {"2024-03-31": "2024-03-31", "2024-04-01": "2024-04-01", "2024-04-02": "2024-04-02"}
+    assert out("c") == {"2024-03-31": "2024-04-19", "2024-04-01": "2024-04-19", "2024-04-02": "2024-04-02"}
+
+
 def test_the_shops_own_calendar_wins_and_may_declare_a_day_open(demand):
     rows = demand(
         orders=[sale("2024-03-29T12:00+01:00")],

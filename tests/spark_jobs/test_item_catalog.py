@@ -41,6 +41,24 @@ def test_one_row_per_change_told(catalog, expected):
     assert catalog(items=items, orders=orders) == expected(ITEM_CATALOG, *items)
 
 
+def test_who_tells_the_same_again_adds_no_row_unless_it_was_known_earlier(catalog):
+    def told(at, title, known=None):
+        return {
+            "item_id": "a",
+            "title": title,
+            "event_timestamp": f"2024-05-{at}",
+            "created_timestamp": known and f"2024-05-{known}",
+        }
+
+    items = [told("01", "Tea"), told("03", "Tea"), told("05", "Cup", "20"), told("07", "Cup"), told("09", "Cup")]
+    rows = sorted(catalog(items=items), key=lambda row: row["event_timestamp"])
+    assert [(r["title"], r["event_timestamp"].day, r["created_timestamp"].day) for r in rows] == [
+        ("Tea", 1, 1), ("Cup", 5, 20), ("Cup", 7, 7)
+    ]  # fmt: skip
+    rows = sorted(catalog(items=[*items, told("02", "Mug", "10")]), key=lambda row: row["event_timestamp"])
+    assert [(r["title"], r["event_timestamp"].day) for r in rows][:3] == [("Tea", 1), ("Mug", 2), ("Tea", 3)]
+
+
 def test_items_are_derived_from_the_ids_seen(catalog, expected):
     found = catalog(
         events=[
@@ -80,11 +98,11 @@ def test_the_last_price_paid_of_a_day_stands_in_from_the_next_day_on(catalog):
         sale("2024-05-08T12:00+08:00", 9),
     ]
     rows = sorted(catalog(orders=orders, last_day=date(2024, 5, 7)), key=lambda row: row["event_timestamp"])
-    # 3.5 of the second day changes nothing; gifts and returns are no price; the last day is not over at the clock.
+    # 3.5 of the second day was known before that of the first; gifts and returns are no price; the last day is not over at the clock.
     assert [(r["price"] and float(r["price"]), r["event_timestamp"].isoformat()[:16]) for r in rows] == [
-        (None, "2024-05-03T02:00"), (3.5, "2024-05-03T16:00"),
+        (None, "2024-05-03T02:00"), (3.5, "2024-05-03T16:00"), (3.5, "2024-05-04T16:00"),
     ]  # fmt: skip
-    assert rows[1]["created_timestamp"].isoformat()[:10] == "2024-05-19"
+    assert [r["created_timestamp"].isoformat()[:10] for r in rows] == ["2024-05-03", "2024-05-19", "2024-05-04"]
 
 
 def test_at_one_instant_there_is_one_row(catalog):
