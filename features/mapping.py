@@ -105,6 +105,12 @@ class TableMapping(_Model):
         """Declaration of the raw table that is mapped to."""
         return RAW_TABLES[self.table]
 
+    @property
+    def is_bare(self) -> bool:
+        """The rows have no ids and all stand: one that is read twice counts twice."""
+        own = self.declared.row_id
+        return own is not None and own not in self.columns and self.identical == "keep"
+
 
 class TextFormat(_Model):
     """How text is written: CSV and JSON lines, and numbers in text of any source."""
@@ -140,13 +146,18 @@ class Source(TextFormat):
     path: str | None = Field(None, description="File, folder or glob; relative paths start at the shop's folder.")
     url: str | None = Field(None, description="postgresql://user@host:port/database; the password belongs in ~/.pgpass.")
     query: str | None = Field(None, description="The SELECT to read.")
-    cursor: str | None = Field(None, description="Column of the query that only grows; a later run reads what is beyond it.")
+    cursor: str | None = Field(None, description="Column of the query that only grows; a later run reads from where it came to.")
     zone: str | None = Field(None, description="Zone of times that name none; default: the shop's.")
     drop: dict[str, str] = Field({}, description="Rule name -> condition; rows that meet it go nowhere and are counted by name.")
     retyped: tuple[str, ...] = Field((), description="Columns whose change of type has been looked at and is accepted.")
     tables: tuple[TableMapping, ...] = Field(min_length=1, description="The raw tables this source feeds.")
 
     _zone = field_validator("zone")(_check_zone)
+
+    @property
+    def bare(self) -> Table | None:
+        """The first raw table whose rows have no ids here and all stand; None where every row can be told from those read before."""
+        return next((mapping.declared for mapping in self.tables if mapping.is_bare), None)
 
     @model_validator(mode="after")
     def _complete(self) -> Source:

@@ -297,8 +297,7 @@ class _Ingest:
         feed.line.corrections = counts.get(CORRECTION, 0)
         feed.line.accepted = counts.get(ACCEPTED, 0) + feed.line.corrections
         feed.line.duplicates = counts.get(DUPLICATE, 0)
-        own = table.row_id
-        if own and own not in feed.mapping.columns and feed.mapping.identical == "keep":
+        if feed.mapping.is_bare:
             feed.line.identical = feed.line.accepted - decided.select(*feed.content).distinct().count()
         new = decided.where(F.col(FATE) != DUPLICATE).drop(FATE)
         self.accepted[table.name] = new if before is None else before.unionByName(new, allowMissingColumns=True)
@@ -335,28 +334,22 @@ class _Ingest:
         """The instant that corrections of this run become known after: now, on a `data` clock the newest fact."""
         if (self.settings.now or self.shop.now) != "data":
             return present
-        stored = self.lake.newest(clock.FACTS)
-        newest = [*self.newest, *([stored] if stored else [])]
-        return max(newest) + timedelta(microseconds=1) if newest else present
+        stored = clock.newest_fact(self.lake)
+        return max([*self.newest, *([stored] if stored else [])], default=present)
 
     def _check_readable_again(self, source: Source, part: Part) -> None:
         """Rows without ids cannot be told from those that an earlier version of the same part gave."""
-        bare = [
-            mapping.table
-            for mapping in source.tables
-            if (own := mapping.declared.row_id) and own not in mapping.columns and mapping.identical == "keep"
-        ]
-        if not bare or not self.seen.has_part(source.name, part.name) or (source.format == "postgres" and source.cursor):
+        bare = source.bare
+        if bare is None or part.name not in self.seen.parts(source.name) or (source.format == "postgres" and source.cursor):
             return
-        own = RAW_TABLES[bare[0]].row_id
         if source.format == "postgres":
             raise IngestError(
-                f"source {source.name} was read before and has no `cursor`, and {bare[0]} has no {own}: its rows would be counted twice. "
-                f"Declare a cursor column or map {own}."
+                f"source {source.name} was read before and has no `cursor`, and {bare.name} has no {bare.row_id}: its rows would be "
+                f"counted twice. Declare a cursor column or map {bare.row_id}."
             )
         raise IngestError(
-            f"{part.name} was read before and has changed, and {bare[0]} has no {own}: its old rows would be counted twice. "
-            f"Deliver new rows in a new file, map {own}, or say `identical: drop`."
+            f"{part.name} was read before and has changed, and {bare.name} has no {bare.row_id}: its old rows would be counted twice. "
+            f"Deliver new rows in a new file, map {bare.row_id}, or say `identical: drop`."
         )
 
     def _stop_if_too_many_bad(self) -> None:

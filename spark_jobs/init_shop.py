@@ -268,11 +268,8 @@ def _without_password(url: str, folder: Path) -> str:
     if not parts.password:
         return url
     folder.mkdir(parents=True, exist_ok=True)
-    passfile = folder / postgres.PASSFILE
-    passfile.touch(mode=0o600)
     fields = (parts.hostname or "*", str(parts.port or "*"), parts.path.lstrip("/") or "*", unquote(parts.username or "*"))
-    line = ":".join(text.replace("\\", "\\\\").replace(":", "\\:") for text in (*fields, unquote(parts.password)))
-    passfile.write_text(line + "\n", encoding="utf-8")
+    postgres.keep_password(folder, *fields, unquote(parts.password))
     host = parts.netloc.rsplit("@", 1)[1]
     return urlunsplit((parts.scheme, f"{parts.username}@{host}", parts.path, parts.query, ""))
 

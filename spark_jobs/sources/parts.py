@@ -1,7 +1,7 @@
 """What a source consists of: its parts (a file, or one answer of a database), each read once.
 
-A part is known by path, size and time of change; where these differ from what was read, by the digest of its content. So a file
-that was copied, moved or touched is not read again, and one whose content changed is.
+A part is known by path, size and time of change; where these differ from what was last read, by the digest of its content. So a
+file that was copied, moved or touched is not read again, and one whose content changed is, also back to what it was once.
 """
 
 from __future__ import annotations
@@ -57,17 +57,19 @@ def find_parts(source: Source, folder: Path, seen: Seen) -> tuple[list[Part], in
         return [_postgres_part(source, folder, seen)], 0
     if source.format == "delta":
         return _delta_parts(source, folder, seen)
+    known, digests = seen.parts(source.name), seen.digests(source.name)
     new, skipped = [], 0
     for path in _files(source, folder):
         stat = path.stat()
         modified = datetime.fromtimestamp(stat.st_mtime, UTC)
-        if seen.is_unchanged(source.name, str(path), stat.st_size, modified):
+        last = known.get(str(path))
+        if last and (last["size"], last["modified"]) == (stat.st_size, modified):
             skipped += 1
             continue
         if stat.st_size == 0:
             raise IngestError(f"{path} is empty (0 bytes), expected at least a header; export it again or take it away.")
         digest = _digest(path)
-        if seen.has_digest(source.name, digest):
+        if digest == last["digest"] if last else digest in digests:
             skipped += 1
             continue
         schema, batches = _reader(source, path, folder)
@@ -127,6 +129,10 @@ def _delta_parts(source: Source, folder: Path, seen: Seen) -> tuple[list[Part], 
     """Each file of a Delta table is a part: it never changes, only comes and goes.
 
     Where the files alone do not say the rows (deletion vectors, column mapping) a whole version is one part.
+
+    Raises:
+        IngestError: there are new files, files that were read are gone, and rows have no ids: who rewrites a table (OPTIMIZE,
+            deletes) puts old rows into new files.
     """
     uri = str(source.path) if "://" in str(source.path) else str(resolve(source, folder))
     table = foreign_table(uri)
@@ -136,12 +142,22 @@ def _delta_parts(source: Source, folder: Path, seen: Seen) -> tuple[list[Part], 
         readers[f"@{table.version}"] = table.scan
     else:
         readers |= {name: partial(arrow_files.fragment_batches, part, schema) for name, part in table.fragments.items()}
-    new = []
+    digests = seen.digests(source.name)
+    new, names = [], set()
     for name, batches in sorted(readers.items()):
         digest = hashlib.sha256(f"{uri}#{name}".encode()).hexdigest()
-        if not seen.has_digest(source.name, digest):
-            part_name = uri if table.fragments is None else f"{uri}/{name}"
+        part_name = uri if table.fragments is None else f"{uri}/{name}"
+        names.add(part_name)
+        if digest not in digests:
             new.append(Part(source, part_name, 0, None, digest, schema, batches))
+    gone = sorted(seen.parts(source.name).keys() - names)
+    bare = source.bare
+    if new and gone and bare:
+        raise IngestError(
+            f"source {source.name}: {gone[0]} was read before and is no longer part of the Delta table, and {bare.name} has no "
+            f"{bare.row_id}: where a table is rewritten (OPTIMIZE, deletes), rows that were read come back in new files and would "
+            f"be counted twice. Map {bare.row_id}, say `identical: drop`, or deliver new rows in a table that is only appended to."
+        )
     return new, len(readers) - len(new)
 
 
@@ -155,6 +171,12 @@ def _postgres_part(source: Source, folder: Path, seen: Seen) -> Part:
         if arrow_files.family(schema.field(source.cursor).type) not in ("number", "time"):
             raise IngestError(
                 f"source {source.name}: cursor `{source.cursor}` holds text; it needs a number or a time that only grows."
+            )
+        bare = source.bare
+        if bare and pa.types.is_date(schema.field(source.cursor).type):
+            raise IngestError(
+                f"source {source.name}: cursor `{source.cursor}` holds dates, and {bare.name} has no {bare.row_id}: of a day that was "
+                f"read in part the rest would be lost or all counted twice. Map {bare.row_id} or take a column that tells rows apart."
             )
     digest = hashlib.sha256(f"{source.name}#{cursor}#{seen.num_reads(source.name)}".encode()).hexdigest()
     return Part(

@@ -1,6 +1,7 @@
 """PostgreSQL: the answer of a query as Arrow batches over COPY (ADBC), no JDBC jar.
 
-With a `cursor` column a later run asks only for rows beyond the greatest value read so far.
+With a `cursor` column a later run asks only for rows from the greatest value read so far on: that value itself may have come to
+more rows since. Where rows have no ids those read before cannot be told from them, so there only what is beyond it.
 """
 
 from __future__ import annotations
@@ -36,6 +37,18 @@ def with_passfile(url: str, folder: Path) -> str:
     return urlunsplit(parts._replace(query="&".join(filter(None, [parts.query, f"passfile={quote(str(passfile))}"]))))
 
 
+def keep_password(folder: Path, host: str, port: str, database: str, user: str, password: str) -> None:
+    """Put a password in the password file of the shop at `folder`, for its owner only."""
+    fields = [text.replace("\\", "\\\\").replace(":", "\\:") for text in (host, port, database, user, password)]
+    passfile = folder / PASSFILE
+    passfile.touch(mode=0o600)
+    kept = passfile.read_text(encoding="utf-8").splitlines()
+    same = ":".join(fields[:-1]) + ":"
+    lines = [*(line for line in kept if not line.startswith(same)), ":".join(fields)]
+    lines.sort(key=lambda line: line.count("*:"))  # libpq takes the first line that fits
+    passfile.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
 def schema(source: Source) -> pa.Schema:
     """Columns of the query; no row is read.
 
@@ -48,7 +61,7 @@ def schema(source: Source) -> pa.Schema:
 
 
 def batches(source: Source, after: str | None = None) -> Iterator[pa.RecordBatch]:
-    """The rows of the query as of one instant; with a cursor only those beyond `after`, in its order.
+    """The rows of the query as of one instant; with a cursor only those from `after` on, in its order.
 
     Raises:
         IngestError: the database does not answer, or refuses the query.
@@ -57,7 +70,7 @@ def batches(source: Source, after: str | None = None) -> Iterator[pa.RecordBatch
     if source.cursor:
         column = '"' + source.cursor.replace('"', '""') + '"'
         if after is not None:
-            query += f" WHERE {column} > '{after.replace(chr(39), chr(39) * 2)}'"
+            query += f" WHERE {column} {'>' if source.bare else '>='} '{after.replace(chr(39), chr(39) * 2)}'"
         query += f" ORDER BY {column}"
     with _reader(str(source.url), query) as reader:
         yield from reader

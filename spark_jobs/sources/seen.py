@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 import pyarrow as pa
@@ -47,17 +46,13 @@ class Seen:
         """How many parts of the source were read; one that was read again counts again."""
         return sum(1 for _ in self.of(source))
 
-    def is_unchanged(self, source: str, part: str, size: int, modified: datetime) -> bool:
-        """The part was read, and neither its size nor its time of change differ since."""
-        return any(r["part"] == part and r["size"] == size and r["modified"] == modified for r in self.of(source))
+    def parts(self, source: str) -> dict[str, Mapping[str, Any]]:
+        """Name of each part that was read -> its newest row: what it held when it was last read."""
+        return {row["part"]: row for row in self.of(source)}
 
-    def has_part(self, source: str, part: str) -> bool:
-        """Whether a part of that name was read, whatever it held then."""
-        return any(row["part"] == part for row in self.of(source))
-
-    def has_digest(self, source: str, digest: str) -> bool:
-        """Whether a part with this digest was read, whatever its name: a copied or moved file is not read again."""
-        return any(row["digest"] == digest for row in self.of(source))
+    def digests(self, source: str) -> set[str]:
+        """The digest of everything that was read, whatever its name."""
+        return {row["digest"] for row in self.of(source)}
 
     def cursor(self, source: str) -> str | None:
         """How far a database was read: the newest cursor value that is known, as text; None if it has none yet."""

@@ -73,9 +73,43 @@ def test_heads_and_lines_are_joined_and_a_later_run_reads_only_what_is_new(
     report = ingest(settings, shop, lambda: nullcontext(spark))
     assert {(line.table, line.read, line.accepted, line.duplicates) for line in report.lines} == {
         ("users", 1, 0, 1),
-        ("orders", 1, 1, 0),
+        ("orders", 2, 1, 1),  # the last one read comes again
     }
     assert lake.num_rows("raw/orders") == 4
+
+
+def test_rows_that_share_the_cursors_value_are_not_lost(url: str, settings: Settings, lake: Lake, spark: SparkSession) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("CREATE TABLE log (id int, sku text, at timestamptz, day date)")
+        connection.execute(
+            "INSERT INTO log VALUES (1, 'A', '2025-06-01 10:00Z', '2025-06-01'), (2, 'A', '2025-06-02 10:00Z', '2025-06-02')"
+        )
+
+    def read(cursor: str, **more: str) -> tuple[int, int, int]:
+        columns = {
+            "order_id": "id",
+            "item_id": "sku",
+            "quantity": {"constant": 1},
+            "unit_price": {"constant": 1},
+            "event_timestamp": "at",
+        }
+        source = {"name": cursor, "format": "postgres", "url": url, "query": "SELECT * FROM log", "cursor": cursor}
+        shop = Shop(
+            name="sample",
+            currency="EUR",
+            time_zone="UTC",
+            sources=[{**source, "tables": [{"table": "orders", "columns": {**columns, **more}}]}],
+        )
+        (line,) = ingest(settings, shop, lambda: nullcontext(spark)).lines
+        return line.read, line.accepted, line.duplicates
+
+    with pytest.raises(IngestError, match="cursor `day` holds dates, and orders has no order_line_id"):
+        read("day")
+    assert read("day", order_line_id="id") == (2, 2, 0)
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("INSERT INTO log VALUES (3, 'B', '2025-06-02 10:00Z', '2025-06-02')")
+    assert read("day", order_line_id="id") == (2, 1, 1)
+    assert lake.num_rows("raw/orders") == 3
 
 
 def test_a_database_that_does_not_answer_and_a_query_it_refuses(url: str, settings: Settings, spark: SparkSession) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import shutil
 from collections.abc import Callable
@@ -17,8 +18,8 @@ from pyspark.sql import SparkSession
 
 from features.shop import Shop
 from infra import clock
-from infra.home import Home
 from infra.errors import HomeError, IngestError
+from infra.home import Home
 from infra.journal import Journal, Write
 from infra.lake import Commit, Lake
 from infra.settings import Settings
@@ -184,6 +185,17 @@ def test_a_second_day_adds_new_keys_corrections_and_counts_duplicates(folder: Pa
     assert stored[2]["event_timestamp"] == stored[1]["event_timestamp"]
     shutil.copy(folder / "day2.csv", folder / "copy of day2.csv")
     assert run(csv_orders(folder)).parts_skipped == 3
+
+
+def test_a_file_that_goes_back_to_what_it_was_is_a_correction_again(folder: Path, run: Run, lake: Lake) -> None:
+    file, columns = folder / "items.csv", {"item_id": "sku", "price": "price", "event_timestamp": {"constant": "2025-01-01"}}
+    source = csv_orders(file, tables=[{"table": "items", "columns": columns}])
+    for at, price in enumerate((10, 12, 10)):
+        file.write_text(f"sku,price\nA,{price}\n")
+        os.utime(file, (at % 2, at % 2))  # brought back with its time of change
+        run(source)
+    assert [r["price"] for r in rows(lake, "raw/items", "created_timestamp")] == [10, 12, 10]
+    assert run(source).parts_skipped == 1
 
 
 def test_rows_without_an_id_are_kept_and_their_file_is_never_read_twice(folder: Path, run: Run, lake: Lake) -> None:

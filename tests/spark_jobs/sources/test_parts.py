@@ -110,6 +110,26 @@ def test_files_of_a_delta_table_are_parts_and_partition_values_are_filled_in(tmp
     assert ([content(part) for part in new], skipped) == ([[{"a": 3, "p": "x"}]], 2)
 
 
+def test_a_rewritten_delta_table_whose_rows_have_no_ids_is_refused(tmp_path: Path) -> None:
+    columns = {"order_id": "a", "item_id": "a", "quantity": "a", "unit_price": "a", "event_timestamp": {"constant": "2025-01-01"}}
+
+    def where(**more: Any) -> Source:
+        return source(format="delta", path=str(tmp_path / "t"), tables=[{"table": "orders", "columns": columns, **more}])
+
+    for number in range(3):
+        write_deltalake(tmp_path / "t", pa.table({"a": [number]}), mode="append")
+    seen = seen_of(find_parts(where(), tmp_path, Seen())[0])
+    write_deltalake(tmp_path / "t", pa.table({"a": [3]}), mode="append")
+    assert [content(part) for part in find_parts(where(), tmp_path, seen)[0]] == [[{"a": 3}]]
+    DeltaTable(tmp_path / "t").optimize.compact()
+    with pytest.raises(IngestError, match=r"no longer part of the Delta table, and orders has no order_line_id.*be counted twice"):
+        find_parts(where(), tmp_path, seen)
+    for known in (where(identical="drop"), where(columns={**columns, "order_line_id": "a"})):
+        assert [len(content(part)) for part in find_parts(known, tmp_path, seen)[0]] == [4]
+    DeltaTable(tmp_path / "t").delete()
+    assert find_parts(where(), tmp_path, seen) == ([], 0)  # nothing new, nothing to count twice
+
+
 def delete_with_vector(table: Path, row: int) -> None:
     """Delete one row of a one-file table the way Spark does: a deletion vector in the log, the file stays."""
     (file,) = [action["path"] for action in pa.table(DeltaTable(table).get_add_actions(flatten=True)).to_pylist()]
