@@ -431,4 +431,3 @@ FEATURE_TABLES: dict[str, Table] = {
     )
 }  # fmt: skip
 """In dependency order: each is built from raw tables and from those before it."""
-TABLES: dict[str, Table] = {table.path: table for table in (*RAW_TABLES.values(), *FEATURE_TABLES.values())}
