@@ -27,7 +27,8 @@ RecommendReason = Literal[
 model does not know."""
 ForecastReason = Literal["unknown_item", "no_recent_demand", "history_unavailable", "stale_history"]
 """`no_recent_demand`: the item is known but was not on sale in the days the model looks back on. `stale_history`: its last days
-before the forecast are not in the online store yet; they count as unknown, not as days without a sale."""
+before the forecast are not in the online store yet; they count as unknown, not as days without a sale. The table ends with the last
+day on which the shop sold anything, so a shop that sold nothing at all yesterday, though usually open, gets it too."""
 SentimentReason = Literal["truncated", "empty", "unknown"]
 
 
