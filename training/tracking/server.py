@@ -6,7 +6,7 @@ import sys
 import time
 
 from infra.home import Home
-from infra.processes import answers, check_port_free, is_open, running, start, starting, stop
+from infra.processes import answers, check_port_free, is_open, listens, running, start, starting, stop
 
 NAME = "mlflow"
 _START_S = 90
@@ -52,7 +52,8 @@ def _is_up(home: Home, busy_s: float = 0) -> bool:
     """Whether our server runs and answers, at the latest after `busy_s`."""
     deadline = time.monotonic() + busy_s
     while running(home, NAME):
-        if answers(home.settings.mlflow_port, "/health"):
+        port = home.settings.mlflow_port  # at which another home's server may answer
+        if listens(home, NAME, port) and answers(port, "/health"):
             return True
         if time.monotonic() >= deadline:
             break
