@@ -25,7 +25,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from rich.progress import Progress
 
-from features.columns import EVENT_TIMESTAMP, ITEM_ID
+from features.columns import CREATED_TIMESTAMP, EVENT_TIMESTAMP, ITEM_ID
 from features.mapping import Source, TableMapping
 from features.shop import Shop
 from features.tables import ITEMS, ORDERS, RATES, RAW_TABLES, Table
@@ -117,8 +117,9 @@ class _Feed:
 
     @property
     def content(self) -> list[str]:
-        """What the source speaks of: two rows are equal where these are."""
-        return [*self.mapping.columns, *self.extras.values()]
+        """What the source speaks of: two rows are equal where these are. A constant says nothing of when a row could be known."""
+        said = [name for name, value in self.mapping.columns.items() if name != CREATED_TIMESTAMP or value.constant is None]
+        return [*said, *self.extras.values()]
 
 
 @dataclass

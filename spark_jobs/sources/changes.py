@@ -1,8 +1,8 @@
 """What is new in rows that may have been seen: new keys, corrections of known ones, duplicates.
 
-A row whose identity was seen with equal content is a duplicate; with other content it is a correction, known from now on. Rows
-without an identity are all kept. The instant belongs to the identity of a state (items, users, stock): who tells the same of a
-later instant says something new, which a row that comes late for an instant between must not undo.
+A row that says what its identity was known to be is a duplicate; with other content it is a correction, known from now on or
+from when the source says. Rows without an identity are all kept. The instant belongs to the identity of a state (items, users,
+stock): who tells the same of a later instant says something new, which a row that comes late for an instant between must not undo.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ def decide(new: DataFrame, stored: DataFrame, table: Table, content: Sequence[st
     Args:
         new: rows of `table` that keep its rules, with `__order`, their place in the sources.
         stored: rows of `table` that are there already.
-        content: the columns the source speaks of; a row is equal to another where these are.
-        now: corrections become known after it (those of one row by a microsecond after each other).
+        content: the columns the source speaks of; a row is equal to another where these are, `created_timestamp` apart.
+        now: corrections become known after it (those of one row by a microsecond after each other), unless `created_timestamp`
+            is of `content` and tells the versions of a row apart.
         identical: `keep` or `drop` rows without identity that are wholly equal.
     """
     whole = [name for name in content if name != CREATED_TIMESTAMP]
@@ -52,21 +53,42 @@ def decide(new: DataFrame, stored: DataFrame, table: Table, content: Sequence[st
 def _by_identity(
     new: DataFrame, stored: DataFrame, identity: list[str], content: list[str], now: datetime, is_said: bool
 ) -> DataFrame:
-    """`is_said`: the source itself says when a row could be known; believed where that is later than the row it corrects."""
-    both = _beside(new, _of_same(stored, new, identity))
-    order = Window.partitionBy(*identity).orderBy(F.col(_STORED).desc(), F.when(F.col(_STORED), F.col(CREATED_TIMESTAMP)), ORDER)
-    equal = F.struct(*content)
-    before = F.lag(F.struct(equal.alias("row"), F.col(CREATED_TIMESTAMP).alias("created"))).over(order)
-    nth = F.count_if(~F.col(_STORED)).over(order)
-    latest = F.max(F.when(F.col(_STORED), F.col(CREATED_TIMESTAMP))).over(Window.partitionBy(*identity))
-    fate = F.when(before.isNull(), ACCEPTED).when(before["row"].eqNullSafe(equal), DUPLICATE).otherwise(CORRECTION)
-    compared = both.select("*", fate.alias(FATE), nth.alias("__nth"), latest.alias("__latest"), before["created"].alias("__before"))
-    floor = F.greatest(F.lit(now), F.col("__latest"))
-    later = F.timestamp_micros(F.unix_micros(floor) + F.col("__nth"))
-    unsaid = F.lit(not is_said) | (F.col(CREATED_TIMESTAMP) <= F.col("__before"))
-    created = F.when((F.col(FATE) == CORRECTION) & unsaid, F.greatest(later, F.col(CREATED_TIMESTAMP)))
-    created = F.coalesce(created, F.col(CREATED_TIMESTAMP))
-    return compared.where(~F.col(_STORED)).withColumn(CREATED_TIMESTAMP, created).drop(_STORED, "__nth", "__latest", "__before")
+    """The versions of each identity in a row, each compared with the one before it.
+
+    Stored ones come first, new ones follow as they are told; where the source itself says when a row could be known (`is_said`)
+    that is their order, and a version that comes late does not become the current one. New versions that begin with what is stored
+    are that history told again: all of it up to the newest stored one, or as the source dates it.
+    """
+    is_stored, created = F.col(_STORED), F.col(CREATED_TIMESTAMP)
+    whole = Window.partitionBy(*identity)
+    place = created if is_said else F.when(is_stored, created)
+    order = whole.orderBy(place.asc_nulls_last(), is_stored.desc(), ORDER)
+    version = F.struct(created.alias("created"), F.struct(*content).alias("row"))
+    versions = _beside(new, _of_same(stored, new, identity)).withColumn("__version", version)
+    versions = versions.withColumns(
+        {
+            "__nth": F.count_if(~is_stored).over(order),
+            "__before": F.lag("__version").over(order),
+            "__known": F.collect_list(F.when(is_stored, F.col("__version"))).over(whole),
+        }
+    )
+    nth, row, before, newest = F.col("__nth"), F.col("__version.row"), F.col("__before"), F.array_max("__known")
+    same = F.exists("__known", lambda known: known["row"].eqNullSafe(row) & (F.lit(not is_said) | (known["created"] >= created)))
+    retold = F.bool_and(is_stored | same).over(order) & (F.lit(is_said) | row.eqNullSafe(newest["row"]))
+    versions = versions.withColumn("__retold", F.when(retold, nth))
+    fate = (
+        F.when((nth <= F.max("__retold").over(whole)) | before["row"].eqNullSafe(row), DUPLICATE)
+        .when(before.isNull() & newest.isNull(), ACCEPTED)
+        .otherwise(CORRECTION)
+    )
+    versions = versions.withColumn(FATE, fate)
+    # Two contents of one time: what the source says of times does not order its versions from there on.
+    is_tie = (F.col(FATE) == CORRECTION) & (before["created"] == created)
+    is_unsaid = F.coalesce(F.bool_or(is_tie).over(order), F.lit(False)) if is_said else F.lit(True)
+    later = F.timestamp_micros(F.unix_micros(F.greatest(F.lit(now), newest["created"])) + nth)
+    moved = F.when((F.col(FATE) == CORRECTION) & is_unsaid, F.greatest(later, created)).otherwise(created)
+    decided = versions.withColumn(CREATED_TIMESTAMP, moved).where(~is_stored)
+    return decided.drop(_STORED, "__version", "__nth", "__before", "__known", "__retold")
 
 
 def _of_same(stored: DataFrame, new: DataFrame, columns: list[str]) -> DataFrame:
