@@ -12,29 +12,39 @@ from operator import itemgetter
 from typing import Any
 
 import pyarrow as pa
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
+from features.columns import CREATED_TIMESTAMP
+from features.tables import ORDERS
 from spark_jobs.sources.changes import ORDER
 
-_LINES = ["user_id", "item_id", "event_timestamp", "order_id", "quantity", "returned_order_id"]
+_PAIR = ["user_id", "item_id"]
+_LINES = [*_PAIR, "event_timestamp", "order_id", "order_line_id", "quantity", "returned_order_id", CREATED_TIMESTAMP]
 _STORED = -1
 
 
 def link(new: DataFrame, stored: DataFrame) -> DataFrame:
     """`new` order lines (with `__order`) with `returned_order_id` filled for the returns that have a purchase.
 
+    Of a line the newest version counts: one that was corrected neither bought nor returned its units twice.
+
     Args:
         stored: order lines that are there already; their returns have used up some of their units.
     """
     is_open = (F.col("quantity") < 0) & F.col("returned_order_id").isNull() & F.col("user_id").isNotNull()
-    pairs = new.where(is_open).select("user_id", "item_id").distinct()
-    lines = new.select(*_LINES, ORDER).unionByName(stored.select(*_LINES, F.lit(_STORED).cast("long").alias(ORDER)))
-    grouped = (
-        lines.join(pairs, ["user_id", "item_id"], "left_semi")
-        .repartition("user_id", "item_id")
-        .sortWithinPartitions("user_id", "item_id", "event_timestamp", ORDER)
+    pairs = new.where(is_open).select(*_PAIR).distinct()
+    told = new.select(*_LINES, ORDER).unionByName(stored.select(*_LINES, F.lit(_STORED).cast("long").alias(ORDER)))
+    # Versions of a line share its order; a correction may name another customer or item.
+    orders = told.join(pairs, _PAIR, "left_semi").select("order_id").distinct()
+    newest = Window.partitionBy(*ORDERS.identity).orderBy(F.col(CREATED_TIMESTAMP).desc(), F.col(ORDER).desc())
+    lines = (
+        told.join(orders, "order_id", "left_semi")
+        .withColumn("__version", F.row_number().over(newest))
+        .where((F.col("__version") == 1) | F.col(str(ORDERS.row_id)).isNull())
+        .join(pairs, _PAIR, "left_semi")
     )
+    grouped = lines.repartition(*_PAIR).sortWithinPartitions(*_PAIR, "event_timestamp", ORDER)
     links = grouped.mapInArrow(_link_all, f"{ORDER} long, __purchase string")
     linked = F.coalesce("returned_order_id", "__purchase")
     return new.join(links, ORDER, "left").withColumn("returned_order_id", linked).drop("__purchase")
@@ -51,10 +61,10 @@ def _link_all(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
 
 
 def _links(lines: Iterator[dict[str, Any]]) -> Iterator[tuple[int, str]]:
-    """(place of a new return, order it takes back) of one customer and item."""
+    """(place of a new return, order it takes back) of one customer and item; what is linked already is taken off first."""
     purchases: list[tuple[datetime, str]] = []
     units_left: list[int] = []
-    for line in lines:
+    for line in sorted(lines, key=lambda line: (line["quantity"] < 0, line["returned_order_id"] is None)):
         if line["quantity"] >= 0:
             purchases.append((line["event_timestamp"], line["order_id"]))
             units_left.append(line["quantity"])

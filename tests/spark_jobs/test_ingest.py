@@ -376,6 +376,25 @@ def test_returns_are_linked_and_every_state_is_kept(folder: Path, run: Run, lake
     assert report.notices == ["orders speaks of 1 items that `items` does not list; they are accepted."]
 
 
+def test_a_line_that_is_told_again_with_another_status_keeps_its_link_and_counts_once(folder: Path, run: Run, lake: Lake) -> None:
+    header, columns = HEADER.replace("\n", ",status\n"), {**ORDERS, "status": "status"}
+    first = "1,1,7,A,2,1,2025-06-01 10:00,paid\n2,1,7,A,1,1,2025-06-02 10:00,paid\nR3,1,7,A,-1,1,2025-06-05 10:00,returned\n"
+    (folder / "1.csv").write_text(header + first)
+    orders = csv_orders(folder, columns)
+    run(orders)
+    again = first.replace("paid", "shipped").replace("returned", "refunded")
+    (folder / "2.csv").write_text(header + again + "R4,1,7,A,-1,1,2025-06-03 10:00,returned\nR5,1,7,A,-2,1,2025-06-06,returned\n")
+    run(orders)
+    newest = {r["order_id"]: r for r in rows(lake, "raw/orders", "created_timestamp")}
+    assert {name: r["status"] for name, r in newest.items()} == {
+        "1": "shipped", "2": "shipped", "R3": "refunded", "R4": "returned", "R5": "returned"
+    }  # fmt: skip
+    (folder / "3.csv").write_text(header + "R6,1,7,A,-2,1,2025-06-04,returned\nR7,1,7,A,-1,1,2025-06-06,returned\n")
+    run(orders)
+    linked = {r["order_id"]: r["returned_order_id"] for r in rows(lake, "raw/orders", "created_timestamp") if r["quantity"] < 0}
+    assert linked == {"R3": "1", "R4": "2", "R5": None, "R6": None, "R7": "1"}
+
+
 def test_other_currencies_are_converted_by_dated_rates_or_quarantined(folder: Path, run: Run, lake: Lake) -> None:
     (folder / "rates.csv").write_text("cur,day,rate\nUSD,2025-06-01,0.9\nUSD,2025-06-02,0.8\n")
     (folder / "orders.csv").write_text(
