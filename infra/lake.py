@@ -482,14 +482,14 @@ class ForeignTable:
     scan: Callable[[], pa.RecordBatchReader]
 
 
-def foreign_table(uri: str, options: Mapping[str, str] | None = None) -> ForeignTable:
-    """The newest version of the Delta table at `uri`; nothing is read yet.
+def foreign_table(uri: str, options: Mapping[str, str] | None = None, version: int | None = None) -> ForeignTable:
+    """A version of the Delta table at `uri`, the newest where none is named; nothing is read yet.
 
     Raises:
-        TableContractError: there is no Delta table, or one that delta-rs cannot read.
+        TableContractError: there is no Delta table or no such version, or one that delta-rs cannot read.
     """
     try:
-        table = DeltaTable(uri, storage_options=dict(options or {}))
+        table = DeltaTable(uri, version, storage_options=dict(options or {}))
         features = set(table.protocol().reader_features or [])
         mapped = table.metadata().configuration.get("delta.columnMapping.mode", "none") != "none"
         fragments = None

@@ -339,9 +339,24 @@ class _Ingest:
         return max([*self.newest, *([stored] if stored else [])], default=present)
 
     def _check_readable_again(self, source: Source, part: Part) -> None:
-        """Rows without ids cannot be told from those that an earlier version of the same part gave."""
+        """Rows without ids cannot be told from those that the same part gave before, or gave to another source."""
         bare = source.bare
-        if bare is None or part.name not in self.seen.parts(source.name) or (source.format == "postgres" and source.cursor):
+        if bare is None:
+            return
+        if part.name not in self.seen.parts(source.name):
+            fed = {mapping.table for mapping in source.tables if mapping.is_bare}
+            apart = {
+                other.name
+                for other in self.shop.sources
+                if other.format == "postgres" or not fed & {mapping.table for mapping in other.tables}
+            }
+            if others := self.seen.sources(part.name, part.digest) - apart:
+                raise IngestError(
+                    f"{part.name} was read before as source {min(others)}, and {bare.name} has no {bare.row_id}: its rows would be "
+                    f"counted twice. Give source {source.name} that name again, or say `identical: drop`."
+                )
+            return
+        if source.format == "postgres" and source.cursor:
             return
         if source.format == "postgres":
             raise IngestError(
@@ -350,7 +365,7 @@ class _Ingest:
             )
         raise IngestError(
             f"{part.name} was read before and has changed, and {bare.name} has no {bare.row_id}: its old rows would be counted twice. "
-            f"Deliver new rows in a new file, map {bare.row_id}, or say `identical: drop`."
+            "Deliver new rows in a new file, or say `identical: drop`."
         )
 
     def _stop_if_too_many_bad(self) -> None:

@@ -28,19 +28,11 @@ from spark_jobs.sources.csv_files import batches as csv_batches
 from spark_jobs.sources.drift import looks_personal
 from spark_jobs.sources.guess import Guess, guess_tables, number_signs
 from spark_jobs.sources.json_lines import batches as json_batches
+from spark_jobs.sources.parts import file_format
 from spark_jobs.sources.text import guess_encoding, open_text
 
 KNOWN_SETS: tuple[ModuleType, ...] = (online_retail, online_shopping_10_cats, womens_clothing)
 FOLDERS = ("features", "recipes", "rules", "readers")
-_FORMATS = {
-    ".csv": "csv",
-    ".tsv": "csv",
-    ".txt": "csv",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".json": "jsonl",
-    ".parquet": "parquet",
-}
 _SAMPLE_ROWS = 1000
 
 
@@ -127,7 +119,7 @@ def _samples(origin: str, folder: Path) -> list[_Sample]:
         file
         for file in path.rglob("*")
         if file.is_file()
-        and _format(file)
+        and file_format(file)
         and not any(part.startswith((".", "_")) for part in file.relative_to(path).parts)
         and not any(delta in file.parents for delta in deltas)
     )
@@ -176,13 +168,8 @@ def _common_prefix(names: Sequence[str]) -> str:
     return prefix
 
 
-def _format(path: Path) -> str | None:
-    suffixes = [suffix.lower() for suffix in path.suffixes if suffix.lower() not in (".gz", ".zst")]
-    return _FORMATS.get(suffixes[-1]) if suffixes else None
-
-
 def _file_sample(path: Path) -> _Sample:
-    form = _format(path)
+    form = file_format(path)
     if form is None:
         raise IngestError(f"{path}: expected .csv, .tsv, .jsonl, .json or .parquet.")
     if path.stat().st_size == 0:

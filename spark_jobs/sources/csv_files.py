@@ -16,7 +16,7 @@ import pyarrow.csv as pcsv
 from features.mapping import TextFormat
 from infra.errors import IngestError
 from spark_jobs.sources.arrow_files import PROBLEM, ROW, TEXT
-from spark_jobs.sources.text import check_encoding, is_utf8, open_text, undecodable
+from spark_jobs.sources.text import check_encoding, is_utf8, open_bytes, open_text, undecodable
 
 _BLOCK_BYTES = 8 << 20  # a record has to fit into one
 
@@ -65,7 +65,7 @@ def batches(form: TextFormat, path: Path) -> Iterator[pa.RecordBatch]:
     number = 0
     try:
         reader = pcsv.open_csv(
-            pa.input_stream(str(path), compression="detect"),
+            open_bytes(path),
             read_options=pcsv.ReadOptions(
                 use_threads=False,  # only then do wrong records come with their number
                 block_size=_BLOCK_BYTES,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import importlib.util
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -19,21 +19,29 @@ from types import ModuleType
 import pyarrow as pa
 
 from features.mapping import FILE_FORMATS, Source
-from infra.errors import IngestError
+from infra.errors import IngestError, TableContractError
 from infra.lake import foreign_table
 from spark_jobs.sources import arrow_files, csv_files, json_lines, postgres
 from spark_jobs.sources.seen import Seen
+from spark_jobs.sources.text import COMPRESSIONS
 
-_SUFFIXES = {
-    "csv": (".csv", ".tsv", ".txt", ".csv.gz"),
-    "jsonl": (".jsonl", ".ndjson", ".json", ".jsonl.gz"),
-    "parquet": (".parquet",),
+_FORMATS = {
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".txt": "csv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "jsonl",
+    ".parquet": "parquet",
 }
 
 
 @dataclass(frozen=True)
 class Part:
-    """One piece of a source. `schema`: its columns, where they are known before the rows are read."""
+    """One piece of a source.
+
+    `schema`: its columns, `cursor`: how far the source is read with it; where that is known before the rows are read.
+    """
 
     source: Source
     name: str
@@ -42,6 +50,14 @@ class Part:
     digest: str
     schema: pa.Schema | None
     batches: Callable[[], Iterator[pa.RecordBatch]]
+    cursor: str | None = None
+
+
+def file_format(path: Path) -> str | None:
+    """The format of a file by the ending of its name, None for one that is not ours; text may be compressed (`.csv.gz`)."""
+    is_compressed = path.suffix.lower() in COMPRESSIONS
+    found = _FORMATS.get((path.with_suffix("") if is_compressed else path).suffix.lower())
+    return None if is_compressed and found == "parquet" else found
 
 
 def find_parts(source: Source, folder: Path, seen: Seen) -> tuple[list[Part], int]:
@@ -74,6 +90,7 @@ def find_parts(source: Source, folder: Path, seen: Seen) -> tuple[list[Part], in
             continue
         schema, batches = _reader(source, path, folder)
         new.append(Part(source, str(path), stat.st_size, modified, digest, schema, batches))
+        digests.add(digest)
     return new, skipped
 
 
@@ -88,13 +105,12 @@ def _files(source: Source, folder: Path) -> list[Path]:
     if path.is_file():
         return [path]
     if path.is_dir():
-        suffixes = _SUFFIXES.get(source.format)
         found = sorted(
             file
             for file in path.rglob("*")
             if file.is_file()
             and not any(part.startswith((".", "_")) for part in file.relative_to(path).parts)
-            and (suffixes is None or file.name.lower().endswith(suffixes))
+            and (source.format not in FILE_FORMATS or file_format(file) == source.format)
         )
     else:
         found = sorted(Path(name) for name in glob.glob(str(path), recursive=True) if Path(name).is_file())  # noqa: PTH207  (absolute patterns)
@@ -126,7 +142,7 @@ def _own_reader(name: str, folder: Path) -> ModuleType:
 
 
 def _delta_parts(source: Source, folder: Path, seen: Seen) -> tuple[list[Part], int]:
-    """Each file of a Delta table is a part: it never changes, only comes and goes.
+    """Each file of a Delta table is a part: it never changes, only comes and goes; one that came back (RESTORE) is read again.
 
     Where the files alone do not say the rows (deletion vectors, column mapping) a whole version is one part.
 
@@ -142,23 +158,32 @@ def _delta_parts(source: Source, folder: Path, seen: Seen) -> tuple[list[Part], 
         readers[f"@{table.version}"] = table.scan
     else:
         readers |= {name: partial(arrow_files.fragment_batches, part, schema) for name, part in table.fragments.items()}
-    digests = seen.digests(source.name)
+    digests, present = seen.digests(source.name), _files_when_read(uri, source, seen)
     new, names = [], set()
     for name, batches in sorted(readers.items()):
         digest = hashlib.sha256(f"{uri}#{name}".encode()).hexdigest()
         part_name = uri if table.fragments is None else f"{uri}/{name}"
         names.add(part_name)
-        if digest not in digests:
-            new.append(Part(source, part_name, 0, None, digest, schema, batches))
+        if digest not in digests or (present is not None and name not in present):
+            new.append(Part(source, part_name, 0, None, digest, schema, batches, f"@{table.version}"))
     gone = sorted(seen.parts(source.name).keys() - names)
     bare = source.bare
     if new and gone and bare:
         raise IngestError(
             f"source {source.name}: {gone[0]} was read before and is no longer part of the Delta table, and {bare.name} has no "
             f"{bare.row_id}: where a table is rewritten (OPTIMIZE, deletes), rows that were read come back in new files and would "
-            f"be counted twice. Map {bare.row_id}, say `identical: drop`, or deliver new rows in a table that is only appended to."
+            "be counted twice. Say `identical: drop`, or deliver new rows in a table that is only appended to."
         )
     return new, len(readers) - len(new)
+
+
+def _files_when_read(uri: str, source: Source, seen: Seen) -> Collection[str] | None:
+    """The files of the version of a Delta table in which something was read last; None where that is not known any more."""
+    versions = [row["cursor"] for row in seen.of(source.name) if row["part"].startswith(f"{uri}/")]
+    try:
+        return foreign_table(uri, version=int(versions[-1][1:])).fragments if versions and versions[-1] else None
+    except TableContractError:
+        return None
 
 
 def _postgres_part(source: Source, folder: Path, seen: Seen) -> Part:

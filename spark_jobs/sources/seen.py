@@ -54,6 +54,10 @@ class Seen:
         """The digest of everything that was read, whatever its name."""
         return {row["digest"] for row in self.of(source)}
 
+    def sources(self, part: str, digest: str) -> set[str]:
+        """The names of the sources that a part was read as, under this name or another."""
+        return {row["source"] for row in self.rows if row["part"] == part or row["digest"] == digest}
+
     def cursor(self, source: str) -> str | None:
         """How far a database was read: the newest cursor value that is known, as text; None if it has none yet."""
         found = [row["cursor"] for row in self.of(source) if row["cursor"] is not None]

@@ -24,7 +24,7 @@ _CHUNK_ROWS = 200_000
 
 @dataclass(frozen=True)
 class StagedPart:
-    """A part that was read: its rows, its columns' families of types, and for a database how far it went."""
+    """A part that was read: its rows, its columns' families of types, and how far the source was read with it."""
 
     part: Part
     num_rows: int
@@ -86,7 +86,7 @@ def stage(source: Source, parts: Sequence[Part], lake: Lake, uri: str, on_rows: 
     schemas: list[pa.Schema] = []
     read: list[StagedPart] = []
     for index, part in enumerate(parts):
-        num_rows, cursor = 0, None
+        num_rows, cursor = 0, part.cursor
         columns: dict[str, str] = {}
         for table in _readable(part, _chunks(part, known, index)):
             path = f"{uri}/{len(files):06d}.parquet"

@@ -12,6 +12,8 @@ import pyarrow as pa
 
 from infra.errors import IngestError
 
+COMPRESSIONS = {".bz2": "bz2", ".gz": "gzip", ".lz4": "lz4", ".zst": "zstd"}
+"""How a file is compressed, by the ending of its name."""
 _CANDIDATES = ("utf-8", "gb18030", "cp1252")
 _WIDE = ("utf-16", "utf-32")
 _CHINESE = ("gb18030", "gbk", "gb2312", "big5", "big5hkscs")
@@ -20,11 +22,18 @@ _ANY_UTF8 = re.compile(rb"[\xc2-\xf4][\x80-\xbf]")
 
 
 def open_text(path: Path, encoding: str) -> io.TextIOWrapper:
-    """The file as text; bytes that do not decode raise UnicodeDecodeError. Compressed files (.gz, .zst) are opened too.
+    """The file as text; bytes that do not decode raise UnicodeDecodeError. Compressed files (`COMPRESSIONS`) are opened too.
 
     The byte-order mark of UTF-8 and UTF-16 is skipped; that of GB18030 is the first character.
     """
-    return io.TextIOWrapper(_open_bytes(path), encoding="utf-8-sig" if is_utf8(encoding) else encoding, newline="")
+    return io.TextIOWrapper(
+        io.BufferedReader(open_bytes(path)), encoding="utf-8-sig" if is_utf8(encoding) else encoding, newline=""
+    )
+
+
+def open_bytes(path: Path) -> pa.NativeFile:
+    """The bytes of the file, of a compressed one those that it holds."""
+    return pa.input_stream(str(path), compression=COMPRESSIONS.get(path.suffix.lower()))
 
 
 def is_utf8(encoding: str) -> bool:
@@ -71,7 +80,7 @@ def guess_encoding(path: Path, num_bytes: int = 1 << 20) -> str:
 
     Western text has its high bytes one by one between letters, Chinese text in pairs.
     """
-    with _open_bytes(path) as file:
+    with io.BufferedReader(open_bytes(path)) as file:
         head = file.read(num_bytes)
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "utf-16"
@@ -84,12 +93,8 @@ def guess_encoding(path: Path, num_bytes: int = 1 << 20) -> str:
     return "gb18030" if alone * 2 < len(runs) and _decodes(head, "gb18030") else "cp1252"
 
 
-def _open_bytes(path: Path) -> io.BufferedReader:
-    return io.BufferedReader(pa.input_stream(str(path), compression="detect"))
-
-
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    with _open_bytes(path) as file:
+    with io.BufferedReader(open_bytes(path)) as file:
         yield from enumerate(file, 1)
 
 

@@ -214,6 +214,27 @@ def test_rows_without_an_id_are_kept_and_their_file_is_never_read_twice(folder: 
     assert (line.accepted, line.duplicates) == (1, 3)
 
 
+def test_a_copy_of_a_file_is_read_once_and_a_source_without_ids_keeps_its_name(folder: Path, run: Run, lake: Lake) -> None:
+    bare = {name: column for name, column in ORDERS.items() if name != "order_line_id"}
+    for name in ("orders.csv", "orders copy.csv"):
+        (folder / name).write_text(HEADER + "1,1,7,A,1,1,2025-06-01\n")
+    report = run(csv_orders(folder, bare))
+    assert (report.parts_read, report.parts_skipped, lake.num_rows("raw/orders")) == (1, 1, 1)
+    with pytest.raises(IngestError, match=r"was read before as source till, and orders has no order_line_id.*counted twice"):
+        run({**csv_orders(folder, bare), "name": "kasse"})
+    (folder / "orders.csv").rename(folder / "moved.csv")
+    with pytest.raises(IngestError, match="was read before as source till"):
+        run({**csv_orders(folder / "moved.csv", bare), "name": "kasse"})
+    events = {"event_type": {"constant": "purchase"}, "user_id": "customer", "item_id": "sku", "event_timestamp": "at"}
+    views = {**csv_orders(folder), "name": "views", "tables": [{"table": "events", "columns": events}]}
+    run(csv_orders(folder, bare), views)  # two sources of one file that feed different tables
+    assert (lake.num_rows("raw/orders"), lake.num_rows("raw/events")) == (1, 1)
+    source = csv_orders(folder, bare)
+    source["tables"][0]["identical"] = "drop"
+    (line,) = run({**source, "name": "kasse"}).lines
+    assert (line.accepted, line.duplicates) == (0, 1)
+
+
 def test_new_columns_are_kept_and_vanished_or_retyped_ones_stop(folder: Path, run: Run, lake: Lake) -> None:
     def write(name: str, **columns: list[Any]) -> None:
         base = {

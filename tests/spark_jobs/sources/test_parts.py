@@ -18,7 +18,7 @@ from deltalake import DeltaTable, write_deltalake
 from features.mapping import Source
 from infra.errors import IngestError, TableContractError
 from infra.lake import Lake
-from spark_jobs.sources.parts import Part, find_parts
+from spark_jobs.sources.parts import Part, file_format, find_parts
 from spark_jobs.sources.seen import Seen
 from spark_jobs.sources.staging import check_columns, stage
 
@@ -37,7 +37,7 @@ def seen_of(parts: list[Part]) -> Seen:
             "size": p.size,
             "modified": p.modified,
             "digest": p.digest,
-            "cursor": None,
+            "cursor": p.cursor,
             "columns": "{}",
         }
         for p in parts
@@ -78,6 +78,21 @@ def test_paths_are_relative_to_the_shop_and_may_be_patterns(tmp_path: Path) -> N
     assert len(find_parts(source(path=str(folder)), tmp_path, Seen())[0]) == 3
     with pytest.raises(IngestError, match=r"source s: no parquet file at .*z\.parquet"):
         find_parts(source(path="z.parquet"), tmp_path, Seen())
+
+
+def test_a_copy_is_read_once_and_compressed_text_is_seen(tmp_path: Path) -> None:
+    for number, name in enumerate(
+        ["a.csv", "b.CSV.GZ", "c.txt.zst", "d.tsv.bz2", "e.csv.lz4", "f.csv.zip", "g.jsonl", "h.parquet.gz"]
+    ):
+        compression = {".bz2": "bz2", ".gz": "gzip", ".lz4": "lz4", ".zst": "zstd"}.get(Path(name).suffix.lower())
+        with pa.output_stream(str(tmp_path / name), compression=compression) as file:
+            file.write(f"a\n{number}\n".encode())
+    shutil.copy(tmp_path / "a.csv", tmp_path / "a copy.csv")
+    parts, skipped = find_parts(source(format="csv", path=str(tmp_path)), tmp_path, Seen())
+    assert [Path(part.name).name for part in parts] == ["a copy.csv", "b.CSV.GZ", "c.txt.zst", "d.tsv.bz2", "e.csv.lz4"]
+    assert [content(part)[0]["a"] for part in parts] == ["0", "1", "2", "3", "4"]
+    assert skipped == 1
+    assert [file_format(tmp_path / name) for name in ("g.jsonl", "f.csv.zip", "h.parquet.gz", "gz")] == ["jsonl", None, None, None]
 
 
 def test_what_is_no_parquet_file(tmp_path: Path) -> None:
@@ -128,6 +143,36 @@ def test_a_rewritten_delta_table_whose_rows_have_no_ids_is_refused(tmp_path: Pat
         assert [len(content(part)) for part in find_parts(known, tmp_path, seen)[0]] == [4]
     DeltaTable(tmp_path / "t").delete()
     assert find_parts(where(), tmp_path, seen) == ([], 0)  # nothing new, nothing to count twice
+
+
+def test_a_file_of_a_delta_table_that_came_back_is_read_again(tmp_path: Path) -> None:
+    where = source(format="delta", path=str(tmp_path / "t"))
+    write_deltalake(tmp_path / "t", pa.table({"a": [1]}))
+    first, _ = find_parts(where, tmp_path, Seen())
+    write_deltalake(tmp_path / "t", pa.table({"a": [2]}), mode="overwrite")
+    second, _ = find_parts(where, tmp_path, seen_of(first))
+    assert find_parts(where, tmp_path, seen_of([*first, *second])) == ([], 1)
+    DeltaTable(tmp_path / "t").restore(0)
+    back, _ = find_parts(where, tmp_path, seen_of([*first, *second]))
+    assert [content(part) for part in back] == [[{"a": 1}]]
+    seen = seen_of([*first, *second, *back])
+    assert find_parts(where, tmp_path, seen) == ([], 1)
+    write_deltalake(tmp_path / "t", pa.table({"a": [3]}), mode="append")
+    third, skipped = find_parts(where, tmp_path, seen)
+    assert ([content(part) for part in third], skipped) == ([[{"a": 3}]], 1)
+    DeltaTable(tmp_path / "t").restore(2)  # less than was read
+    assert find_parts(where, tmp_path, seen_of([*first, *second, *back, *third])) == ([], 1)
+
+
+def test_a_delta_table_whose_log_does_not_reach_back_any_more(tmp_path: Path) -> None:
+    where = source(format="delta", path=str(tmp_path / "t"))
+    write_deltalake(tmp_path / "t", pa.table({"a": [1]}))
+    first, _ = find_parts(where, tmp_path, Seen())
+    write_deltalake(tmp_path / "t", pa.table({"a": [2]}), mode="append")
+    DeltaTable(tmp_path / "t").create_checkpoint()
+    (tmp_path / "t" / "_delta_log" / "00000000000000000000.json").unlink()
+    new, skipped = find_parts(where, tmp_path, seen_of(first))
+    assert ([content(part) for part in new], skipped) == ([[{"a": 2}]], 1)
 
 
 def delete_with_vector(table: Path, row: int) -> None:
