@@ -229,13 +229,17 @@ class Forecaster:
         return self.predict_at(longer, np.full(panel.num_items, panel.num_days), horizon, batch_size)
 
     def predict_at(self, panel: Panel, cutoffs: NDArray[np.int64], horizon: int, batch_size: int = 2048) -> tuple[Floats, Floats]:
-        """As `predict`, on a panel that holds the covariates of the days ahead of each item's cutoff."""
+        """As `predict`, on a panel that holds the covariates of the days ahead of each item's cutoff.
+
+        An item that is not on sale before its cutoff looks as training showed it: as one whose history is hidden.
+        """
         prepared = self.encoder.prepare(panel)
         device = next(self.network.parameters()).device
         parts: list[tuple[Floats, Floats]] = []
         for begin in range(0, panel.num_items, batch_size):
             rows = np.arange(begin, min(begin + batch_size, panel.num_items))
-            arrays = self.encoder.encode(prepared, rows, cutoffs[rows], horizon)
+            is_cold = prepared.first_day[rows] >= cutoffs[rows]
+            arrays = self.encoder.encode(prepared, rows, cutoffs[rows], horizon, is_history_hidden=is_cold)
             with torch.inference_mode():
                 levels, log_mean = self.network({name: torch.from_numpy(values).to(device) for name, values in arrays.items()})
             scale = arrays["scale"][:, None]
@@ -260,7 +264,7 @@ class Forecaster:
 
     def _panel(self, context: Sequence[Mapping[str, Any]], start: date | None) -> Panel:
         """The rows of one call; what they do not say of the calendar is told by the encoder's rules."""
-        panel = _rows(context, start)
+        panel = _rows(context, start, self.history_days)
         told = {day for series in context for day in series.get(DS, ())}
         days = [panel.day(position) for position in range(panel.num_days)]
         holidays = tuple(
@@ -285,8 +289,12 @@ def interpolate(values: Floats, levels: Sequence[float], wanted: Sequence[float]
     return result
 
 
-def _rows(context: Sequence[Mapping[str, Any]], start: date | None) -> Panel:
-    """The series of one call as a panel that ends the day before `start`; rows from there on are not looked at."""
+def _rows(context: Sequence[Mapping[str, Any]], start: date | None, history_days: int) -> Panel:
+    """The series of one call as a panel that ends the day before `start`; rows from there on are not looked at.
+
+    It reaches `history_days` back from every cutoff, also where an item is younger: the days before it are days of the shop, and
+    an answer must not depend on how old the other items of the call are.
+    """
     newest = max((max(series[DS]) for series in context if len(series.get(DS, ()))), default=None)
     if start is None and newest is None:
         raise ValueError("no series has a history: say with `start` which day the forecast begins")
@@ -304,13 +312,15 @@ def _rows(context: Sequence[Mapping[str, Any]], start: date | None) -> Panel:
     schema = pa.schema([(name, ARROW_TYPES[DAILY_DEMAND.column(name).type]) for name in COLUMNS])
     numbers = [str(number) for number in range(len(context))]
     categories = {number: series.get("category") for number, series in zip(numbers, context, strict=True)}
-    return Panel.from_table(pa.table(columns, schema=schema), categories, item_ids=numbers, last=last)
+    oldest = min([last, *(series["known_until"] for series in context if series.get("known_until") is not None)])
+    min_days = history_days + (last - oldest).days
+    return Panel.from_table(pa.table(columns, schema=schema), categories, item_ids=numbers, last=last, min_days=min_days)
 
 
 def _cutoffs(panel: Panel, context: Sequence[Mapping[str, Any]]) -> Ints:
     """(N,) the first day of each series on which the shop was open and of which nothing is known, else the day after the panel."""
     known = [series.get("known_until") for series in context]
-    firsts = np.array([panel.num_days if day is None else max(0, panel.index(day) + 1) for day in known], dtype=np.int64)
+    firsts = np.array([panel.num_days if day is None else panel.index(day) + 1 for day in known], dtype=np.int64)
     next_open = np.append(np.where(panel.is_open, np.arange(panel.num_days), panel.num_days), panel.num_days)
     next_open = np.minimum.accumulate(next_open[::-1])[::-1]
     return next_open[np.minimum(firsts, panel.num_days)]

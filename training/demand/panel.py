@@ -98,7 +98,7 @@ class Panel:
         return self._cut(rows, self.num_days)
 
     def until(self, end: int) -> Panel:
-        """The first `end` days: all that is known on the morning of day `end`."""
+        """The first `end` days as the table tells them now, also what became known of them only after the morning of day `end`."""
         return self._cut(slice(None), end)
 
     def _cut(self, rows: Ints | slice, end: int) -> Panel:
@@ -125,6 +125,7 @@ class Panel:
         *,
         item_ids: Sequence[str] | None = None,
         last: date | None = None,
+        min_days: int = 1,
     ) -> Panel:
         """Rows of `daily_demand` as a panel; of several rows for one item and day the one known last counts.
 
@@ -133,6 +134,7 @@ class Panel:
             categories: category of each item, where known.
             item_ids: the items wanted, in this order, also those without a row; default: those of the table.
             last: the last day, also if no row reaches it; later rows are an error. Default: the newest of the table.
+            min_days: how many days the panel has at least, also if no row reaches back so far.
 
         Raises:
             TableContractError: a column is missing, units are negative, a day lies after `last`, or there is no row and no `last`.
@@ -152,7 +154,7 @@ class Panel:
         final = (last - _EPOCH).days if last is not None else int(days.max())
         if len(days) and days.max() > final:
             raise TableContractError(f"daily demand: expected no day after {date_of(final)}, got {date_of(int(days.max()))}.")
-        first = min(int(days.min()), final) if len(days) else final
+        first = int(days.min(initial=final - min_days + 1))
         num_days = final - first + 1
         days -= first
         num_items = len(ids)

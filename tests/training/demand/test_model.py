@@ -125,10 +125,26 @@ def test_interpolation_is_exact_at_trained_levels_and_linear_between() -> None:
 
 
 def test_a_series_is_answered_the_same_alone_and_among_others(forecaster: Forecaster, table: pa.Table) -> None:
+    """Old, young, stale and unknown ones: what else is asked changes nothing."""
     series = [history(table, f"item-{number:02d}") for number in range(6)]
+    series += [{"ds": []}, history(table, "item-08", 10), known_until(table, START_AHEAD - timedelta(days=40))]
     together = forecaster.forecast(series, None, HORIZON, start=START_AHEAD)
     alone = [forecaster.forecast([each], None, HORIZON, start=START_AHEAD)[0] for each in series]
     np.testing.assert_allclose(values(together), values(alone), rtol=1e-4, atol=1e-5)
+
+
+def test_an_item_never_seen_looks_as_training_showed_one(forecaster: Forecaster, panel: Panel) -> None:
+    """As any item of its category whose whole history is hidden, and said to be."""
+    encoder, levels = forecaster.encoder, SMALL.levels
+    longer, _ = encoder.extend(panel, HORIZON)
+    known, yes = np.array([3]), np.array([True])
+    cutoff = np.array([panel.num_days])
+    arrays = encoder.encode(encoder.prepare(longer), known, cutoff, HORIZON, is_price_known=~yes, is_history_hidden=yes)
+    with torch.inference_mode():
+        quantiles, _ = forecaster.network({name: torch.from_numpy(array) for name, array in arrays.items()})
+    expected = np.maximum(quantiles.numpy(), 0) * arrays["scale"] * longer.is_open[panel.num_days :, None]
+    found = forecaster.forecast([{"ds": []}], None, HORIZON, levels, START_AHEAD)[0]
+    np.testing.assert_allclose(np.array(list(found.quantiles.values())).T, expected[0], rtol=1e-4, atol=1e-5)
 
 
 def test_history_days_are_all_that_is_needed(forecaster: Forecaster, table: pa.Table) -> None:

@@ -74,6 +74,16 @@ def test_asked_items_without_a_row_are_there_and_not_on_sale() -> None:
     assert not panel.is_on_sale[0].any()
 
 
+def test_a_panel_reaches_back_as_far_as_asked_and_to_its_oldest_row() -> None:
+    table = rows(row("a", date(2024, 1, 3), 4), row("a", date(2024, 1, 5), 1))
+    for min_days, start in ((1, 3), (3, 3), (5, 1)):
+        panel = Panel.from_table(table, min_days=min_days)
+        assert (panel.start, panel.day(panel.num_days - 1)) == (date(2024, 1, start), date(2024, 1, 5))
+        assert panel.units[0, -3:].tolist() == [4, 0, 1]
+        assert panel.is_on_sale.sum() == 3
+    assert Panel.from_table(table.slice(0, 0), item_ids=["a"], last=date(2024, 1, 5), min_days=4).start == date(2024, 1, 2)
+
+
 @pytest.mark.parametrize("name", COLUMNS)
 def test_a_missing_column_is_named(name: str) -> None:
     with pytest.raises(TableContractError, match=name):
