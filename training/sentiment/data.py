@@ -193,5 +193,5 @@ class SentimentTask:
     def validate(self, module: nn.Module) -> dict[str, float]:
         """Every metric on the validation texts, of the branches' mix, names with prefix `val_`."""
         assert isinstance(module, Network)
-        logits = module.mixed(branch_logits(module, self.val)).double()
+        logits = module.mixed(branch_logits(module, self.val).to(module.mix.device)).cpu().double()
         return {f"val_{name}": value for name, value in classification.scores(self.val_labels, logits.sigmoid().numpy()).items()}
