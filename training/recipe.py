@@ -38,7 +38,7 @@ def load(model: str, name: str, changes: tuple[str, ...] = ()) -> BaseModel:
     try:
         return type(recipe)(**content)
     except ValidationError as error:
-        told = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        told = "; ".join(": ".join(filter(None, (".".join(map(str, e["loc"])), e["msg"]))) for e in error.errors())
         raise SettingsError(f"recipe {model}/{name}: {told}") from None
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from training.demand.backtest import BacktestConfig
 from training.demand.data import LossConfig, WindowConfig
@@ -23,6 +25,15 @@ class Recipe(BaseModel):
     fit: FitConfig
     peers: bool
     """Also fit gradient boosting, the strong peer; minutes, not seconds."""
+
+    @model_validator(mode="after")
+    def _scores_what_is_answered(self) -> Self:
+        if self.backtest.horizon != self.model.encoder.max_horizon:
+            raise ValueError(
+                "the days that are scored must be those that are answered: expected backtest.horizon equal to "
+                f"model.encoder.max_horizon, got {self.backtest.horizon} and {self.model.encoder.max_horizon}; set both"
+            )
+        return self
 
 
 def demo() -> Recipe:

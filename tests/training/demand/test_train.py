@@ -10,9 +10,10 @@ import pytest
 
 from features.shop import Shop
 from features.tables import CALENDAR, DAILY_DEMAND
-from infra.errors import TableContractError
+from infra.errors import SettingsError, TableContractError
 from infra.lake import Lake
 from infra.settings import Settings
+from training import recipe as recipes
 from training.context import Context
 from training.demand.backtest import BacktestConfig
 from training.demand.data import LossConfig, WindowConfig
@@ -105,6 +106,15 @@ def test_recipes_are_frozen_and_whole() -> None:
     for recipe in (demo(), full()):
         assert type(recipe).model_validate_json(recipe.model_dump_json()) == recipe
         assert recipe.model.encoder.max_horizon == recipe.backtest.horizon == 28
+
+
+@pytest.mark.parametrize("field", ["backtest.horizon", "model.encoder.max_horizon"])
+def test_days_that_are_scored_are_those_that_are_answered(field: str) -> None:
+    with pytest.raises(SettingsError, match=r"demand/demo: Value error, .* equal to model.encoder.max_horizon, got .*; set both$"):
+        recipes.load("demand", "demo", (f"{field}=14",))
+    both = recipes.load("demand", "demo", ("backtest.horizon=14", "model.encoder.max_horizon=14"))
+    assert isinstance(both, Recipe)
+    assert both.backtest.horizon == 14
 
 
 @pytest.mark.e2e
