@@ -58,9 +58,13 @@ class FitConfig(BaseModel):
 class Task(Protocol):
     """What a model folder hands to the trainer; picklable."""
 
-    monitor: str
-    """The validation metric that decides which epoch is kept."""
     mode: Literal["max", "min"]
+    """Whether more or less of the monitored metric is better."""
+
+    @property
+    def monitor(self) -> str | None:
+        """The validation metric that decides which epoch is kept; None: nothing is held back, the last epoch is kept."""
+        ...
 
     def build(self) -> nn.Module:
         """The network, freshly initialised; the caller has seeded torch."""
@@ -85,11 +89,12 @@ class Task(Protocol):
 
 @dataclass
 class FitResult:
-    """The best epoch's weights and what was seen on the way."""
+    """The kept epoch's weights and what was seen on the way."""
 
     state: dict[str, Tensor]
     history: list[dict[str, float]] = field(default_factory=list)
     best_epoch: int = 0
+    """Best in the monitored metric; the last one where none is monitored."""
 
 
 def fit(
@@ -119,7 +124,6 @@ def fit(
     result = FitResult(state={})
     start = _resume(checkpoint, module, optimizer, result) if checkpoint else 0
     step = sum(task.num_steps(epoch) for epoch in range(start))
-    sign = 1.0 if task.mode == "max" else -1.0
     if on_epoch and rank == 0:
         for epoch, metrics in enumerate(result.history):
             on_epoch(epoch, metrics)
@@ -150,14 +154,9 @@ def fit(
         with torch.inference_mode():
             metrics = {"train_loss": mean_loss, **(task.validate(module) if rank == 0 else {})}
         if rank == 0:
-            score = sign * metrics[task.monitor]
-            if not math.isfinite(score):
-                raise FloatingPointError(
-                    f"{task.monitor} is {metrics[task.monitor]} in epoch {epoch}; lower learning_rate or set clip_norm."
-                )
-            best = max((sign * past[task.monitor] for past in result.history), default=-math.inf)
+            is_best = _is_best(task, metrics, result.history)
             result.history.append(metrics)
-            if score > best:
+            if is_best:
                 result.best_epoch = epoch
                 result.state = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in module.state_dict().items()}
             if checkpoint:
@@ -248,7 +247,7 @@ def train(
                 if told is None:
                     break
                 phase, epoch, epochs, metrics = told
-                shown = {key: f"{metrics[key]:.4g}" for key in ("train_loss", task.monitor) if key in metrics}
+                shown = {key: f"{value:.4g}" for key, value in metrics.items() if key in ("train_loss", task.monitor)}
                 about = title if phase == "tune" else f"{title}, again on all"
                 if phase not in bars:
                     bars[phase] = progress.add_task(about, total=epochs)
@@ -407,6 +406,21 @@ def _schedule(step: int, total_steps: int, config: FitConfig) -> float:
         return 1.0
     done = (step - config.warmup_steps) / max(1, total_steps - config.warmup_steps)
     return 0.1 + 0.45 * (1 + math.cos(math.pi * min(1.0, done)))
+
+
+def _is_best(task: Task, metrics: dict[str, float], earlier: Sequence[dict[str, float]]) -> bool:
+    """Whether an epoch is better than all earlier ones; where nothing is monitored, the newest is.
+
+    Raises:
+        FloatingPointError: the monitored metric became NaN or infinite.
+    """
+    name = task.monitor
+    if name is None:
+        return True
+    if not math.isfinite(metrics[name]):
+        raise FloatingPointError(f"{name} is {metrics[name]} in epoch {len(earlier)}; lower learning_rate or set clip_norm.")
+    sign = 1.0 if task.mode == "max" else -1.0
+    return all(sign * metrics[name] > sign * past[name] for past in earlier)
 
 
 def _is_out_of_patience(result: FitResult, config: FitConfig) -> bool:

@@ -18,7 +18,7 @@ from training.trainer import FitConfig, _explained, _join, cores_per_worker, fit
 class LineTask:
     """y = 3x + 1 with a little dropout, so that random state matters."""
 
-    monitor = "val_log_loss"
+    monitor: str | None = "val_log_loss"
     mode: Literal["max", "min"] = "min"
 
     def __init__(self, batch_size: int = 16) -> None:
@@ -60,6 +60,23 @@ class WorseningTask(LineTask):
         return {"val_log_loss": [3.0, 2.0, 1.0, 4.0, 5.0, 6.0, 7.0, 8.0][self.seen - 1]}
 
 
+class RisingTask(LineTask):
+    """Nothing is held back, and the loss, though of a better network, rises with each epoch."""
+
+    monitor = None
+
+    def batches(self, epoch: int, rank: int, world_size: int) -> Iterator[dict[str, torch.Tensor]]:
+        for batch in super().batches(epoch, rank, world_size):
+            yield batch | {"weight": torch.tensor(100.0**epoch)}
+
+    def loss(self, module: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        return super().loss(module, batch) * batch["weight"]
+
+    def validate(self, module: nn.Module) -> dict[str, float]:
+        self.last = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+        return {}
+
+
 NOWHERE = {"ray_address": "127.0.0.1:9"}
 CONFIG = FitConfig(epochs=6, learning_rate=0.02, schedule="cosine", warmup_steps=2)
 
@@ -80,6 +97,15 @@ def test_early_stop_keeps_the_best_epoch() -> None:
     result = fit(WorseningTask(), FitConfig(epochs=8, patience=2))
     assert result.best_epoch == 2
     assert len(result.history) == 5
+
+
+def test_where_nothing_is_monitored_all_epochs_count() -> None:
+    task = RisingTask()
+    result = fit(task, CONFIG.model_copy(update={"epochs": 3, "patience": 1}))
+    losses = [epoch["train_loss"] for epoch in result.history]
+    assert losses == sorted(losses)
+    assert (len(losses), result.best_epoch) == (3, 2)
+    assert all(torch.equal(result.state[name], task.last[name]) for name in task.last)
 
 
 def test_killed_fit_continues_bit_for_bit(tmp_path: Path) -> None:

@@ -84,10 +84,10 @@ class DemandTask:
     end: int
     origins: tuple[int, ...]
     mode: Literal["max", "min"] = "min"
-    monitor: str = field(init=False)
+    monitor: str | None = field(init=False)
 
     def __post_init__(self) -> None:
-        self.monitor = "val_wql" if self.origins else "train_loss"  # the refit has no validation part
+        self.monitor = "val_wql" if self.origins else None
         horizon = self.model.encoder.max_horizon
         if self.end <= horizon:
             raise ValueError(

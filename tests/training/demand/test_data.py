@@ -159,6 +159,13 @@ def test_floors_by_hand() -> None:
     assert (moving_median(empty, 70).point == 0).all()
 
 
+def test_without_a_validation_part_no_metric_chooses_the_epoch(panel: Panel) -> None:
+    task = replace(make_task(panel), origins=())
+    result = fit(task, FitConfig(epochs=2, batch_size=64, seed=5))
+    assert (task.monitor, result.best_epoch) == (None, 1)
+    assert result.history[1].keys() == {"train_loss"}
+
+
 def test_the_network_learns_rhythm_and_promotions(panel: Panel) -> None:
     """After some seconds it beats every floor on the simulated shop, and its mean is not far off."""
     task = make_task(panel)
