@@ -18,7 +18,7 @@ from pyspark.sql import functions as F
 
 import features.calendars
 import features.windows
-from features.columns import EVENT_TIMESTAMP
+from features.columns import CREATED_TIMESTAMP, EVENT_TIMESTAMP
 from features.shop import Shop
 from features.tables import RAW_TABLES, Table
 from infra import clock
@@ -122,7 +122,10 @@ class Snapshot:
 
     def _read(self, table: Table) -> DataFrame:
         version = self.version(table)
-        rows = raw.current(read_table(self.spark, self.lake, table, version).select(*table.names), table)
+        rows = read_table(self.spark, self.lake, table, version)
+        if self.horizon.cuts:  # a correction that came after the shop's now hides nothing
+            rows = rows.where(F.col(CREATED_TIMESTAMP) <= F.lit(self.horizon.now))
+        rows = raw.current(rows, table)
         if version is None:
             return rows  # stays empty in the plans of the jobs, which shrink around it
         if self.horizon.cuts and EVENT_TIMESTAMP in table.names:
@@ -226,7 +229,7 @@ def build_table(snapshot: Snapshot, shop: Shop, job: Job, between: Range | None 
         {"now": horizon.now if horizon.cuts else None, "between": between},
         {"table": repr(job.table), "code": code_digest(*_CODE[job.table.name])},
     )
-    commit = lake.committed(job.table.path, digest)
+    commit = lake.committed(job.table.path, digest, base)
     if commit is None:
         frames = {table.path: snapshot.frame(table) for table in job.reads}
         rows = job.run(Inputs(frames, shop.time_zone, shop.calendars, horizon.last_day))

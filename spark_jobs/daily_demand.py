@@ -58,7 +58,7 @@ def transform(
         _days_on_sale(sold, item_catalog, first_day, last_day, zone),
         sold,
         _told(item_catalog, first_day, zone),
-        _stock_outs(inventory, first_day, last_day, zone),
+        _stock(inventory, first_day, last_day, zone),
         _deepest(offers, ITEM_ID),
     )
     so_far = Window.partitionBy(ITEM_ID).orderBy(DS).rowsBetween(Window.unboundedPreceding, 0)
@@ -81,9 +81,9 @@ def transform(
         .withColumn("promotion_depth", F.coalesce(deepest, F.lit(0.0)))
         .withColumn("is_promotion", deepest.isNotNull())
         .withColumn("is_open", F.coalesce("is_open", F.lit(False)))
-        .withColumn("is_stock_out", F.col("stock_known").isNotNull())
+        .withColumn("is_stock_out", F.coalesce("is_stock_out", F.lit(False)))
         .withColumn(EVENT_TIMESTAMP, stamp(F.col(DS), zone))
-        .withColumn(CREATED_TIMESTAMP, F.greatest(EVENT_TIMESTAMP, "sold_known", "stock_known", *known))
+        .withColumn(CREATED_TIMESTAMP, F.greatest(EVENT_TIMESTAMP, "sold_known", "stock_known", "calendar_known", *known))
         .select(*DAILY_DEMAND.names)
     )
 
@@ -135,26 +135,32 @@ def _told(item_catalog: DataFrame, first_day: Column, zone: str) -> DataFrame:
     )
 
 
-def _stock_outs(inventory: DataFrame, first_day: Column, last_day: Column, zone: str) -> DataFrame:
-    """Items and days on which, for some time, no place had any stock.
+def _stock(inventory: DataFrame, first_day: Column, last_day: Column, zone: str) -> DataFrame:
+    """Items and days on which, for some time, no place had any stock, and days whose stock became known late.
 
     The stock of an item is a step function of time, the sum over its places; what a place owes (below zero) is no stock of
-    another's.
+    another's. It is known once the row that holds is known of each place.
     """
     place = Window.partitionBy(ITEM_ID, "location_id").orderBy(EVENT_TIMESTAMP, CREATED_TIMESTAMP)
     steps = Window.partitionBy(ITEM_ID).orderBy(EVENT_TIMESTAMP)
     here = F.greatest(F.col("on_hand"), F.lit(0))
-    out = (
+    told = (
         changes(inventory, [ITEM_ID, "location_id"], ["on_hand"])
         .withColumn("_step", here - F.coalesce(F.lag(here).over(place), F.lit(0)))
-        .groupBy(ITEM_ID, EVENT_TIMESTAMP)
-        .agg(F.sum("_step").alias("_step"), F.max(CREATED_TIMESTAMP).alias("stock_known"))
+        .withColumn("_until", F.least(F.lead(EVENT_TIMESTAMP).over(place), CREATED_TIMESTAMP))
+    )
+    out = (
+        told.groupBy(ITEM_ID, EVENT_TIMESTAMP)
+        .agg(F.sum("_step").alias("_step"))
         .withColumn("_stock", F.sum("_step").over(steps.rowsBetween(Window.unboundedPreceding, 0)))
         .withColumn("_until", F.lead(EVENT_TIMESTAMP).over(steps))
         .where(F.col("_stock") <= 0)
+        .withColumn("is_stock_out", F.lit(True))
     )
-    days = _local_days(out, F.col(EVENT_TIMESTAMP), F.col("_until"), first_day, last_day, zone)
-    return days.groupBy(ITEM_ID, DS).agg(F.max("stock_known").alias("stock_known"))
+    late = told.where(F.col(EVENT_TIMESTAMP) < F.col("_until")).withColumn("stock_known", F.col(CREATED_TIMESTAMP))
+    spans = out.unionByName(late, allowMissingColumns=True)
+    days = _local_days(spans, F.col(EVENT_TIMESTAMP), F.col("_until"), first_day, last_day, zone)
+    return days.groupBy(ITEM_ID, DS).agg(F.max("is_stock_out").alias("is_stock_out"), F.max("stock_known").alias("stock_known"))
 
 
 def _promotion_days(promotions: DataFrame, first_day: Column, last_day: Column, zone: str) -> DataFrame:
@@ -180,11 +186,12 @@ def _calendar(sold: DataFrame, calendar: DataFrame, special: Mapping[date, str])
         F.col("date").alias(DS),
         F.when(is_named, F.col("name")).alias("_own"),
         F.when(F.col("kind").isin("open", "shopping_day"), True).alias("is_open"),
+        F.col(CREATED_TIMESTAMP).alias("calendar_known"),
     )
     names = pa.table({DS: pa.array(special.keys(), pa.date32()), "_common": pa.array(special.values(), pa.string())})
     trade = sold.where(F.col("units_sum") > 0).select(DS, F.lit(True).alias("is_open"))
     days = _together([DS], own, sold.sparkSession.createDataFrame(names), trade)
-    return days.select(DS, "is_open", F.coalesce("_own", "_common").alias("holiday"))
+    return days.select(DS, "is_open", F.coalesce("_own", "_common").alias("holiday"), "calendar_known")
 
 
 def _local_days(rows: DataFrame, since: Column, until: Column, first_day: Column, last_day: Column, zone: str) -> DataFrame:

@@ -6,28 +6,48 @@ from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from features.columns import CREATED_TIMESTAMP, EVENT_TIMESTAMP
-from features.tables import Table
+from features.tables import CALENDAR, EVENTS, INVENTORY, ITEMS, ORDERS, PROMOTIONS, REVIEWS, Table
 
 ROW_ID = "row_id"
 """Identifies a current row: its identity where it has one, else a digest of its content and its number among equal rows."""
 
 
-def current(rows: DataFrame, table: Table) -> DataFrame:
-    """The newest version of each raw row, with `row_id` after the table's columns.
+READ: dict[str, tuple[str, ...]] = {
+    EVENTS.name: ("event_id", "user_id", "visitor_id", "session_id", "item_id", "event_type", "price", "quantity"),
+    ITEMS.name: ("item_id", "title", "category", "brand", "price", "created_at", "withdrawn_at"),
+    ORDERS.name: ("order_id", "order_line_id", "user_id", "item_id", "quantity", "unit_price", "discount", "status"),
+    REVIEWS.name: ("review_id", "item_id", "rating", "review_text", "language", "category", "label"),
+    PROMOTIONS.name: ("promotion_id", "item_id", "category", "starts_at", "ends_at", "depth"),
+    INVENTORY.name: ("item_id", "location_id", "on_hand"),
+    CALENDAR.name: ("date", "name", "kind"),
+}
+"""What feature jobs read of each raw table, beside its times; a correction of anything else changes no feature."""
 
-    A correction is a later row with the same identity and a later `created_timestamp`. A row without the column that its
-    identity needs (`Table.row_id`) stands, equal rows too (two scans of one article are two sales); any other null in an
-    identity is a value like others.
+
+def current(rows: DataFrame, table: Table) -> DataFrame:
+    """The newest version of each raw row: what jobs read of it (`READ`), its times, and `row_id`.
+
+    A correction is a later row with the same identity and a later `created_timestamp`. What it left as it was is known since
+    before: an order that was shipped meanwhile is known since it was paid. A row without the column that its identity needs
+    (`Table.row_id`) stands, equal rows too (two scans of one article are two sales); any other null in an identity is a value
+    like others.
     """
+    rows = rows.select(*READ[table.name], *(name for name in (EVENT_TIMESTAMP, CREATED_TIMESTAMP) if name in table.names))
+    if table is ORDERS:  # paid, shipped, delivered: a sale all along
+        rows = rows.withColumn("status", F.when(F.col("status") == "cancelled", F.col("status")))
     content = F.when(F.col(table.row_id).isNull(), _digest(rows)) if table.row_id else F.lit(None).cast("string")
     # Corrections count backwards, the newest is 1; equal rows count forwards, so that a later one renames none before it.
     created = F.unix_micros(CREATED_TIMESTAMP)
     order = Window.partitionBy(*table.identity, "_content").orderBy(
         F.when(F.col("_content").isNull(), -created).otherwise(created), F.xxhash64(*rows.columns)
     )
+    said = F.struct(*(name for name in rows.columns if name != CREATED_TIMESTAMP))
+    repeats = F.col("_content").isNull() & said.eqNullSafe(F.lead(said).over(order))
     identity = F.col(table.identity[0]) if len(table.identity) == 1 else _digest(rows, table.identity)
     return (
         rows.withColumn("_content", content)
+        .withColumn("_repeats", repeats)
+        .where(~F.col("_repeats"))
         .withColumn("_number", F.row_number().over(order))
         .where((F.col("_number") == 1) | F.col("_content").isNotNull())
         .withColumn(ROW_ID, F.coalesce(F.concat("_content", F.lit("-"), "_number"), identity))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from features.dictionary import dictionary_page
 from features.services import SERVICES
 from features.tables import FEATURE_TABLES, RAW_TABLES
+from features.views import ONLINE_DAYS
 
 
 def test_every_table_column_and_service_is_on_the_page() -> None:
@@ -16,4 +17,4 @@ def test_every_table_column_and_service_is_on_the_page() -> None:
             assert column.meaning in section
     for service in SERVICES:
         assert f"| {service} |" in page
-    assert "the last 120 days" in page.split("\n### daily_demand\n")[1].split("\n### ")[0]
+    assert f"the last {ONLINE_DAYS['daily_demand']} days" in page.split("\n### daily_demand\n")[1].split("\n### ")[0]

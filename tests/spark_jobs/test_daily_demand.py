@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import date
+from datetime import UTC, date, datetime
 
 import pytest
 
@@ -182,13 +182,48 @@ def test_a_state_told_again_stands_against_one_that_comes_late_before_it(demand)
     assert out("c") == {"2024-03-31": "2024-04-19", "2024-04-01": "2024-04-19", "2024-04-02": "2024-04-02"}
 
 
+def test_stock_that_becomes_known_late_makes_its_days_late(demand):
+    def stock(item_id, day, on_hand, known=None, place="p"):
+        at = f"{day}T10:00+02:00"
+        return {
+            "item_id": item_id,
+            "location_id": place,
+            "on_hand": on_hand,
+            "event_timestamp": at,
+            "created_timestamp": known or at,
+        }
+
+    late = "2024-04-02T20:00+02:00"
+    rows = demand(
+        orders=[sale("2024-03-29T12:00+01:00")],
+        catalog=[item(), item("b")],
+        inventory=[
+            *(stock("a", "2024-03-29", 0), stock("a", "2024-03-31", 5, late)),  # back, but nobody knew
+            *(stock("b", "2024-03-29", 0, late), stock("b", "2024-03-31", 0, place="q")),  # out once both places are
+        ],
+    )
+    known = by_day(rows, "is_stock_out", "created_timestamp")
+    assert {day: is_out for day, (is_out, _) in known.items()} == dict.fromkeys(
+        ("2024-03-29", "2024-03-30", "2024-03-31"), True
+    ) | {
+        "2024-04-01": False,
+        "2024-04-02": False,
+    }
+    is_late = {day: at == datetime.fromisoformat(late) for day, (_, at) in known.items()}
+    assert is_late == {"2024-03-29": False, "2024-03-30": False, "2024-03-31": True, "2024-04-01": True, "2024-04-02": False}
+    of_b = by_day(rows, "created_timestamp", item_id="b")
+    assert {day for day, at in of_b.items() if at == datetime.fromisoformat(late)} == {
+        "2024-03-29", "2024-03-30", "2024-03-31", "2024-04-01",
+    }  # fmt: skip
+
+
 def test_the_shops_own_calendar_wins_and_may_declare_a_day_open(demand):
     rows = demand(
         orders=[sale("2024-03-29T12:00+01:00")],
         catalog=[item()],
         calendar=[
             {"date": "2024-03-30", "name": "Founder's day", "kind": "shopping_day"},
-            {"date": "2024-03-31", "name": "Stock taking", "kind": "closed"},
+            {"date": "2024-03-31", "name": "Stock taking", "kind": "closed", "created_timestamp": "2024-04-20T00:00+02:00"},
         ],
         special={date(2024, 3, 30): "Common", date(2024, 3, 31): "Easter"},
     )
@@ -196,6 +231,8 @@ def test_the_shops_own_calendar_wins_and_may_declare_a_day_open(demand):
     assert told["2024-03-29"] == (None, True)
     assert told["2024-03-30"] == ("Founder's day", True)
     assert told["2024-03-31"] == ("Easter", False)
+    known = by_day(rows, "created_timestamp")
+    assert [day for day, at in known.items() if at == datetime(2024, 4, 19, 22, tzinfo=UTC)] == ["2024-03-31"]
 
 
 def test_no_sales_no_days(demand):

@@ -25,6 +25,22 @@ def test_a_correction_replaces_what_it_corrects_and_is_known_when_it_came(frame)
     assert sorted((row[ROW_ID], row.item_id, row.created_timestamp.day) for row in found) == [("e1", "b", 3), ("e2", "c", 1)]
 
 
+def test_what_a_correction_leaves_as_it_was_is_known_since_before(frame):
+    def told(day, **said):
+        paid = {"order_id": "o", "order_line_id": "1", "item_id": "a", "quantity": 1, "unit_price": 2, "status": "paid"}
+        return {**paid, "event_timestamp": AT, "created_timestamp": f"2024-05-{day:02}T00:00+00:00", **said}
+
+    def found(*rows):
+        (row,) = current(frame(ORDERS, *rows), ORDERS).collect()
+        return row.created_timestamp.day, row.quantity, row.status
+
+    shipped, delivered = told(3, status="shipped"), told(9, status="delivered", channel="web")
+    assert found(told(2), shipped, delivered) == (2, 1, None)
+    assert found(told(2), told(3, quantity=5), told(9, quantity=5, status="shipped")) == (3, 5, None)
+    assert found(told(2), told(3, quantity=5), told(9)) == (9, 1, None)
+    assert found(told(2), told(3, status="cancelled")) == (3, 1, "cancelled")
+
+
 def test_equal_rows_without_an_id_are_all_kept_and_have_ids_that_later_rows_do_not_change(frame):
     line = {"order_id": "o", "item_id": "a", "quantity": 1, "unit_price": 2, "event_timestamp": AT}
     later = {**line, "created_timestamp": "2024-06-01T00:00+00:00"}
