@@ -27,7 +27,7 @@ def written() -> Reviews:
             texts.append(f"{opener}{verdict}, {verdicts[place - 1]}{closer}")
             labels.append(label)
     ids = np.array([f"r{place:03}" for place in range(len(texts))])
-    categories = np.array(["shirts" if place % 2 else "phones" for place in range(len(texts))])
+    categories = np.array(["shirts" if place % 3 else "phones" for place in range(len(texts))])
     return Reviews(ids, tuple(texts), np.array(labels), categories)
 
 

@@ -30,7 +30,7 @@ from training.trainer import FitConfig
 
 RECIPE = Recipe(
     name="tiny",
-    data=DataConfig(leave_one_category_out=True, min_category_texts=50),
+    data=DataConfig(leave_one_category_out=True, min_category_texts=90),
     model=Config(encoder=EncoderConfig(min_piece_texts=1), dim=8, filters=8, widths=(3,)),
     fit=FitConfig(epochs=2, batch_size=16, learning_rate=1e-2),
 )
@@ -90,7 +90,7 @@ def test_train_registers_a_model_beside_its_floors(full_lake: Lake, settings: Se
     report = train(RECIPE, context)
     metrics = report["metrics"]
     assert metrics["sentiment"]["test_accuracy"] > 0.95 > metrics["majority"]["test_accuracy"]
-    assert set(report["left_out"]) == {"shirts", "phones"}
+    assert set(report["left_out"]) == {"shirts"}  # there are too few texts about phones
     saved = context.tracking.fetch("sentiment")
     assert (saved.version, saved.inputs) == (report["version"], {CLEAN_REVIEWS.path: 0})
     texts = ["质量很好, 非常喜欢", "poor quality, hate it"]
