@@ -11,7 +11,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import pyarrow as pa
@@ -25,12 +25,16 @@ SUFFIX = ".journal.json"
 
 @dataclass(frozen=True)
 class Write:
-    """One commit to come of the files of `attempt`; columns the table lacks are added first."""
+    """One commit to come of the files of `attempt`; columns the table lacks are added first.
+
+    `since` is the version of the table when the journal was begun, None where there was no table: what `recover` looks beyond.
+    """
 
     attempt: Attempt
     schema: pa.Schema
     digest: str
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    since: int | None = None
     mode: ClassVar[Mode]
 
 
@@ -56,14 +60,16 @@ class Journal:
     def commit(self, writes: Sequence[Write]) -> list[Commit]:
         """Make all of them visible, in order; after a crash in between, `recover` finishes.
 
+        Args:
+            writes: of digests that are new to their tables; who may repeat one asks `Lake.committed` first.
+
         Raises:
             TableContractError: files or a schema that `Lake.commit` would refuse; nothing is visible, and there is no journal.
             TableConflictError: as `Lake.commit`; what came before it is visible, and the journal stays.
         """
+        writes = [replace(write, since=self.lake.version(write.attempt.path)) for write in writes]
         for write in writes:
-            # a journal that can never be committed would stop every later write
-            if not self.lake.committed(write.attempt.path, write.digest):
-                self.lake.check(write.attempt, write.schema)
+            self.lake.check(write.attempt, write.schema)  # a journal that can never be committed would stop every later write
         entries = [
             {
                 "path": w.attempt.path,
@@ -73,6 +79,7 @@ class Journal:
                 "digest": w.digest,
                 "metadata": dict(w.metadata),
                 "mode": w.mode,
+                "since": w.since,
             }
             for w in writes
         ]
@@ -99,6 +106,7 @@ class Journal:
                 pa.ipc.read_schema(pa.py_buffer(base64.b64decode(entry["schema"]))),
                 entry["digest"],
                 entry["metadata"],
+                entry.get("since"),
             )
             for entry in entries
         ]
@@ -110,7 +118,7 @@ class Journal:
 
     def _check_there(self, write: Write) -> None:
         attempt = write.attempt
-        if self.lake.committed(attempt.path, write.digest):
+        if self.lake.committed(attempt.path, write.digest, write.since):
             return
         if self.lake.filesystem.get_file_info(self.lake.on_filesystem(attempt.uri)).type is not pafs.FileType.Directory:
             raise TableContractError(
@@ -120,7 +128,7 @@ class Journal:
 
     def _commit(self, write: Write) -> Commit:
         path, digest = write.attempt.path, write.digest
-        if done := self.lake.committed(path, digest):
+        if done := self.lake.committed(path, digest, write.since):
             return done
         if self.lake.version(path) is not None:
             self.lake.add_columns(path, write.schema)

@@ -208,7 +208,7 @@ class Lake:
         The caller holds the lock of all writers of the table, so the attempts in it that no version names are of dead ones: they go.
         """
         if not self.is_shared:
-            for dead in self._attempts(path) - self._named(path):
+            for dead in self._dead(path):
                 shutil.rmtree(f"{self.uri(path)}/{dead}")
         folder = f"data/{int(time.time() * 1000):013d}-{uuid.uuid4().hex[:8]}"
         uri = f"{self.uri(path)}/{folder}"
@@ -216,15 +216,19 @@ class Lake:
             Path(uri).mkdir(parents=True)
         return Attempt(path, uri, folder)
 
-    def committed(self, path: str, digest: str) -> Commit | None:
+    def committed(self, path: str, digest: str, since: int | None = None) -> Commit | None:
         """The commit that already holds the result of `digest`, if a rerun would only repeat it.
 
         An append counts wherever it is in the history; an overwrite only while it is the newest version.
+
+        Args:
+            since: a version up to which no append is of `digest`, so that only the history after it, and the newest version, is
+                read; None: all of it.
         """
         table = self._find(path)
         if table is None:
             return None
-        for index, entry in enumerate(table.history()):
+        for index, entry in enumerate(table.history(None if since is None else max(table.version() - since, 1))):
             if entry.get(_DIGEST) == digest and (index == 0 or entry.get("shopgraph.mode") == "append"):
                 return Commit(path, int(entry["version"]), int(entry["shopgraph.num_rows"]), skipped=True)
         return None
@@ -245,7 +249,8 @@ class Lake:
             schema: the declared schema; every file must have exactly these names and types.
             mode: `append` adds rows, `overwrite` replaces all rows.
             digest: what the rows were computed from (table versions, parameters, code); the same digest commits once.
-            read_version: for `overwrite`, the version that was read; None: the table did not exist.
+            read_version: for `overwrite`, the version that was read, None: the table did not exist; for `append`, one up to which
+                none is of `digest`, None: look through all.
             metadata: more to keep with the commit, such as the input table versions.
 
         Raises:
@@ -253,7 +258,7 @@ class Lake:
             TableConflictError: somebody committed since `read_version`.
         """
         path = attempt.path
-        done = self.committed(path, digest)
+        done = self.committed(path, digest, read_version)
         if done:
             return done
         actions, num_rows = self._check_files(attempt, schema)
@@ -289,6 +294,7 @@ class Lake:
                 )
                 return Commit(path, 0, num_rows)
             self._check_schema(path, pa.schema(existing.schema().to_arrow()), schema)
+            base = existing.version()
             existing.create_write_transaction(
                 actions, mode, delta_schema, commit_properties=properties, post_commithook_properties=_keep_log()
             )
@@ -297,7 +303,8 @@ class Lake:
                 raise TableConflictError(f"table {path}: another writer committed first ({error}); run again.") from None
             raise
         existing.update_incremental()
-        written = next(int(entry["version"]) for entry in existing.history() if entry.get(_DIGEST) == digest)
+        after = existing.history(existing.version() - base)
+        written = next(int(entry["version"]) for entry in after if entry.get(_DIGEST) == digest)
         return Commit(path, written, num_rows)
 
     def check(self, attempt: Attempt, schema: pa.Schema) -> None:
@@ -361,21 +368,27 @@ class Lake:
         except TableNotFoundError:
             return None
 
-    def _attempts(self, path: str) -> set[str]:
-        """The folders of all attempts of a local table."""
-        return {f"data/{folder.name}" for folder in Path(self.uri(path), "data").glob("*") if _ATTEMPT.fullmatch(folder.name)}
+    def _dead(self, path: str) -> set[str]:
+        """The folders of a local table with the files of attempts that no version names.
+
+        Those before the newest attempt in the newest version were looked at when that one was made (where a clock was set back
+        one may stay). So the log, all of which has to be read to tell, is read only after a writer died.
+        """
+        made = {f"data/{folder.name}" for folder in Path(self.uri(path), "data").glob("*") if _ATTEMPT.fullmatch(folder.name)}
+        table = self._find(path)
+        files = pa.table(table.get_add_actions())["path"].to_pylist() if table else []
+        newest = max((_folder(file) for file in files), default="")
+        late = {folder for folder in made if folder > newest}
+        return late - self._named(path) if late else late
 
     def _named(self, path: str) -> set[str]:
-        """The folders of a local table with files of any version, also of those whose rows were replaced since."""
-        table = self._find(path)
-        if table is None:
-            return set()
-        files = pa.table(table.get_add_actions())["path"].to_pylist()
+        """The folders of a local table that its log names."""
+        files: list[str] = []
         for commit in Path(self.uri(path), "_delta_log").glob("*.json"):
             for line in commit.read_text(encoding="utf-8").splitlines():
                 # also what a commit removes: the log of the version that added it may be gone
                 files += [action["path"] for kind, action in json.loads(line).items() if kind in ("add", "remove")]
-        return {file.rpartition("/")[0] for file in files}
+        return {_folder(file) for file in files}
 
     def _check_schema(self, path: str, existing: pa.Schema, schema: pa.Schema) -> None:
         declared = {f.name: f.type for f in schema}
@@ -437,6 +450,10 @@ class Lake:
                 )
             )
         return actions, total
+
+
+def _folder(file: str) -> str:
+    return file.rpartition("/")[0]
 
 
 def _keep_log() -> PostCommitHookProperties:

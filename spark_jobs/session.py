@@ -202,7 +202,7 @@ def write_table(
     Raises:
         TableContractError: the frame lacks a declared column.
     """
-    done = lake.committed(table.path, digest)
+    done = lake.committed(table.path, digest, read_version)
     if done:
         return done
     missing = [name for name in table.names if name not in frame.columns]

@@ -114,3 +114,18 @@ def test_what_a_killed_commit_left_is_finished_once(dies_at: int, lake: Lake, mo
     assert len(journal.recover()) == 3 - dies_at
     assert [lake.num_rows(path) for path in lake.tables()] == [1, 1, 1]
     assert journal.recover() == []
+
+
+def test_a_journal_reads_the_history_since_it_was_begun(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = Journal(lake, "ingest")
+    for number in range(4):
+        journal.commit([prepared(lake, "raw/x", pa.table({"a": [number]}, schema=ONE), f"{number}")])
+    lake.table("raw/x").create_checkpoint()
+    for number in range(3):
+        Path(lake.uri("raw/x"), f"_delta_log/{number:020}.json").write_text("none can read this")
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "_remove", Mock(side_effect=KeyboardInterrupt))  # all is committed, the journal is still there
+        with pytest.raises(KeyboardInterrupt):
+            journal.commit([prepared(lake, "raw/x", pa.table({"a": [4]}, schema=ONE), "4")])
+    assert journal.recover() == []
+    assert lake.read("raw/x")["a"].to_pylist() == [0, 1, 2, 3, 4]

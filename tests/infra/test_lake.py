@@ -14,7 +14,7 @@ import pytest
 from deltalake import CommitProperties, DeltaTable, write_deltalake
 
 from infra.errors import TableConflictError, TableContractError
-from infra.lake import Lake
+from infra.lake import Commit, Lake, Mode
 from infra.settings import Settings
 
 PATH = "raw/orders"
@@ -143,8 +143,38 @@ def test_the_next_write_removes_what_dead_writers_left_and_no_file_of_any_versio
         Path(lake.uri(PATH), f"_delta_log/{number:020}.json").unlink()
     pq.write_table(rows("dead"), Path(lake.attempt(PATH).uri) / "part-0.parquet")
     lake.write(PATH, rows("e"), "append", digest="5")
-    assert attempts(lake) == 4
+    assert attempts(lake) == 5
     assert [lake.read(PATH, version)["item_id"].to_pylist() for version in (2, 3, 4)] == [["b", "c"], ["d"], ["d", "e"]]
+
+
+def test_what_dead_writers_left_goes_also_where_several_did(lake: Lake) -> None:
+    lake.write(PATH, rows("a"), "append", digest="1")
+    for number in range(2):  # a backup may hold several: its logs are older than its other files
+        Path(lake.uri(PATH), "data", f"{int(time.time() * 1000) + 1:013d}-0000000{number}").mkdir()
+    lake.write(PATH, rows("b"), "append", digest="2")
+    assert attempts(lake) == 2
+
+
+@pytest.mark.parametrize("mode", ["append", "overwrite"])
+def test_a_write_reads_only_the_newest_of_a_long_history(mode: Mode, lake: Lake) -> None:
+    for number in range(4):
+        lake.write(PATH, rows(f"{number}"), mode, digest=f"{number}", read_version=number - 1 if number else None)
+    lake.table(PATH).create_checkpoint()
+    for number in range(3):
+        Path(lake.uri(PATH), f"_delta_log/{number:020}.json").write_text("none can read this")
+    assert lake.write(PATH, rows("4"), mode, digest="4", read_version=3) == Commit(PATH, 4, 1)
+    assert lake.committed(PATH, "4", 3) == Commit(PATH, 4, 1, skipped=True)
+    assert attempts(lake) == 5
+
+
+def test_what_was_committed_since_a_version_is_found(lake: Lake) -> None:
+    commits = [lake.write(PATH, rows(f"{number}"), "append", digest=f"{number}") for number in range(4)]
+    assert [lake.committed(PATH, f"{number}", 1) for number in range(4)] == [
+        None,
+        None,
+        *(replace(c, skipped=True) for c in commits[2:]),
+    ]
+    assert lake.committed(PATH, "3", 3) == replace(commits[3], skipped=True)
 
 
 def test_versions_that_were_overwritten_keep_their_files(lake: Lake) -> None:
