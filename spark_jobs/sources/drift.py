@@ -43,7 +43,7 @@ def check_needed(source: Source, columns: dict[str, str], where: str) -> None:
 
 
 def check_changes(source: Source, columns: dict[str, str], seen: Seen, kept: set[str]) -> tuple[list[str], list[str]]:
-    """Compare the columns with those of earlier ingests.
+    """Compare the columns with those of earlier ingests. From JSON lines none vanishes: any line may leave a key out.
 
     Args:
         kept: columns beyond the mapping that the raw table keeps.
@@ -56,7 +56,8 @@ def check_changes(source: Source, columns: dict[str, str], seen: Seen, kept: set
     """
     known = seen.columns(source.name)
     notices = []
-    for name in sorted(known.keys() - columns.keys()):
+    gone = known.keys() - columns.keys() if source.format != "jsonl" else set()
+    for name in sorted(gone):
         if name in kept:
             raise IngestError(
                 f"source {source.name}: column `{name}` has vanished; the raw table keeps it since it came up. "

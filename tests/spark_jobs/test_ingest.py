@@ -274,6 +274,15 @@ def test_new_columns_are_kept_and_vanished_or_retyped_ones_stop(folder: Path, ru
     assert run({**source, "retyped": ["qty"]}).lines[0].accepted == 1
 
 
+def test_a_key_that_only_some_json_lines_have_may_be_away_for_a_day(folder: Path, run: Run, lake: Lake) -> None:
+    source = {"name": "log", "format": "jsonl", "path": str(folder), "tables": [{"table": "orders", "columns": ORDERS}]}
+    for day, promo in enumerate([{}, {"promo": "x"}, {}, {"promo": "y"}], 1):
+        row = {"order": day, "line": day, "customer": "7", "sku": "A", "qty": 1, "price": 1, "at": f"2025-06-0{day}"}
+        (folder / f"{day}.jsonl").write_text(json.dumps(row | promo) + "\n")
+        run(source)
+    assert [row["promo"] for row in rows(lake, "raw/orders", "order_line_id")] == [None, "x", None, "y"]
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
