@@ -25,8 +25,8 @@ from infra.home import FORMAT, Home
 from infra.journal import SUFFIX
 from infra.settings import Settings
 
-_LEFT_OUT = ("cache", "logs")
-"""Folders a restored home makes again."""
+_LEFT_OUT = ("cache", "logs", "feast")
+"""Folders a restored home makes again; the files of `feast`, which name the home they are of, with `features apply`."""
 _SECRETS = ("pseudonym.key",)
 """What is kept of `run/`: keys that old answers depend on; pids, sockets and tokens belong to the running home."""
 _SQLITE_MAGIC = b"SQLite format 3\0"
@@ -110,7 +110,7 @@ def restore(home: Home, archive: Path) -> int:
             target.mkdir(mode=0o700)
             count = 0
             for member in tar:
-                if member.name == _MANIFEST:  # also the one that earlier restores left in the home
+                if member.name == _MANIFEST or member.name.startswith("feast/"):  # also what earlier versions left in archives
                     continue
                 if not member.isreg() or not _belongs(PurePath(member.name)):
                     raise HomeError(f"{archive} cannot be restored: {member.name} is no file of a backup.")

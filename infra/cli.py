@@ -51,6 +51,8 @@ def backup(
 def restore(context: typer.Context, archive: Annotated[Path, typer.Argument(help="A file that `shopgraph backup` wrote.")]) -> None:
     """Unpack a backup into an empty home; afterwards the same request gives the same answer.
 
+    Feast's own command works on it after `shopgraph features apply`.
+
     shopgraph --home /srv/shop restore shop-2026-11-21.tar.gz
     """
     from infra import backup as backups

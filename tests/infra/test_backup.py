@@ -36,6 +36,8 @@ def filled(settings: Settings) -> Home:
     home.secret("pseudonym.key")
     (home.run / "ray.json").write_text("{}")
     (home.logs / "ray.log").write_text("words")
+    (home.path / "feast").mkdir()
+    (home.path / "feast" / "sample.yaml").write_text(f"home: {home.path}")
     return home
 
 
@@ -66,12 +68,12 @@ def test_a_restored_home_has_the_same_rows_keys_and_pseudonyms(filled: Home, tmp
     assert not (other.run / "ray.json").exists()
 
 
-def test_the_archive_is_private_and_leaves_logs_out(filled: Home, tmp_path: Path) -> None:
+def test_the_archive_is_private_and_leaves_out_logs_and_files_that_name_the_home(filled: Home, tmp_path: Path) -> None:
     archive = tmp_path / "b.tar.gz"
     backup(filled, archive)
     assert stat.S_IMODE(archive.stat().st_mode) == 0o600
     with tarfile.open(archive) as tar:
-        assert not [name for name in tar.getnames() if name.startswith(("logs", "cache"))]
+        assert not [name for name in tar.getnames() if name.startswith(("logs", "cache", "feast"))]
 
 
 def test_a_full_home_is_not_overwritten(filled: Home, tmp_path: Path) -> None:
@@ -306,7 +308,9 @@ def test_a_manifest_of_any_size_or_a_linked_one_is_refused(tmp_path: Path) -> No
 
 
 def test_a_restore_counts_and_unpacks_the_files_of_the_home_only(tmp_path: Path) -> None:
-    write(tmp_path / "b.tar.gz", MANIFEST, (tarfile.TarInfo("format"), b"1\n"), (tarfile.TarInfo("lake/x"), b"x"))
+    earlier = (tarfile.TarInfo("feast/sample.yaml"), b"home: /old")  # a backup of today leaves it out
+    write(tmp_path / "b.tar.gz", MANIFEST, (tarfile.TarInfo("format"), b"1\n"), earlier, (tarfile.TarInfo("lake/x"), b"x"))
     other = elsewhere(tmp_path)
     assert restore(other, tmp_path / "b.tar.gz") == 2
+    assert not (other.path / "feast").exists()
     assert {path.name for path in other.path.iterdir() if path.is_file()} == {"format"}
