@@ -19,6 +19,8 @@ from spark_jobs.sources.arrow_files import PROBLEM, ROW, TEXT
 from spark_jobs.sources.text import check_encoding, is_utf8, open_bytes, open_text, undecodable
 
 _BLOCK_BYTES = 8 << 20  # a record has to fit into one
+_MOST_WRONG = 1_000_000
+"""Wrong records that are held in memory: Arrow gives nothing between two good ones, however far apart they are."""
 
 
 def header(form: TextFormat, path: Path) -> list[str]:
@@ -51,7 +53,8 @@ def batches(form: TextFormat, path: Path) -> Iterator[pa.RecordBatch]:
     """The records of the file with their number (1 is the first after the header), a block at a time.
 
     Raises:
-        IngestError: bytes that are not in the encoding the mapping says, or a quote that never closes.
+        IngestError: bytes that are not in the encoding the mapping says, a quote that never closes, or hardly a record with the fields
+            of the header.
     """
     names = header(form, path)
     check_encoding(path, form.encoding)
@@ -60,7 +63,7 @@ def batches(form: TextFormat, path: Path) -> Iterator[pa.RecordBatch]:
     def keep(row: pcsv.InvalidRow) -> str:
         problem = f"{row.actual_columns} fields, expected {row.expected_columns}"
         wrong[row.number - 1] = (problem, row.text)  # the header is record 1
-        return "skip"
+        return "skip" if len(wrong) <= _MOST_WRONG else "error"
 
     number = 0
     try:
@@ -91,6 +94,9 @@ def batches(form: TextFormat, path: Path) -> Iterator[pa.RecordBatch]:
             numbers = list(islice((n for n in count(number + 1) if n not in wrong), batch.num_rows))
             number = numbers[-1] if numbers else number
             yield batch.append_column(ROW, pa.array(numbers, pa.int64()))
+            while number + 1 in wrong:
+                number += 1
+            yield from _problems(wrong, number)
     except UnicodeDecodeError:
         raise IngestError(undecodable(path, form.encoding)) from None
     except pa.ArrowInvalid as error:
@@ -98,11 +104,12 @@ def batches(form: TextFormat, path: Path) -> Iterator[pa.RecordBatch]:
             raise IngestError(undecodable(path, form.encoding)) from None
         if "Empty CSV" not in str(error):
             raise IngestError(f"{path} is no CSV with `{form.delimiter}` and `{form.quote}`: {error}") from None
-    if wrong:
-        yield pa.RecordBatch.from_pydict(
-            {
-                ROW: pa.array(wrong, pa.int64()),
-                PROBLEM: [problem for problem, _ in wrong.values()],
-                TEXT: [text for _, text in wrong.values()],
-            }
-        )
+    yield from _problems(wrong, max(wrong, default=0))
+
+
+def _problems(wrong: dict[int, tuple[str, str]], number: int) -> Iterator[pa.RecordBatch]:
+    """The wrong records up to a number; they go from `wrong`, as a file may hold more of them than memory."""
+    done = {n: wrong.pop(n) for n in [n for n in wrong if n <= number]}
+    if done:
+        problems, texts = zip(*done.values(), strict=True)
+        yield pa.RecordBatch.from_pydict({ROW: pa.array(done, pa.int64()), PROBLEM: problems, TEXT: texts})

@@ -7,6 +7,7 @@ import pytest
 
 from features.mapping import TextFormat
 from infra.errors import IngestError
+from spark_jobs.sources import csv_files
 from spark_jobs.sources.csv_files import batches, header
 
 
@@ -60,3 +61,24 @@ def test_a_large_file_comes_in_blocks(tmp_path: Path) -> None:
     last = list(batches(TextFormat(), file))[-1]
     assert last["__row"][-1].as_py() == 200_000
     assert last["a"][-1].as_py() == "199999"
+
+
+def test_wrong_records_of_a_large_file_come_with_their_blocks(tmp_path: Path) -> None:
+    file = tmp_path / "a.csv"
+    numbers = range(1, 150_001)
+    file.write_text("a,b\n" + "".join(f"{number},{'x' * 200}{',y' * (number % 3 > 0)}\n" for number in numbers))
+    found = list(batches(TextFormat(), file))
+    assert max(batch.num_rows for batch in found) < 50_000
+    rows = [(row["__row"], row.get("a") or row["__text"].split(",")[0]) for batch in found for row in batch.to_pylist()]
+    assert sorted(rows) == [(number, f"{number}") for number in numbers]
+    problems = [number for batch in found if "__problem" in batch.schema.names for number in batch["__row"].to_pylist()]
+    assert problems == [number for number in numbers if number % 3]
+
+
+def test_a_file_of_wrong_records_only_is_refused_before_it_fills_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "a.csv"
+    file.write_text("a,b\n" + "1,2,3\n" * 5)
+    assert [row["__row"] for row in read(file)] == [1, 2, 3, 4, 5]
+    monkeypatch.setattr(csv_files, "_MOST_WRONG", 4)
+    with pytest.raises(IngestError, match=r"a.csv is no CSV with `,` .*Row #6: Expected 2 columns, got 3"):
+        read(file)
