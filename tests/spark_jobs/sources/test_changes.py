@@ -3,14 +3,15 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import pyarrow as pa
-import pytest
 from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
 
 from features.tables import ORDERS
-from spark_jobs.sources.changes import CORRECTION, DUPLICATE, FATE, ORDER, decide
+from spark_jobs.sources.changes import ACCEPTED, DUPLICATE, FATE, ORDER, decide
 
 MORNING = datetime(2025, 6, 1, tzinfo=UTC)
 Version = tuple[str, float]
+Run = list[Version]
 SCHEMA = pa.schema(
     [
         pa.field("order_id", pa.string()),
@@ -22,34 +23,41 @@ SCHEMA = pa.schema(
 )
 
 
-def frame(versions: list[Version]) -> pa.Table:
-    """Versions (status, hour in which it could be known) of one order line, as they are told."""
-    rows = [("1", "1", status, MORNING + timedelta(hours=hour), place) for place, (status, hour) in enumerate(versions)]
+def told(lines: list[Run]) -> pa.Table:
+    """Versions (status, hour in which it could be known) of order lines, as they are told."""
+    rows = [
+        (f"{number}", "1", status, MORNING + timedelta(hours=hour), place)
+        for number, versions in enumerate(lines)
+        for place, (status, hour) in enumerate(versions)
+    ]
     return pa.Table.from_pylist([dict(zip(SCHEMA.names, row, strict=True)) for row in rows], schema=SCHEMA)
 
 
-def tell(spark: SparkSession, runs: list[list[Version]], is_said: bool) -> tuple[list[str], list[int]]:
-    """What is stored after runs on day 1, 2 ..., in the order in which it could be known, and how much of each was new."""
-    stored, counts = frame([]), []
+def tell(spark: SparkSession, lines: list[list[Run]], is_said: bool) -> list[tuple[str, list[int]]]:
+    """Per line what is stored after its runs on day 1, 2 ..., in the order in which it could be known, and how much each added."""
+    stored: dict[str, list[tuple[datetime, str]]] = {f"{number}": [] for number in range(len(lines))}
+    counts: dict[str, list[int]] = {number: [] for number in stored}
+    table = told([])
     content = ["order_id", "order_line_id", "status", *(["created_timestamp"] if is_said else [])]
-    for day, versions in enumerate(runs, 1):
-        now = MORNING + timedelta(days=day)
-        args = spark.createDataFrame(frame(versions)), spark.createDataFrame(stored.drop([ORDER])), ORDERS, content, now, "keep"
-        decided = decide(*args).toArrow()
-        new = [row for row in decided.to_pylist() if row[FATE] != DUPLICATE]
-        known = {row["created_timestamp"] for row in stored.to_pylist()}
-        assert all(row[FATE] == CORRECTION for row in new[not known :])
-        assert not known & {row["created_timestamp"] for row in new}
-        counts.append(len(new))
-        stored = pa.concat_tables(
-            [stored, decided.select(SCHEMA.names).cast(SCHEMA).filter([row in new for row in decided.to_pylist()])]
+    for day in range(max(len(runs) for runs in lines)):
+        new = told([runs[day] if day < len(runs) else [] for runs in lines])
+        frames = spark.createDataFrame(new), spark.createDataFrame(table.drop([ORDER]))
+        decided = (
+            decide(*frames, ORDERS, content, MORNING + timedelta(days=day + 1), "keep").where(F.col(FATE) != DUPLICATE).toArrow()
         )
-    return stored.sort_by("created_timestamp")["status"].to_pylist(), counts
+        table = pa.concat_tables([table, decided.select(SCHEMA.names).cast(SCHEMA)])
+        for number, versions in stored.items():
+            added = [row for row in decided.to_pylist() if row["order_id"] == number]
+            assert sum(row[FATE] == ACCEPTED for row in added) == (not versions)
+            versions += [(row["created_timestamp"], row["status"]) for row in added]
+            counts[number] += [len(added)] if day < len(lines[int(number)]) else []
+    for versions in stored.values():
+        assert len({created for created, _ in versions}) == len(versions)
+    return [("".join(status for _, status in sorted(versions)), counts[number]) for number, versions in stored.items()]
 
 
-@pytest.mark.parametrize(
-    ("runs", "stored", "counts"),
-    [
+def test_history_that_is_told_again_is_no_correction(spark: SparkSession) -> None:
+    cases = [
         (["ab", "ab", "ab"], "ab", [2, 0, 0]),  # a file that grew elsewhere
         (["ab", "abc", "abc"], "abc", [2, 1, 0]),  # and here
         (["a", "b", "a"], "aba", [1, 1, 1]),
@@ -58,16 +66,13 @@ def tell(spark: SparkSession, runs: list[list[Version]], is_said: bool) -> tuple
         (["ab", "aba"], "aba", [2, 1]),
         (["ab", "axb", "axb"], "abaxb", [2, 3, 0]),
         (["aab"], "ab", [2]),
-    ],
-)
-def test_history_that_is_told_again_is_no_correction(runs: list[str], stored: str, counts: list[int], spark: SparkSession) -> None:
-    told = [[(status, 0.0) for status in run] for run in runs]
-    assert tell(spark, told, is_said=False) == (list(stored), counts)
+    ]
+    lines = [[[(status, 0.0) for status in run] for run in runs] for runs, _, _ in cases]
+    assert tell(spark, lines, is_said=False) == [(stored, counts) for _, stored, counts in cases]
 
 
-@pytest.mark.parametrize(
-    ("runs", "stored", "counts"),
-    [
+def test_a_source_that_says_when_orders_its_versions(spark: SparkSession) -> None:
+    cases: list[tuple[list[Run], str, list[int]]] = [
         ([[("a", 10), ("b", 9), ("c", 11)]], "bac", [3]),
         ([[("a", 10)], [("b", 9)], [("a", 10), ("b", 9)]], "ba", [1, 1, 0]),
         ([[("a", 10)], [("b", 11)], [("a", 10)]], "ab", [1, 1, 0]),  # the older of two files grew
@@ -77,9 +82,5 @@ def test_history_that_is_told_again_is_no_correction(runs: list[str], stored: st
         ([[("a", 10)], [("b", 10)], [("b", 10)], [("c", 10)]], "abc", [1, 1, 0, 1]),  # known when it was told
         ([[("a", 10), ("b", 10), ("c", 11)], [("a", 10), ("b", 10), ("c", 11)]], "abc", [3, 0]),
         ([[("a", 10)], [("a", 10), ("b", 10), ("c", 11)]], "abc", [1, 2]),
-    ],
-)
-def test_a_source_that_says_when_orders_its_versions(
-    runs: list[list[Version]], stored: str, counts: list[int], spark: SparkSession
-) -> None:
-    assert tell(spark, runs, is_said=True) == (list(stored), counts)
+    ]
+    assert tell(spark, [runs for runs, _, _ in cases], is_said=True) == [(stored, counts) for _, stored, counts in cases]
