@@ -28,7 +28,7 @@ class Batcher(Generic[T, R]):
         max_waiting: most elements that wait; beyond it `submit` refuses at once.
     """
 
-    def __init__(self, work: Callable[[Sequence[T]], Sequence[R]], name: str, max_batch: int = 32, max_waiting: int = 512) -> None:
+    def __init__(self, work: Callable[[Sequence[T]], Sequence[R]], name: str, max_batch: int, max_waiting: int = 512) -> None:
         self.work = work
         self.max_batch = max_batch
         self.max_waiting = max_waiting

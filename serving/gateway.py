@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 import uuid
@@ -28,6 +29,8 @@ Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 JSON = "application/json"
+_STARTUP_S = 30.0
+"""How long a replica holds back for the releases; a release database that is away must not keep it from saying so."""
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._~-]{1,128}")
 _ADAPTERS: dict[str, TypeAdapter[Any]] = {product: TypeAdapter(model) for product, model in REQUESTS.items()}
 _ROUTES: dict[str, Product] = {f"/v1/{product}": product for product in PRODUCTS}
@@ -139,9 +142,13 @@ class Gateway:
         return orjson.dumps({**content, **about})
 
     def _no_graph(self, product: Product) -> Problem:
-        told = self.live.waiting.get(product)
-        models = " and ".join(f"`shopgraph train {name}`" for name in MODELS[product])
-        detail = f"{told}." if told else f"no {product} graph is released: run {models}, then `shopgraph up --latest`."
+        if told := self.live.waiting.get(product):
+            detail = f"{told}."
+        elif not self.live.has_polled.is_set():
+            detail = "this replica still takes up what is released, or the release database is away; try again."
+        else:
+            models = " and ".join(f"`shopgraph train {name}`" for name in MODELS[product])
+            detail = f"no {product} graph is released: run {models}, then `shopgraph up --latest`."
         return Problem("no-graph", detail, headers={"retry-after": "5"})
 
     def _readiness(self) -> tuple[int, str, bytes]:
@@ -156,6 +163,7 @@ class Gateway:
             message = await receive()
             if message["type"] == "lifespan.startup":
                 self.live.start()
+                await asyncio.to_thread(self.live.has_polled.wait, _STARTUP_S)
                 await send({"type": "lifespan.startup.complete"})
             elif message["type"] == "lifespan.shutdown":
                 self.live.stop()

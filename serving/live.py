@@ -71,6 +71,7 @@ class LiveGraphs:
         self.served: dict[str, Served] = {}
         self.waiting: dict[str, str] = {}
         self.has_polled = threading.Event()
+        """Set once the pointers have been read and what they name was loaded or could not be."""
         self._retry_at: dict[str, float] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="releases", daemon=True)
@@ -97,6 +98,7 @@ class LiveGraphs:
                 self.waiting.pop(product, None)
             elif time.monotonic() >= self._retry_at.get(version, 0.0):
                 self._load(product, version)
+        self.has_polled.set()
 
     def refresh(self) -> None:
         """Read anew the clock and what the graphs keep in memory."""
@@ -125,7 +127,7 @@ class LiveGraphs:
             return [answer if isinstance(answer, Problem) else {**answer, "as_of": as_of} for answer in answers]
 
         versions = {name: str(pin.version) for name, pin in graph.manifest.pins.items()}
-        self.served = {**self.served, product: Served(graph, Batcher(work, product), version, versions)}
+        self.served = {**self.served, product: Served(graph, Batcher(work, product, graph.max_batch), version, versions)}
         self.waiting.pop(product, None)
         self.metrics.loaded.labels(product, version).set_to_current_time()
         took = round(time.monotonic() - began, 2)
@@ -136,7 +138,6 @@ class LiveGraphs:
         while not self._stop.is_set():
             try:
                 self.poll()
-                self.has_polled.set()
                 if time.monotonic() - refreshed > REFRESH_S:
                     refreshed = time.monotonic()
                     self.refresh()

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
+from urllib.parse import quote
 
 import orjson
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 CONTENT_TYPE = "application/problem+json"
+_MOST_TOLD = 20
+_MOST_READ = 1000
+"""Of more errors none is told: pydantic gives all or nothing, at some microseconds each."""
+_PART_CHARS = 200
+"""The longest id. A part of a pointer that is longer is no field of ours and is cut."""
 
 TITLES: dict[str, tuple[int, str]] = {
     "malformed-json": (400, "The body is not JSON."),
@@ -64,13 +71,29 @@ class Problem(Exception):  # noqa: N818  # RFC 9457's word
 
 def invalid(pointer: str, detail: str) -> Problem:
     """A problem with one field of the request; `pointer` is a JSON pointer into the body, e.g. `/horizon`."""
-    return Problem("invalid-request", f"{pointer}: {detail}", [{"pointer": f"#{pointer}", "detail": detail}])
+    return Problem("invalid-request", f"{pointer or 'body'}: {detail}", [_told(pointer, detail)])
 
 
 def from_validation(error: ValidationError) -> Problem:
     """What pydantic found, without echoing what was sent."""
+    if error.error_count() > _MOST_READ:
+        return Problem("invalid-request", f"{error.error_count()} values do not fit the schema; /docs shows it.")
     found = error.errors(include_url=False, include_context=False, include_input=False)
     if found[0]["type"] == "json_invalid":
         return Problem("malformed-json", f"{found[0]['msg']}; send one JSON object in UTF-8.")
-    errors = [{"pointer": "#" + "".join(f"/{part}" for part in e["loc"]), "detail": e["msg"]} for e in found[:20]]
-    return Problem("invalid-request", f"{errors[0]['pointer'].removeprefix('#') or 'body'}: {errors[0]['detail']}", errors)
+    problem = invalid(_pointer(found[0]), found[0]["msg"])
+    problem.errors = [_told(_pointer(one), one["msg"]) for one in found[:_MOST_TOLD]]
+    return problem
+
+
+def _pointer(error: ErrorDetails) -> str:
+    """JSON pointer (RFC 6901) to what pydantic found wrong."""
+    parts = error["loc"]
+    if parts[-1:] == ("[key]",) and error["type"] != "extra_forbidden":  # pydantic's mark for the name of a field itself
+        parts = parts[:-1]
+    return "".join("/" + str(part)[:_PART_CHARS].replace("~", "~0").replace("/", "~1") for part in parts)
+
+
+def _told(pointer: str, detail: str) -> dict[str, str]:
+    """One entry of `errors`; its pointer is a URI fragment (RFC 6901, section 6)."""
+    return {"pointer": "#" + quote(pointer, safe="/?:@!$&'()*+,;="), "detail": detail}

@@ -30,6 +30,8 @@ class Graph(Protocol[R]):
     """A loaded graph version."""
 
     manifest: Manifest
+    max_batch: int
+    """Most requests that one call answers: where they share no work, each would only wait for the last."""
 
     def check(self, request: R) -> None:
         """Refuse, before it waits for anything, a request beyond the graph's limits (raises Problem)."""
@@ -43,6 +45,8 @@ class Graph(Protocol[R]):
 
 class Recommend:
     """user_history -> recommender -> item_rules."""
+
+    max_batch = 32
 
     def __init__(self, manifest: Manifest, history: UserHistory, model: Recommender, rules: ItemRules) -> None:
         self.manifest = manifest
@@ -115,6 +119,8 @@ class Recommend:
 class Forecast:
     """daily_demand, item_catalog -> demand."""
 
+    max_batch = 1  # each request has its own calendar ahead, and reading its days costs most
+
     def __init__(self, manifest: Manifest, demand: DailyDemand, model: Forecaster, zone: ZoneInfo) -> None:
         self.manifest = manifest
         self.demand = demand
@@ -164,6 +170,8 @@ class Forecast:
 
 class Sentiment:
     """One model node."""
+
+    max_batch = 32
 
     def __init__(self, manifest: Manifest, model: SentimentClassifier) -> None:
         self.manifest = manifest

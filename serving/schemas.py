@@ -93,10 +93,13 @@ class Series(Request):
 class FutureDays(Request):
     """What is planned for the days ahead, one value per day of the horizon; null: unknown, filled by rule."""
 
-    price_mean: list[float | None] | None = Field(None, description="Price, in the shop's currency.")
-    promotion_depth: list[float | None] | None = Field(None, description="Share taken off the price, 0-1.")
-    holiday: list[str | None] | None = Field(None, description="Name of the holiday or shopping day, null on others.")
-    is_open: list[bool] | None = Field(None, description="Whether the shop sells that day.")
+    # fail_fast: of a list only the first wrong value is an error, for a body may hold half a million.
+    price_mean: list[float | None] | None = Field(None, fail_fast=True, description="Price, in the shop's currency.")
+    promotion_depth: list[float | None] | None = Field(None, fail_fast=True, description="Share taken off the price, 0-1.")
+    holiday: list[str | None] | None = Field(
+        None, fail_fast=True, description="Name of the holiday or shopping day, null on others."
+    )
+    is_open: list[bool] | None = Field(None, fail_fast=True, description="Whether the shop sells that day.")
 
 
 class ForecastRequest(Request):
@@ -210,7 +213,9 @@ class ProblemDetails(BaseModel):
     detail: str
     instance: str
     request_id: str
-    errors: list[FieldError] = Field([], description="For a body that does not fit the schema: one entry per field.")
+    errors: list[FieldError] = Field(
+        [], description="For a body that does not fit the schema: the first 20 values; none where more than 1,000 do not fit."
+    )
 
 
 class Readiness(BaseModel):

@@ -34,7 +34,7 @@ def test_an_element_that_fails_fails_alone() -> None:
         return [1 / element for element in elements]
 
     async def run() -> list[float | BaseException]:
-        batcher = Batcher(invert, "test")
+        batcher = Batcher(invert, "test", max_batch=32)
         return await asyncio.gather(*(batcher.submit(number) for number in (4, 2, 0, 1)), return_exceptions=True)
 
     first, second, third, fourth = asyncio.run(run())
@@ -52,7 +52,7 @@ def test_too_many_waiting_are_refused_at_once_and_left_clients_cost_nothing() ->
         return list(elements)
 
     async def run() -> None:
-        batcher = Batcher(same, "test", max_waiting=2)
+        batcher = Batcher(same, "test", max_batch=32, max_waiting=2)
         tasks = [asyncio.create_task(batcher.submit(number)) for number in range(3)]
         await asyncio.sleep(0)
         with pytest.raises(QueueFullError):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+import asyncio
+from collections.abc import Sequence
+from datetime import datetime, timedelta
 
 import pytest
 
 from features.store import FeatureStore
 from serving.loading import Loader
 from serving.nodes.daily_demand import DailyDemand
+from serving.products import Content, Problem
 from serving.schemas import ForecastRequest
 from tests.serving.conftest import NOW, Ask, ServedShop
 
@@ -77,6 +80,23 @@ def test_plans_change_the_forecast_and_are_not_filled(post: Ask) -> None:
     assert told["mean"][0] != plain["mean"][0]
     assert told["mean"][1] == 0.0  # the shop is closed
     assert len(told["filled"]) < len(plain["filled"])
+
+
+def test_a_forecast_does_not_wait_for_those_that_came_after_it(served: ServedShop, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = served.gateway().live.served["forecast"]
+    answer, sizes = one.graph.answer, []
+
+    def seen(requests: Sequence[ForecastRequest], at: datetime) -> list[Content | Problem]:
+        sizes.append(len(requests))
+        return answer(requests, at)
+
+    async def ask_at_once() -> None:
+        request = ForecastRequest(series=[{"item_id": "i0"}], horizon=2)  # type: ignore[list-item]
+        await asyncio.gather(*(one.batcher.submit(request) for _ in range(4)))
+
+    monkeypatch.setattr(one.graph, "answer", seen)
+    asyncio.run(ask_at_once())
+    assert sizes == [1, 1, 1, 1]
 
 
 def test_sentiment_answers_each_text_in_order_and_says_what_it_could_not_read(post: Ask) -> None:

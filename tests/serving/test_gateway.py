@@ -6,11 +6,11 @@ import json
 from typing import Any
 
 import pytest
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from serving import openapi
 from serving.gateway import Gateway
-from serving.schemas import ANSWERS
+from serving.schemas import ANSWERS, ForecastRequest, FutureDays
 from tests.serving.conftest import ITEMS, NOW, Ask, ServedShop, ask
 
 GOOD: dict[str, dict[str, Any]] = {
@@ -82,6 +82,11 @@ BAD: list[tuple[str, str, bytes, int, str, str]] = [
     ("a negative price", "forecast", b'{"series": [{"item_id": "i0"}], "horizon": 1, "future": {"i0": {"price_mean": [-1]}}}', 422,
      "invalid-request", "#"),
     ("a plan for another", "forecast", b'{"series": [{"item_id": "i0"}], "horizon": 1, "future": {"i1": {}}}', 422, "invalid-request", "#"),
+    ("a plan under an odd id", "forecast",
+     '{"series": [{"item_id": "a/b~c"}], "horizon": 1, "future": {"a/b~c 鞋": {"is_open": [true, 2]}}}'.encode(), 422,
+     "invalid-request", "#/future/a~1b~0c%20%E9%9E%8B/is_open/1"),
+    ("a plan under no id", "forecast", b'{"series": [{"item_id": "i0"}], "horizon": 1, "future": {"": {}}}', 422, "invalid-request",
+     "#/future/"),
     ("no texts", "sentiment", b'{"texts": []}', 422, "invalid-request", "#/texts"),
     ("a text that is none", "sentiment", b'{"texts": [1]}', 422, "invalid-request", "#/texts/0"),
     ("too many texts", "sentiment", json.dumps({"texts": ["a"] * 129}).encode(), 422, "invalid-request", "#/texts"),
@@ -99,6 +104,31 @@ def test_a_bad_body_gets_one_clear_problem(product: str, body: bytes, status: in
         assert content["errors"][0]["pointer"] == pointer
     assert len(content["detail"]) > 10
     assert "pydantic" not in json.dumps(content)
+
+
+def test_a_plan_of_wrong_values_is_left_at_the_first() -> None:
+    wrong: dict[str, Any] = {name: [[]] * 365 for name in FutureDays.model_fields}
+    ids = [f"i{number}" for number in range(200)]
+    body = {"series": [{"item_id": item} for item in ids], "horizon": 365, "future": dict.fromkeys(ids, wrong)}
+    with pytest.raises(ValidationError) as caught:
+        ForecastRequest.model_validate_json(json.dumps(body))
+    assert caught.value.error_count() == len(ids) * len(wrong)
+
+
+def test_a_body_full_of_errors_is_told_in_one_sentence(post: Ask) -> None:
+    content = problem(post("/v1/recommend", {f"field {number}": 1 for number in range(1001)}), 422, "invalid-request")
+    assert content["detail"].startswith("1001 values do not fit")
+    assert "errors" not in content
+    assert (
+        len(problem(post("/v1/recommend", {f"field {number}": 1 for number in range(1000)}), 422, "invalid-request")["errors"])
+        == 20
+    )
+
+
+def test_a_long_name_does_not_come_back(post: Ask) -> None:
+    answer = post("/v1/recommend", {"x" * 90_000: 1})
+    assert problem(answer, 422, "invalid-request")["errors"][0]["pointer"] == "#/" + "x" * 200
+    assert len(answer.content) < 1000
 
 
 def test_a_body_too_large_is_refused_before_it_is_read(gateway: Gateway) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -144,6 +145,33 @@ def test_before_any_release_a_request_is_told_what_to_do(settings: Settings, ser
     assert "`shopgraph train demand`, then `shopgraph up --latest`" in answer.json()["detail"]
     ready = ask(gateway, "/readyz")
     assert (ready.status_code, ready.json()) == (503, {"is_ready": False, "graphs": {}, "waiting": {}})
+
+
+def test_a_replica_takes_requests_only_once_it_has_looked_at_the_releases(shop: ServedShop) -> None:
+    gateway = Gateway(shop.live(), shop.live().metrics, 1000)
+    seen: list[tuple[str, set[str]]] = []
+
+    async def live() -> None:
+        asked: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        for event in ("startup", "shutdown"):
+            asked.put_nowait({"type": f"lifespan.{event}"})
+
+        async def send(message: dict[str, Any]) -> None:
+            seen.append((message["type"], set(gateway.live.served)))
+
+        await gateway({"type": "lifespan"}, asked.get, send)
+
+    asyncio.run(live())
+    assert seen == [("lifespan.startup.complete", {"recommend"}), ("lifespan.shutdown.complete", {"recommend"})]
+
+
+def test_before_the_releases_are_read_none_is_said_to_be_missing(shop: ServedShop) -> None:
+    gateway = Gateway(shop.live(), shop.live().metrics, 1000)
+    answer = ask(gateway, "/v1/recommend", BODY)
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+    assert "still takes up what is released" in answer.json()["detail"]
+    gateway.live.poll()
+    assert ask(gateway, "/v1/recommend", BODY).status_code == 200
 
 
 def test_facts_that_cannot_be_read_leave_the_last_ones_and_the_other_graphs(
