@@ -56,9 +56,10 @@ def train(
         from training.submit import submit
 
         changes = [part for change in set_ or () for part in ("--set", change)]
-        submit(settings, address, ["train", *chosen, "--recipe", recipe, *changes, *(["--json"] if as_json else [])])
+        submit(settings, address, ["train", *(models or ()), "--recipe", recipe, *changes, *(["--json"] if as_json else [])])
         return
 
+    from contextlib import ExitStack
     from importlib import import_module
 
     from training.context import Context
@@ -66,16 +67,18 @@ def train(
 
     opened = Context.open(settings)
     reports = {}
-    with ray_session(settings):
+    with ExitStack() as held:
+        for model in loaded:
+            held.enter_context(opened.home.lock(f"train-{opened.shop.name}-{model}"))
+        held.enter_context(ray_session(settings))  # ends before the locks: until then a fit that is interrupted still writes
         for model, content in loaded.items():
-            with opened.home.lock(f"train-{opened.shop.name}-{model}"):
-                opened.tracking.close_abandoned(model)
-                try:
-                    reports[model] = import_module(f"training.{model}.train").train(content, opened)
-                except TableContractError as error:
-                    if models:
-                        raise
-                    log.get(__name__).warning("not trained", model=model, reason=str(error))
+            opened.tracking.close_abandoned(model)
+            try:
+                reports[model] = import_module(f"training.{model}.train").train(content, opened)
+            except TableContractError as error:
+                if models:
+                    raise
+                log.get(__name__).warning("not trained", model=model, reason=str(error))
     if not reports:
         raise TableContractError(f"shop {opened.shop.name} has no data for any model; the lines above say what each lacks.")
     if as_json:

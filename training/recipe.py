@@ -53,7 +53,11 @@ def _apply(content: dict[str, Any], change: str) -> None:
     if not isinstance(target, dict) or last not in target:
         fields = ", ".join(f"{group}.{key}" for group, value in content.items() if isinstance(value, dict) for key in value)
         raise SettingsError(f"--set {change!r}: there is no field {path!r}; there are {fields}.")
-    target[last] = yaml.safe_load(text)
+    try:
+        target[last] = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError) as error:  # a ValueError for a day such as 2024-02-31
+        told = getattr(error, "problem", error)
+        raise SettingsError(f"--set {change!r}: expected a YAML value such as 3, null or [a, b]; {told}.") from None
 
 
 def _is_recipe(module: Any, name: str, function: Any) -> bool:

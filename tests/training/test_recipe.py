@@ -35,6 +35,10 @@ def test_a_change_reaches_its_field_and_no_other() -> None:
         ("fit.epochs=0", "fit.epochs: Input should be greater than 0"),
         ("fit.epochs=many", "fit.epochs: Input should be a valid integer"),
         ("fit.learning_rate=-1e-3", "fit.learning_rate: "),
+        ("data.event_types=[purchase", r"'data.event_types=\[purchase': expected a YAML value.*but got '<stream end>'"),
+        ("data.objective=@x", "'data.objective=@x': expected a YAML value"),
+        ("data.objective=*b", "'data.objective=.b': expected a YAML value"),
+        ("data.objective=2024-02-31", "'data.objective=2024-02-31': expected a YAML value.*day is out of range"),
         ("data.objective=sometimes", "data.objective: Input should be"),
     ],
 )
