@@ -11,7 +11,6 @@ from itertools import islice
 from pathlib import Path
 from types import ModuleType
 from typing import Any
-from urllib.parse import unquote, urlsplit, urlunsplit
 
 import pyarrow as pa
 from ruamel.yaml import YAML
@@ -38,11 +37,12 @@ _SAMPLE_ROWS = 1000
 
 @dataclass(frozen=True)
 class _Sample:
-    """How a source reads, and the first values of its columns."""
+    """How a source reads, and the first values of its columns, without those that are empty."""
 
     reads: dict[str, Any]
     columns: list[str]
     values: dict[str, list[Any]]
+    num_rows: int
 
 
 def init_shop(
@@ -87,7 +87,8 @@ def init_shop(
                     sources.append(source)
                     shops.append(_traits(sample))
     if not sources:
-        raise IngestError(f"nothing in {', '.join(origins)} looks like a raw table. {' '.join(notes)} See docs/bring-your-data.md.")
+        told = ", ".join(postgres.address(origin) if _is_database(origin) else origin for origin in origins)
+        raise IngestError(f"nothing in {told} looks like a raw table. {' '.join(notes)} See docs/bring-your-data.md.")
     said = {"currency": currency, "time_zone": time_zone, "now": now}
     document = _document(name, shops, said, list(languages), sources, notes)
     text = _dump(document)
@@ -103,8 +104,12 @@ def init_shop(
 # -- what lies at an origin -------------------------------------------------------------------------------------------------
 
 
+def _is_database(origin: str) -> bool:
+    return origin.startswith(("postgresql://", "postgres://"))
+
+
 def _samples(origin: str, folder: Path) -> list[_Sample]:
-    if origin.startswith(("postgresql://", "postgres://")):
+    if _is_database(origin):
         return _database_samples(origin, folder)
     path = Path(origin).expanduser().resolve()
     if (path / "_delta_log").is_dir():
@@ -141,7 +146,7 @@ def _grouped(folder: Path, files: Sequence[Path]) -> list[_Sample]:
         paths = [path for path, _ in members]
         pattern = _pattern(folder, paths, len(groups) == 1)
         for path, sample in members[:1] if pattern else members:
-            found.append(_Sample({**sample.reads, "path": str(pattern or path)}, sample.columns, sample.values))
+            found.append(replace(sample, reads={**sample.reads, "path": str(pattern or path)}))
     return found
 
 
@@ -197,7 +202,9 @@ def _delimiter(path: Path, encoding: str) -> str:
 
 def _sample(reads: dict[str, Any], batches: Iterable[pa.RecordBatch], columns: Sequence[str] = ()) -> _Sample:
     values: dict[str, list[Any]] = {name: [] for name in columns}
+    num_rows = 0
     for batch in islice(batches, 1):
+        num_rows = min(batch.num_rows, _SAMPLE_ROWS)
         for index, name in enumerate(batch.schema.names):
             if name not in (ROW, PROBLEM, TEXT):
                 column = batch.column(index).slice(0, _SAMPLE_ROWS)
@@ -205,7 +212,7 @@ def _sample(reads: dict[str, Any], batches: Iterable[pa.RecordBatch], columns: S
                 values[name] = [value for value in column.to_pylist() if value is not None and value != ""]
     decimal, thousands = number_signs(values.values())
     signs = {"decimal": decimal, "thousands": thousands} if (decimal, thousands) != (".", "") else {}
-    return _Sample({**reads, **signs}, list(values), values)
+    return _Sample({**reads, **signs}, list(values), values, num_rows)
 
 
 # -- databases --------------------------------------------------------------------------------------------------------------
@@ -213,7 +220,7 @@ def _sample(reads: dict[str, Any], batches: Iterable[pa.RecordBatch], columns: S
 
 def _database_samples(url: str, folder: Path) -> list[_Sample]:
     """Tables of a database; order lines with the columns of their head where they fit better together."""
-    bare = _without_password(url, folder)
+    bare = postgres.without_password(url, folder)
     url = postgres.with_passfile(bare, folder)
     tables, keys = postgres.tables(url), postgres.foreign_keys(url)
     samples: list[tuple[str, _Sample]] = []
@@ -249,24 +256,13 @@ def _query_sample(url: str, query: str, table: str) -> _Sample:
     return _sample(reads, rows.combine_chunks().to_batches(), rows.schema.names)
 
 
-def _without_password(url: str, folder: Path) -> str:
-    """`url` with its password moved to a file of the shop that only its owner reads."""
-    parts = urlsplit(url)
-    if not parts.password:
-        return url
-    folder.mkdir(parents=True, exist_ok=True)
-    fields = (parts.hostname or "*", str(parts.port or "*"), parts.path.lstrip("/") or "*", unquote(parts.username or "*"))
-    postgres.keep_password(folder, *fields, unquote(parts.password))
-    host = parts.netloc.rsplit("@", 1)[1]
-    return urlunsplit((parts.scheme, f"{parts.username}@{host}", parts.path, parts.query, ""))
-
-
 def _cursor(sample: _Sample, guess: Guess) -> str | None:
-    """A column that only grows: when a row was last changed, else its own number."""
+    """A column that only grows and is never empty: when a row was last changed; where no column tells that, its own number."""
     changed = [name for name in sample.columns if re.fullmatch(r"(updated|modified|changed|geaendert)_?(at|on|am)?", name.lower())]
     own = [guess.columns.get(name) for name in ("order_line_id", "event_id", "review_id")]
-    for name in changed + [name for name in own if isinstance(name, str)]:
-        if sample.values[name] and all(isinstance(value, (int, datetime)) for value in sample.values[name]):
+    for name in changed or [name for name in own if isinstance(name, str)]:
+        values = sample.values[name]
+        if len(values) == sample.num_rows > 0 and all(isinstance(value, (int, datetime)) for value in values):
             return name
     return None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -78,12 +79,18 @@ def test_heads_and_lines_are_joined_and_a_later_run_reads_only_what_is_new(
     assert lake.num_rows("raw/orders") == 4
 
 
-def test_rows_that_share_the_cursors_value_are_not_lost(url: str, settings: Settings, lake: Lake, spark: SparkSession) -> None:
+Read = Callable[..., tuple[int, int, int]]
+
+
+@pytest.fixture
+def read(url: str, settings: Settings, spark: SparkSession) -> Read:
+    """Ingest the table `log` with a cursor and further columns; rows read, accepted and known already."""
     with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute("CREATE TABLE log (id int, sku text, at timestamptz, day date)")
-        connection.execute(
-            "INSERT INTO log VALUES (1, 'A', '2025-06-01 10:00Z', '2025-06-01'), (2, 'A', '2025-06-02 10:00Z', '2025-06-02')"
-        )
+        connection.execute("CREATE TABLE log (id int, sku text, at timestamptz, day date, changed timestamptz)")
+        connection.execute("""
+            INSERT INTO log VALUES (1, 'A', '2025-06-01 10:00Z', '2025-06-01', '2025-06-03 10:00Z'),
+                                   (2, 'A', '2025-06-02 10:00Z', '2025-06-02', '2025-06-03 11:00Z')
+        """)
 
     def read(cursor: str, **more: str) -> tuple[int, int, int]:
         columns = {
@@ -93,16 +100,21 @@ def test_rows_that_share_the_cursors_value_are_not_lost(url: str, settings: Sett
             "unit_price": {"constant": 1},
             "event_timestamp": "at",
         }
-        source = {"name": cursor, "format": "postgres", "url": url, "query": "SELECT * FROM log", "cursor": cursor}
+        name = "-".join([cursor, *more])
+        source = {"name": name, "format": "postgres", "url": url, "query": "SELECT * FROM log", "cursor": cursor}
         shop = Shop(
             name="sample",
             currency="EUR",
             time_zone="UTC",
             sources=[{**source, "tables": [{"table": "orders", "columns": {**columns, **more}}]}],
         )
-        (line,) = ingest(settings, shop, lambda: nullcontext(spark)).lines
-        return line.read, line.accepted, line.duplicates
+        lines = ingest(settings, shop, lambda: nullcontext(spark)).lines
+        return sum(line.read for line in lines), sum(line.accepted for line in lines), sum(line.duplicates for line in lines)
 
+    return read
+
+
+def test_rows_that_share_the_cursors_value_are_not_lost(url: str, lake: Lake, read: Read) -> None:
     with pytest.raises(IngestError, match="cursor `day` holds dates, and orders has no order_line_id"):
         read("day")
     assert read("day", order_line_id="id") == (2, 2, 0)
@@ -110,6 +122,37 @@ def test_rows_that_share_the_cursors_value_are_not_lost(url: str, settings: Sett
         connection.execute("INSERT INTO log VALUES (3, 'B', '2025-06-02 10:00Z', '2025-06-02')")
     assert read("day", order_line_id="id") == (2, 1, 1)
     assert lake.num_rows("raw/orders") == 3
+
+
+def test_rows_whose_cursor_is_null_are_read_each_time(url: str, lake: Lake, read: Read) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("INSERT INTO log VALUES (3, 'B', '2025-06-02 10:00Z')")
+        assert read("changed", order_line_id="id") == (3, 3, 0)
+        connection.execute("INSERT INTO log VALUES (4, 'C', '2025-06-02 11:00Z')")
+    assert read("changed", order_line_id="id") == (3, 1, 2)  # 2, which has the greatest value, 3 and 4
+    assert sorted(lake.read("raw/orders")["order_line_id"].to_pylist()) == ["1", "2", "3", "4"]
+
+
+def test_rows_without_ids_whose_cursor_is_null_are_refused(url: str, lake: Lake, read: Read) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        for number in (3, 4):  # on the first run, and once a cursor is known
+            connection.execute(f"INSERT INTO log VALUES ({number}, 'B', '2025-06-02 10:00Z')")
+            with pytest.raises(IngestError, match="cursor `changed` is null in some rows, and orders has no order_line_id"):
+                read("changed")
+            connection.execute(f"UPDATE log SET changed = '2025-06-04 1{number}:00Z' WHERE id = {number}")
+            read("changed")
+    assert sorted(lake.read("raw/orders")["order_id"].to_pylist()) == ["1", "2", "3", "4"]
+
+
+def test_init_takes_a_column_without_holes_as_cursor(url: str, settings: Settings) -> None:
+    columns = "line_id, order_id, sku, quantity, unit_price, now() AS ordered_at"
+    with psycopg.connect(url, autocommit=True) as connection:
+        for name, changed in (("full_sales", "now()"), ("part_sales", "CASE line_id WHEN 2 THEN now() END")):
+            connection.execute(f"CREATE TABLE {name} AS SELECT {columns}, {changed} AS updated_at FROM order_lines")
+    home = Home(settings)
+    init_shop(home, "sample", [url], currency="EUR", time_zone="Europe/Berlin")
+    cursors = {source.name: source.cursor for source in Shop.load(home).sources}
+    assert cursors | {"full_sales": "updated_at", "part_sales": None, "order_lines": "line_id"} == cursors
 
 
 def test_a_database_that_does_not_answer_and_a_query_it_refuses(url: str, settings: Settings, spark: SparkSession) -> None:
