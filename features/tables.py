@@ -14,7 +14,7 @@ from typing import Literal
 
 import pyarrow as pa
 
-from features.columns import CREATED_TIMESTAMP, EVENT_TIMESTAMP
+from features.columns import CREATED_TIMESTAMP, EVENT_TIMESTAMP, HISTORY_STEPS
 from features.windows import AFFINITY_WINDOWS, ITEM_WINDOWS, USER_WINDOWS, WindowedFeature
 
 Type = Literal["string", "strings", "int", "float", "bool", "timestamp", "date", "money"]
@@ -397,7 +397,7 @@ ITEM_CATALOG = _features(
 )
 USER_HISTORY = _features(
     "user_history",
-    "what a user did in the last 150 steps, oldest first; a row only for days on which the user did something",
+    f"what a user did in the last {HISTORY_STEPS} steps, oldest first; a row only for days on which the user did something",
     _user(required=True),
     Column("item_ids", "strings", "items, oldest first; acts in a row on one item are one step, returns are left out"),
     Column("event_types", "strings", "what was done to each, same order"),

@@ -1,4 +1,4 @@
-"""user_history: what a user did in the last 150 steps, on the local days on which there was an act."""
+"""user_history: what a user did in the last `HISTORY_STEPS` steps, on the local days on which there was an act."""
 
 from __future__ import annotations
 
@@ -7,21 +7,17 @@ from datetime import date
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
-from features.columns import CREATED_TIMESTAMP, EVENT_TIMESTAMP, EVENT_TYPE, ITEM_ID, NO_TASTE, USER_ID
+from features.columns import CREATED_TIMESTAMP, EVENT_TIMESTAMP, EVENT_TYPE, HISTORY_STEPS, ITEM_ID, NO_TASTE, USER_ID
 from features.tables import INTERACTIONS, USER_HISTORY
 from spark_jobs.days import local_day, stamp
 from spark_jobs.job import Inputs, Job
-
-LENGTH = 150
-"""Steps kept per user: what the longest recipe of the recommender reads. On online_retail a third of it costs it 0.018 of its
-ndcg_at_10 of 0.303."""
 
 
 def transform(interactions: DataFrame, *, zone: str, last_day: date) -> DataFrame:
     """Interactions -> one row per user and local day with an interaction that speaks for its item, up to `last_day`; oldest first.
 
     Acts in a row on one item are one step. A model may read it as one act, of whichever kinds it learned from, so of each step the
-    last act of each kind is kept; days further back than the last `LENGTH` with an act are left out.
+    last act of each kind is kept; days further back than the last `HISTORY_STEPS` with an act are left out.
     """
     in_order = Window.partitionBy(USER_ID).orderBy(EVENT_TIMESTAMP, "interaction_id")
     is_step = ~F.col(ITEM_ID).eqNullSafe(F.lag(ITEM_ID).over(in_order))
@@ -39,7 +35,7 @@ def transform(interactions: DataFrame, *, zone: str, last_day: date) -> DataFram
         .agg(F.sort_array(F.collect_list("act")).alias("acts"))
         .withColumn("acts", _last(F.col("acts")))
     )
-    recent = Window.partitionBy(USER_ID).orderBy("_day").rowsBetween(-(LENGTH - 1), 0)
+    recent = Window.partitionBy(USER_ID).orderBy("_day").rowsBetween(-(HISTORY_STEPS - 1), 0)
     return (
         days.withColumn("acts", F.flatten(F.collect_list("acts").over(recent)))
         .withColumn("acts", _last(F.col("acts")))
@@ -56,9 +52,9 @@ def transform(interactions: DataFrame, *, zone: str, last_day: date) -> DataFram
 
 
 def _last(acts: Column) -> Column:
-    """The acts of the last `LENGTH` steps of an array."""
+    """The acts of the last `HISTORY_STEPS` steps of an array."""
     newest = F.element_at(acts, -1)["step"]
-    return F.filter(acts, lambda act: act["step"] > newest - LENGTH)
+    return F.filter(acts, lambda act: act["step"] > newest - HISTORY_STEPS)
 
 
 def run(inputs: Inputs) -> DataFrame:

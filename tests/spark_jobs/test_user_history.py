@@ -6,8 +6,9 @@ from datetime import UTC, date, datetime, timedelta
 
 import numpy as np
 
+from features.columns import HISTORY_STEPS
 from features.tables import INTERACTIONS, USER_HISTORY
-from spark_jobs.user_history import LENGTH, transform
+from spark_jobs.user_history import transform
 from training.recommender.model import Encoder
 
 
@@ -61,7 +62,7 @@ def test_a_model_reads_the_row_as_it_reads_all_acts(frame, written):
             whole = encoder.read([a["item_id"] for a in until], [a["event_type"] for a in until])[0].tolist()
             kept = encoder.read(row["item_ids"], row["event_types"])[0].tolist()
             assert kept == whole[-len(kept) :]
-            assert len(kept) >= (min(LENGTH, len(whole)) if len(learned) == 3 or len(until) < LENGTH else 1)
+            assert len(kept) >= (min(HISTORY_STEPS, len(whole)) if len(learned) == 3 or len(until) < HISTORY_STEPS else 1)
 
 
 def test_only_the_last_ones_however_they_fall_on_days(frame, written):
@@ -71,4 +72,4 @@ def test_only_the_last_ones_however_they_fall_on_days(frame, written):
     assert len(rows) == 6
     for row in rows:
         until = [a["item_id"] for a in acts if a["event_timestamp"] < row["event_timestamp"]]
-        assert row["item_ids"] == until[-LENGTH:]
+        assert row["item_ids"] == until[-HISTORY_STEPS:]

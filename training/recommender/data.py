@@ -20,7 +20,7 @@ from scipy import sparse
 from scipy.sparse.linalg import svds
 from torch import Tensor, nn
 
-from features.columns import EVENT_TIMESTAMP, EVENT_TYPE, ITEM_ID, NO_TASTE, USER_ID
+from features.columns import EVENT_TIMESTAMP, EVENT_TYPE, HISTORY_STEPS, ITEM_ID, NO_TASTE, USER_ID
 from infra.errors import TableContractError
 from training import splits
 from training.metrics import ranking
@@ -73,6 +73,11 @@ class Sequences:
     def of(self, user: int) -> slice:
         """Where the acts of a user lie in `items` and the other columns."""
         return slice(int(self.offsets[user]), int(self.offsets[user + 1]))
+
+    def newest(self, user: int, count: int) -> slice:
+        """Where the last `count` acts of a user lie."""
+        part = self.of(user)
+        return slice(max(part.start, part.stop - count), part.stop)
 
 
 @dataclass(frozen=True)
@@ -168,7 +173,7 @@ Scorer = Callable[[Sequences, Ints], Scores]
 def ask(scorer: Scorer, queries: Queries, num_items: int, repeats: bool, users: Ints | None = None) -> ranking.RankingReport:
     """Put the questions (or those of some users) to a scorer, a few at a time: memory is bounded by 16 M scores.
 
-    Without `repeats` nobody is offered an item of the own history again.
+    Without `repeats` nobody is offered an item of the own history again, as far back as serving knows it.
 
     Raises:
         ValueError: there is no question, or a score is NaN.
@@ -182,7 +187,7 @@ def ask(scorer: Scorer, queries: Queries, num_items: int, repeats: bool, users: 
             scores = scorer(queries.history, some)
             if not repeats:
                 for row, user in enumerate(some):
-                    scores[row, queries.history.items[queries.history.of(user)]] = -np.inf
+                    scores[row, queries.history.items[queries.history.newest(user, HISTORY_STEPS)]] = -np.inf
             yield scores, [queries.targets[user] for user in some]
 
     return ranking.report(answers(), num_items)
@@ -194,7 +199,7 @@ def network_scorer(network: Network, popularity: tuple[float, ...]) -> Scorer:
 
     def scores(history: Sequences, users: Ints) -> Scores:
         found = np.tile(fallback, (len(users), 1))
-        newest = [slice(max(part.start, part.stop - network.config.max_length), part.stop) for part in map(history.of, users)]
+        newest = [history.newest(user, network.config.max_length) for user in users]
         lengths = np.array([part.stop - part.start for part in newest])
         order = np.argsort(lengths, kind="stable")
         order = order[lengths[order] > 0]
@@ -284,11 +289,11 @@ class RecommenderTask:
     """None: nothing is held back, every epoch is trained."""
     batch_size: int
     seed: int
-    monitor: str = field(init=False)
-    mode: Literal["max", "min"] = field(init=False)
+    mode: Literal["max", "min"] = "max"
+    monitor: str | None = field(init=False)
 
     def __post_init__(self) -> None:
-        self.monitor, self.mode = ("val_ndcg_at_10", "max") if self.val else ("train_loss", "min")
+        self.monitor = "val_ndcg_at_10" if self.val else None
 
     def build(self) -> Network:
         """A fresh network that starts from what counting knows (see `start_from_counts`)."""

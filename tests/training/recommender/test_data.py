@@ -1,3 +1,4 @@
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -5,6 +6,7 @@ import pyarrow as pa
 import pytest
 import torch
 
+from features.columns import HISTORY_STEPS
 from infra.errors import TableContractError
 from training import splits
 from training.recommender.data import (
@@ -17,7 +19,7 @@ from training.recommender.data import (
     make_sequences,
     split,
 )
-from training.recommender.model import Config, Encoder
+from training.recommender.model import Config, Encoder, Network, Recommender
 from training.trainer import FitConfig, fit
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
@@ -177,6 +179,25 @@ def test_seen_items_are_left_out_where_they_may_not_come_again(cycle: pa.Table) 
     report = ask(lambda _, users: np.ones((len(users), 20)), made.val, 20, repeats=False)
     for user, shown in enumerate(report.lists):
         assert not set(shown[shown >= 0]) & set(made.val.history.items[made.val.history.of(user)])
+
+
+@pytest.mark.parametrize(("num_since", "shown"), [(HISTORY_STEPS - 1, []), (HISTORY_STEPS, ["a"])])
+def test_what_serving_has_forgotten_may_come_again_in_evaluation_too(num_since: int, shown: list[str]) -> None:
+    acts = [("u", "a", "view", 0.0), *(("u", "bc"[step % 2], "view", 1.0 + step) for step in range(num_since))]
+    queries = make_queries(splits.Holdout(interactions(*acts), interactions(("u", "a", "view", 999))), ENCODER)
+    report = ask(lambda _, users: np.ones((len(users), 3)), queries, 3, repeats=False)
+    assert [ENCODER.items[item] for item in report.lists[0] if item >= 0] == shown
+    config = Config(dim=8, repeats=False)
+    served = Recommender(config, ENCODER, Network(config, 3, 2).eval())
+    history = [item for _, item, _, _ in acts][-HISTORY_STEPS:]
+    assert [item for item, _ in served.recommend([history], 3)[0]] == shown
+
+
+def test_without_a_validation_part_no_metric_chooses_the_epoch(cycle: pa.Table) -> None:
+    made = replace(task(cycle, Config(dim=8, max_length=6)), val=None)
+    result = fit(made, FitConfig(epochs=2, batch_size=16, seed=3))
+    assert (made.monitor, result.best_epoch) == (None, 1)
+    assert result.history[1].keys() == {"train_loss"}
 
 
 def test_bad_interactions_are_refused() -> None:

@@ -9,6 +9,7 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
+from features.columns import HISTORY_STEPS
 from tests.model_contract import ModelContract
 from training.recommender.data import DataConfig, RecommenderTask, make_encoder, make_queries, make_sequences, split
 from training.recommender.model import Config, Encoder, Network, Recommender, pad
@@ -135,6 +136,8 @@ def test_misuse_is_refused(recommender: Recommender) -> None:
         recommender.recommend([[]], -1)
     with pytest.raises(ValidationError, match="num_heads 3 does not divide dim 16"):
         Config(dim=16, num_heads=3)
+    with pytest.raises(ValidationError, match=f"less than or equal to {HISTORY_STEPS}"):
+        Config(max_length=HISTORY_STEPS + 1)
 
 
 def test_one_item_catalogue_is_answered() -> None:
