@@ -132,14 +132,14 @@ def memory_bytes(home: Home, name: str) -> int:
     return total
 
 
-def listens(home: Home, name: str, port: int) -> bool:
-    """Whether it is this server, and no other program, that takes connections on the port."""
+def ports(home: Home, name: str) -> set[int]:
+    """TCP ports on which this server, and no other program, takes connections; none while it still comes up."""
+    found: set[int] = set()
     for process in processes(home, name):
         with suppress(psutil.Error):
             connections = process.net_connections("tcp")
-            if any(one.status == psutil.CONN_LISTEN and one.laddr.port == port for one in connections):
-                return True
-    return False
+            found |= {one.laddr.port for one in connections if one.status == psutil.CONN_LISTEN}
+    return found
 
 
 def log_path(home: Home, name: str) -> Path:

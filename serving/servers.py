@@ -156,7 +156,7 @@ def status(settings: Settings) -> Status:
         MLFLOW,
         settings.mlflow_uri or f"http://127.0.0.1:{settings.mlflow_port}",
         not own_mlflow
-        or (processes.listens(home, MLFLOW, settings.mlflow_port) and processes.answers(settings.mlflow_port, "/health")),
+        or (settings.mlflow_port in processes.ports(home, MLFLOW) and processes.answers(settings.mlflow_port, "/health")),
         pids[MLFLOW],
         memory[MLFLOW],
         "" if own_mlflow else "not ours",

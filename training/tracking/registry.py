@@ -76,6 +76,7 @@ def fetch(client: MlflowClient, name: str, version: str | None, home: Home) -> S
     Raises:
         ModelNotFoundError: there is no such model or version.
         EngineError: it was registered by other means, or what was downloaded is not what was registered.
+        MlflowException: the server refuses or does not answer.
     """
     found = _find(client, name, version)
     digest = found.tags.get("digest")
@@ -132,4 +133,4 @@ def _find(client: MlflowClient, name: str, version: str | None):  # type: ignore
             raise ModelNotFoundError(
                 f"model {name} has no version or alias {version!r}; the MLflow UI lists those it has."
             ) from None
-        raise EngineError(f"MLflow does not answer: {str(error)[:200]}; start it with `shopgraph up`.") from None
+        raise

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -124,11 +125,20 @@ class Run:
             del self._waiting[:1000]
 
 
+@contextmanager
+def answering() -> Iterator[None]:
+    """Around calls of MLflow's client: its refusal or silence is an EngineError."""
+    try:
+        yield
+    except MlflowException as error:
+        raise unanswered(error) from error
+
+
 def unanswered(error: Exception) -> EngineError:
-    """The error for whoever trains: what MLflow said, and that the work is not lost."""
+    """The error for a user: what MLflow said, and that no work is lost."""
     return EngineError(
-        f"MLflow does not answer as it should ({str(error)[:200]}); the fitted epochs are kept: see `shopgraph status`, "
-        "then run the same `shopgraph train` again."
+        f"MLflow does not answer as it should ({str(error)[:200]}); see `shopgraph status`, then give the same command again: "
+        "`shopgraph train` has kept the fitted epochs."
     )
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 import time
 
+from infra.errors import EngineError
 from infra.home import Home
-from infra.processes import answers, check_port_free, is_open, listens, running, start, starting, stop
+from infra.processes import answers, check_port_free, is_open, ports, running, start, starting, stop
 
 NAME = "mlflow"
 _START_S = 90
@@ -35,7 +36,7 @@ def ensure_server(home: Home) -> str:
     """Start this home's MLflow server unless it runs or the settings name another; its address.
 
     Raises:
-        EngineError: the port is taken, or the server does not come up.
+        EngineError: the port is taken, the server runs on another one, or it does not come up.
     """
     settings = home.settings
     if settings.mlflow_uri or _is_up(home):
@@ -49,11 +50,20 @@ def ensure_server(home: Home) -> str:
 
 
 def _is_up(home: Home, busy_s: float = 0) -> bool:
-    """Whether our server runs and answers, at the latest after `busy_s`."""
+    """Whether our server runs and answers, at the latest after `busy_s`.
+
+    Raises:
+        EngineError: it runs on another port than the settings say, on which others may rely.
+    """
+    port = home.settings.mlflow_port  # at which another home's server may answer
     deadline = time.monotonic() + busy_s
     while running(home, NAME):
-        port = home.settings.mlflow_port  # at which another home's server may answer
-        if listens(home, NAME, port) and answers(port, "/health"):
+        held = ports(home, NAME)
+        if held and port not in held:
+            raise EngineError(
+                f"this home's MLflow runs on port {min(held)}, not {port}; set SHOPGRAPH_MLFLOW_PORT so, or run `shopgraph down` first."
+            )
+        if held and answers(port, "/health"):
             return True
         if time.monotonic() >= deadline:
             break

@@ -23,7 +23,7 @@ from infra.lake import Lake, digest_of
 from infra.settings import Settings
 from training.tracking import registry
 from training.tracking.registry import Saved
-from training.tracking.runs import Run, unanswered
+from training.tracking.runs import Run, answering
 from training.tracking.server import ensure_server, server_uri
 
 Role = Literal["model", "baseline"]
@@ -88,40 +88,43 @@ class Tracking:
         """
         lake = Lake.open(self.settings, self.shop)
         experiment = f"{self.shop}/{task}"
-        made = self.client.create_run(
-            self._experiment(experiment),
-            run_name=name,
-            tags={
-                "role": role,
-                "task": task,
-                "shop": self.shop,
-                "home": self._here,
-                "data_digest": digest_of(dict(inputs))[:16],
-                "git_commit": git_commit(),
-                MLFLOW_SOURCE_NAME: f"shopgraph train {task}",
-                MLFLOW_SOURCE_TYPE: "LOCAL",
-                **{key: str(value) for key, value in (tags or {}).items()},
-            },
-        )
-        run = Run(lambda: self.client, made.info.run_id, experiment)
-        try:
-            run.params(recipe)
-            run.inputs(inputs, {path: lake.uri(path) for path in inputs})
-            yield run
-        except BaseException as error:
+        with answering():
+            made = self.client.create_run(
+                self._experiment(experiment),
+                run_name=name,
+                tags={
+                    "role": role,
+                    "task": task,
+                    "shop": self.shop,
+                    "home": self._here,
+                    "data_digest": digest_of(dict(inputs))[:16],
+                    "git_commit": git_commit(),
+                    MLFLOW_SOURCE_NAME: f"shopgraph train {task}",
+                    MLFLOW_SOURCE_TYPE: "LOCAL",
+                    **{key: str(value) for key, value in (tags or {}).items()},
+                },
+            )
+            run = Run(lambda: self.client, made.info.run_id, experiment)
             try:
-                run.finish("FAILED")
-            except (EngineError, MlflowException) as silent:  # must not hide why the run failed
-                log.get(__name__).warning("run could not be marked as failed", run=run.id, error=str(silent)[:200])
-            if isinstance(error, MlflowException):
-                raise unanswered(error) from error
-            raise
-        run.finish("FINISHED")
+                run.params(recipe)
+                run.inputs(inputs, {path: lake.uri(path) for path in inputs})
+                yield run
+            except BaseException:
+                try:
+                    run.finish("FAILED")
+                except (EngineError, MlflowException) as silent:  # must not hide why the run failed
+                    log.get(__name__).warning("run could not be marked as failed", run=run.id, error=str(silent)[:200])
+                raise
+            run.finish("FINISHED")
 
+    @answering()
     def close_abandoned(self, task: str) -> list[str]:
         """Mark as KILLED what a training of this home left running when it was killed; the ids of those runs.
 
         For the holder of the training's lock: only then nobody else of this home is training.
+
+        Raises:
+            EngineError: MLflow does not answer, or the experiment was deleted there.
         """
         mine = f"attributes.status = 'RUNNING' AND tags.task = '{task}' AND tags.home = '{self._here}'"
         runs = self.client.search_runs([self._experiment(f"{self.shop}/{task}")], mine)
@@ -143,6 +146,7 @@ class Tracking:
         """
         return registry.register(self.client, run, f"{self.shop}.{task}", folder, input_spec, card)
 
+    @answering()
     def fetch(self, task: str, version: str | None = None) -> Saved:
         """A registered version of `<shop>.<task>` (a number, an alias, None: the newest) as a folder on this machine.
 

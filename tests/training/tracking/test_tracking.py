@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,11 +13,12 @@ import pyarrow as pa
 import pytest
 import torch
 from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
 from safetensors.torch import load_file, save_file
 
 from infra.errors import EngineError, ModelNotFoundError
 from infra.home import Home
-from infra.processes import processes, running, stop
+from infra.processes import processes, running, start, stop
 from infra.settings import Settings
 from tests.ports import free_port
 from training.tracking import Run, Tracking
@@ -74,7 +77,7 @@ def test_a_failing_run_is_marked_failed(tracking: Tracking) -> None:
 
 def test_what_the_server_refuses_fails_the_run_in_words_that_help(tracking: Tracking) -> None:
     with (
-        pytest.raises(EngineError, match=r"INVALID_PARAMETER_VALUE.*epochs are kept.*shopgraph train"),
+        pytest.raises(EngineError, match=r"INVALID_PARAMETER_VALUE.*shopgraph status.*has kept the fitted epochs"),
         tracking.run("sentiment", name="refused", role="model", recipe={"x": 1}, inputs=INPUTS) as run,
     ):
         run.params({"x": 2})  # a parameter is logged once
@@ -158,11 +161,67 @@ def test_the_database_is_on_no_command_line(tracking: Tracking) -> None:
     assert "sqlite" not in (tracking.home.run / f"{NAME}.json").read_text()
 
 
+def test_a_server_that_falls_silent_is_named(tracking: Tracking, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    other = Tracking(tracking.settings.model_copy(update={"mlflow_uri": server_uri(tracking.home)}), "shop_a")
+    ensure_server(tracking.home)
+    assert other.client
+    stop(tracking.home, NAME)
+    with pytest.raises(EngineError, match="does not answer as it should"):
+        other.close_abandoned("demand")
+    with pytest.raises(EngineError, match="does not answer as it should"):
+        other.fetch("sentiment")
+    with (
+        pytest.raises(EngineError, match="does not answer as it should"),
+        other.run("demand", name="demo", role="model", recipe={}, inputs=INPUTS),
+    ):
+        pass
+
+
 def test_a_server_that_is_asked_for_twice_at_once_is_started_once(tracking: Tracking) -> None:
     stop(tracking.home, NAME)
     with ThreadPoolExecutor(2) as both:
         assert len(set(both.map(ensure_server, [tracking.home] * 2))) == 1
     assert running(tracking.home, NAME)
+
+
+def test_a_server_that_runs_on_another_port_is_named_and_goes_on(tracking: Tracking) -> None:
+    ensure_server(tracking.home)
+    pid = running(tracking.home, NAME)
+    elsewhere = Home(tracking.settings.model_copy(update={"mlflow_port": free_port()}))
+    began = time.monotonic()
+    with pytest.raises(EngineError, match=rf"runs on port {tracking.settings.mlflow_port}, .*SHOPGRAPH_MLFLOW_PORT .*down"):
+        ensure_server(elsewhere)
+    assert time.monotonic() - began < 5
+    assert running(tracking.home, NAME) == pid
+
+
+def test_a_server_that_does_not_listen_yet_is_waited_for(tmp_path: Path) -> None:
+    """Any program that answers /health stands for a server; this one listens late."""
+    (tmp_path / "health").touch()
+    home = Home(Settings.load(home=tmp_path / "home", mlflow_port=free_port())).create()
+    late = "import runpy, time; time.sleep(2); runpy.run_module('http.server', run_name='__main__')"
+    command = [sys.executable, "-c", late, str(home.settings.mlflow_port), "--bind", "127.0.0.1", "--directory", str(tmp_path)]
+    pid = start(home, NAME, command, {}, lambda: True)
+    try:
+        assert ensure_server(home) == server_uri(home)
+        assert running(home, NAME) == pid
+    finally:
+        stop(home, NAME)
+
+
+@pytest.mark.parametrize("call", ["mlflow.MlflowClient.get_run", "training.tracking.registry.download_artifacts"])
+def test_a_server_that_falls_silent_in_mid_fetch_is_named(
+    call: str, tracking: Tracking, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def silent(*_: object, **__: object) -> None:
+        raise MlflowException("connection refused")
+
+    with tracking.run("sentiment", name="demo", role="model", recipe={}, inputs=INPUTS) as run:
+        version = tracking.register(run, "sentiment", folder, SPEC, "card")
+    monkeypatch.setattr(call, silent)
+    with pytest.raises(EngineError, match="connection refused"):
+        tracking.fetch("sentiment", str(version))
 
 
 def test_a_deleted_experiment_is_named(tracking: Tracking) -> None:
