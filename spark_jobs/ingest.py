@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -177,8 +177,8 @@ class _Ingest:
             parts, skipped = find_parts(source, self.home.shop(self.shop.name), self.seen)
             self.report.parts_skipped += skipped
             check_columns(source, parts)
+            self._check_readable_again(source, parts)
             for part in parts:
-                self._check_readable_again(source, part)
                 if part.schema is not None:
                     drift.check_needed(source, {f.name: family(f.type) for f in part.schema}, part.name)
             if parts:
@@ -338,35 +338,35 @@ class _Ingest:
         stored = clock.newest_fact(self.lake)
         return max([*self.newest, *([stored] if stored else [])], default=present)
 
-    def _check_readable_again(self, source: Source, part: Part) -> None:
+    def _check_readable_again(self, source: Source, parts: Sequence[Part]) -> None:
         """Rows without ids cannot be told from those that the same part gave before, or gave to another source."""
         bare = source.bare
         if bare is None:
             return
-        if part.name not in self.seen.parts(source.name):
-            fed = {mapping.table for mapping in source.tables if mapping.is_bare}
-            apart = {
-                other.name
-                for other in self.shop.sources
-                if other.format == "postgres" or not fed & {mapping.table for mapping in other.tables}
-            }
-            if others := self.seen.sources(part.name, part.digest) - apart:
+        fed = {mapping.table for mapping in source.tables if mapping.is_bare}
+        apart = {
+            other.name
+            for other in self.shop.sources
+            if other.format == "postgres" or not fed & {mapping.table for mapping in other.tables}
+        }
+        known, elsewhere = self.seen.parts(source.name), self.seen.sources(apart)
+        for part in parts:
+            if part.name not in known:
+                if other := elsewhere.get(part.name) or elsewhere.get(part.digest):
+                    raise IngestError(
+                        f"{part.name} was read before as source {other}, and {bare.name} has no {bare.row_id}: its rows would be "
+                        f"counted twice. Give source {source.name} that name again, or say `identical: drop`."
+                    )
+            elif source.format != "postgres":
                 raise IngestError(
-                    f"{part.name} was read before as source {min(others)}, and {bare.name} has no {bare.row_id}: its rows would be "
-                    f"counted twice. Give source {source.name} that name again, or say `identical: drop`."
+                    f"{part.name} was read before and has changed, and {bare.name} has no {bare.row_id}: its old rows would be "
+                    "counted twice. Deliver new rows in a new file, or say `identical: drop`."
                 )
-            return
-        if source.format == "postgres" and source.cursor:
-            return
-        if source.format == "postgres":
-            raise IngestError(
-                f"source {source.name} was read before and has no `cursor`, and {bare.name} has no {bare.row_id}: its rows would be "
-                f"counted twice. Declare a cursor column or map {bare.row_id}."
-            )
-        raise IngestError(
-            f"{part.name} was read before and has changed, and {bare.name} has no {bare.row_id}: its old rows would be counted twice. "
-            "Deliver new rows in a new file, or say `identical: drop`."
-        )
+            elif not source.cursor:
+                raise IngestError(
+                    f"source {source.name} was read before and has no `cursor`, and {bare.name} has no {bare.row_id}: its rows would "
+                    f"be counted twice. Declare a cursor column or map {bare.row_id}."
+                )
 
     def _stop_if_too_many_bad(self) -> None:
         for line in self.report.lines:

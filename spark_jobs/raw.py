@@ -11,17 +11,19 @@ from features.tables import CALENDAR, EVENTS, INVENTORY, ITEMS, ORDERS, PROMOTIO
 ROW_ID = "row_id"
 """Identifies a current row: its identity where it has one, else a digest of its content and its number among equal rows."""
 
+_CANCELLED = "CASE status WHEN 'cancelled' THEN status END AS status"
+"""Paid, shipped, delivered: a sale all along."""
 
 READ: dict[str, tuple[str, ...]] = {
     EVENTS.name: ("event_id", "user_id", "visitor_id", "session_id", "item_id", "event_type", "price", "quantity"),
     ITEMS.name: ("item_id", "title", "category", "brand", "price", "created_at", "withdrawn_at"),
-    ORDERS.name: ("order_id", "order_line_id", "user_id", "item_id", "quantity", "unit_price", "discount", "status"),
+    ORDERS.name: ("order_id", "order_line_id", "user_id", "item_id", "quantity", "unit_price", "discount", _CANCELLED),
     REVIEWS.name: ("review_id", "item_id", "rating", "review_text", "language", "category", "label"),
     PROMOTIONS.name: ("promotion_id", "item_id", "category", "starts_at", "ends_at", "depth"),
     INVENTORY.name: ("item_id", "location_id", "on_hand"),
     CALENDAR.name: ("date", "name", "kind"),
 }
-"""What feature jobs read of each raw table, beside its times; a correction of anything else changes no feature."""
+"""What feature jobs read of each raw table, columns or expressions, beside its times; a correction of anything else changes none."""
 
 
 def current(rows: DataFrame, table: Table) -> DataFrame:
@@ -32,9 +34,7 @@ def current(rows: DataFrame, table: Table) -> DataFrame:
     (`Table.row_id`) stands, equal rows too (two scans of one article are two sales); any other null in an identity is a value
     like others.
     """
-    rows = rows.select(*READ[table.name], *(name for name in (EVENT_TIMESTAMP, CREATED_TIMESTAMP) if name in table.names))
-    if table is ORDERS:  # paid, shipped, delivered: a sale all along
-        rows = rows.withColumn("status", F.when(F.col("status") == "cancelled", F.col("status")))
+    rows = rows.selectExpr(*READ[table.name], *(name for name in (EVENT_TIMESTAMP, CREATED_TIMESTAMP) if name in table.names))
     content = F.when(F.col(table.row_id).isNull(), _digest(rows)) if table.row_id else F.lit(None).cast("string")
     # Corrections count backwards, the newest is 1; equal rows count forwards, so that a later one renames none before it.
     created = F.unix_micros(CREATED_TIMESTAMP)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import orjson
 
-from features.online.packing import Layout, Packed, to_microseconds
+from features.online.packing import NEVER, Layout, Packed, to_microseconds
 from features.online.rows import Row
 from features.views import View
 from infra.errors import EngineError, FeatureError
@@ -21,9 +21,6 @@ from infra.errors import EngineError, FeatureError
 FORMAT = 1
 _BATCH = 10_000
 """Rows per transaction: small enough that other writers get their turn."""
-
-_NEVER = -(1 << 63)
-"""Before every instant, in microseconds."""
 
 _MAPPED_BYTES = 1 << 30
 """A read of a page that is not in SQLite's small cache is then no system call."""
@@ -70,7 +67,7 @@ class EmbeddedRows:
         """As `Rows.write`; each 10,000 rows are one transaction."""
         with self._answering():
             connection = self._connect()
-            upsert = _UPSERT.format(definition=self._define(connection, view), as_of=_NEVER)
+            upsert = _UPSERT.format(definition=self._define(connection, view), as_of=NEVER)
             for start in range(0, len(rows), _BATCH):
                 batch = rows[start : start + _BATCH]
                 with connection:
@@ -88,13 +85,13 @@ class EmbeddedRows:
             for start in range(0, max(len(rows), 1), _BATCH):
                 batch = rows[start : start + _BATCH]
                 keys = [key for key, *_ in batch]
-                last = start + _BATCH >= len(rows)
-                span = {"definition": definition, "as_of": moment, "after": after, "to": None if last else keys[-1]}
+                is_last = start + _BATCH >= len(rows)
+                span = {"definition": definition, "as_of": moment, "after": after, "to": None if is_last else keys[-1]}
                 with connection:
                     connection.execute("BEGIN IMMEDIATE")
                     connection.execute(_NOT_AMONG, {**span, "keys": orjson.dumps(keys).decode()})
                     connection.executemany(upsert, batch)
-                    if last:
+                    if is_last:
                         connection.execute(_COMPLETE, (moment, definition))
                 after = keys[-1] if keys else ""
                 if progress:

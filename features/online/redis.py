@@ -18,16 +18,13 @@ from typing import Any
 
 import redis
 
-from features.online.packing import Layout, Packed, to_microseconds
+from features.online.packing import NEVER, Layout, Packed, to_microseconds
 from features.online.rows import Row
 from features.views import View
 from infra.errors import EngineError
 
 _BATCH = 1_000
 """Rows per call: a script holds the server for about a millisecond, then readers get their turn."""
-
-_NEVER = -(1 << 63)
-"""Before every instant, in microseconds."""
 
 _TIMES = struct.Struct(">qq")
 
@@ -70,7 +67,7 @@ class RedisRows:
 
     def write(self, view: View, rows: Sequence[Packed], progress: Callable[[int], None] | None = None) -> None:
         """As `Rows.write`; each 1,000 rows are one script, which nothing interrupts."""
-        self._write(self._define(view), rows, _NEVER, progress)
+        self._write(self._define(view), rows, NEVER, progress)
 
     def replace(self, view: View, rows: Sequence[Packed], as_of: datetime, progress: Callable[[int], None] | None = None) -> None:
         """As `Rows.replace`; first the rows, then what is not among them goes, each 1,000 in one script."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,9 +54,9 @@ class Seen:
         """The digest of everything that was read, whatever its name."""
         return {row["digest"] for row in self.of(source)}
 
-    def sources(self, part: str, digest: str) -> set[str]:
-        """The names of the sources that a part was read as, under this name or another."""
-        return {row["source"] for row in self.rows if row["part"] == part or row["digest"] == digest}
+    def sources(self, without: Collection[str]) -> dict[str, str]:
+        """Name and digest of everything that was read -> the source it was read as, but for some sources."""
+        return {key: row["source"] for row in self.rows if row["source"] not in without for key in (row["part"], row["digest"])}
 
     def cursor(self, source: str) -> str | None:
         """How far a database was read: the newest cursor value that is known, as text; None if it has none yet."""

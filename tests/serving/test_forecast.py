@@ -12,7 +12,7 @@ from features.store import FeatureStore
 from serving.loading import Loader
 from serving.nodes.daily_demand import DailyDemand
 from serving.products import Content, Problem
-from serving.schemas import ForecastRequest
+from serving.schemas import ForecastRequest, Series
 from tests.serving.conftest import NOW, Ask, ServedShop
 
 
@@ -50,7 +50,7 @@ def test_days_that_are_not_built_yet_are_said_and_do_not_lower_the_forecast(
     served: ServedShop, days_late: int, degraded: list[str]
 ) -> None:
     graph = Loader(served.settings, served.shop, served.lake).load(served.manifests["forecast"], NOW)
-    request = ForecastRequest(series=[{"item_id": "i0"}], horizon=2)  # type: ignore[list-item]
+    request = ForecastRequest(series=[Series(item_id="i0")], horizon=2)
     fresh, late = (graph.answer([request], NOW + timedelta(days=days))[0] for days in (0, days_late))
     assert isinstance(fresh, dict)
     assert isinstance(late, dict)
@@ -91,7 +91,7 @@ def test_a_forecast_does_not_wait_for_those_that_came_after_it(served: ServedSho
         return answer(requests, at)
 
     async def ask_at_once() -> None:
-        request = ForecastRequest(series=[{"item_id": "i0"}], horizon=2)  # type: ignore[list-item]
+        request = ForecastRequest(series=[Series(item_id="i0")], horizon=2)
         await asyncio.gather(*(one.batcher.submit(request) for _ in range(4)))
 
     monkeypatch.setattr(one.graph, "answer", seen)
