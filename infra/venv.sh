@@ -18,11 +18,13 @@ fi
 
 rm -f "$venv/ready"
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
-# The lock names every package but CUDA's, which a torch built for it brings along. pip compiles them all: where Python may not write
-# what it compiles (PYTHONDONTWRITEBYTECODE, as in many containers), each process would compile again what it imports.
+# The lock names every package but CUDA's, which a torch built for it brings along. All are compiled here, on every core: where Python may
+# not write what it compiles (PYTHONDONTWRITEBYTECODE, as in many containers), each process would compile again what it imports.
 echo "Installing the locked packages into $venv (a few minutes the first time) ..."
-"$venv/bin/python" -m pip install --quiet --disable-pip-version-check --constraint requirements.lock pip wheel setuptools
-"$venv/bin/python" -m pip install --quiet --disable-pip-version-check --constraint requirements.lock torch
-"$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --requirement requirements.lock
-"$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+install=("$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-compile)
+"${install[@]}" --constraint requirements.lock pip wheel setuptools
+"${install[@]}" --constraint requirements.lock torch
+"${install[@]}" --no-deps --requirement requirements.lock
+"${install[@]}" --no-deps --no-build-isolation --editable .
+"$venv/bin/python" -m compileall -qq -j 0 "$venv/lib" || true # some packages carry templates that no Python compiles
 touch "$venv/ready"
