@@ -2,7 +2,8 @@
 
 `<home>/run/<name>.json` names the process, `<home>/logs/<name>.log` holds what it prints. Every process of a server carries the
 variable `_SHOPGRAPH_SERVER=<home>:<name>`, which children inherit, so that `stop` finds all of them, also those that left their
-parent, and never one of another home.
+parent, and never one of another home. A child whose environment names no server (Ray's agents write their titles over it) belongs to
+its parent's.
 """
 
 from __future__ import annotations
@@ -97,13 +98,14 @@ def stop(home: Home, name: str, grace_s: float = 10.0) -> bool:
 
     They have `grace_s` to end of themselves and are then killed.
     """
-    found = family = processes(home, name)
+    found = family = set(processes(home, name))
     for signal in (psutil.Process.terminate, psutil.Process.kill):
         for process in family:
             with suppress(psutil.NoSuchProcess):
                 signal(process)
         deadline = time.monotonic() + grace_s
-        while (family := processes(home, name)) and time.monotonic() < deadline:
+        # an orphan without the mark is found no more, one that was started meanwhile was not known before
+        while (family := {*filter(_lives, family), *processes(home, name)}) and time.monotonic() < deadline:
             time.sleep(0.05)
         if not family:
             break
@@ -113,14 +115,16 @@ def stop(home: Home, name: str, grace_s: float = 10.0) -> bool:
 
 def processes(home: Home, name: str) -> list[psutil.Process]:
     """Every live process of the server, the oldest first."""
-    mark, found = _mark(home, name), []
-    for process in psutil.process_iter():
-        try:
-            if process.environ().get(MARK) == mark:
-                found.append(process)
-        except psutil.Error:  # gone meanwhile, or somebody else's
-            continue
-    return sorted(found, key=lambda process: process.create_time())
+    mark = _mark(home, name)
+    marks = {
+        process: (process.info["environ"] or {}).get(MARK)  # None: gone meanwhile, or somebody else's
+        for process in psutil.process_iter(["ppid", "status", "environ", "create_time"])
+        if process.info["status"] != psutil.STATUS_ZOMBIE
+    }
+    family = [process for process, found in marks.items() if found == mark]
+    for parent in family:  # grows as it is walked: children of children
+        family += [child for child, found in marks.items() if found is None and child.info["ppid"] == parent.pid]
+    return sorted(family, key=lambda process: process.info["create_time"])
 
 
 def memory_bytes(home: Home, name: str) -> int:
@@ -235,6 +239,13 @@ def _wait_until_ready(name: str, process: subprocess.Popen[bytes], ready: Callab
         if time.monotonic() > deadline:
             raise EngineError(f"{name} did not answer within {timeout_s:.0f} s{_last_words(log)}")
         time.sleep(0.1)
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _last_words(log: Path) -> str:

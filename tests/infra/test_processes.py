@@ -51,6 +51,16 @@ def test_a_started_server_is_found_and_stopped_with_its_orphans(home: Home) -> N
     assert not processes.stop(home, "server")
 
 
+def test_children_that_lost_their_environment_are_found_and_stopped(home: Home) -> None:
+    nameless = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('listening', flush=True); time.sleep(300)"
+    parent = f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', {nameless!r}], env={{}}); time.sleep(300)"
+    _start(home, code=parent)
+    family = processes.processes(home, "server")
+    assert len(family) == 2
+    assert processes.stop(home, "server", grace_s=1)
+    assert not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in family)
+
+
 def test_starting_twice_keeps_the_first(home: Home) -> None:
     assert _start(home) == _start(home)
     assert len(processes.processes(home, "server")) == 2
