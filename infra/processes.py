@@ -243,7 +243,7 @@ def _wait_until_ready(name: str, process: subprocess.Popen[bytes], ready: Callab
 
 def _lives(process: psutil.Process) -> bool:
     try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        return bool(process.is_running()) and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
 

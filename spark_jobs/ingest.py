@@ -353,9 +353,12 @@ class _Ingest:
         for part in parts:
             if part.name not in known:
                 if other := elsewhere.get(part.name) or elsewhere.get(part.digest):
+                    remedy = f"give source {source.name} that name again, or say `identical: drop`."
+                    if source.format == "postgres":  # the name of a database does not say what was asked of it
+                        remedy = f"put source {other} back into shop.yaml beside it where its query was another; else {remedy}"
                     raise IngestError(
                         f"{part.name} was read before as source {other}, and {bare.name} has no {bare.row_id}: its rows would be "
-                        f"counted twice. Give source {source.name} that name again, or say `identical: drop`."
+                        f"counted twice; {remedy}"
                     )
             elif source.format != "postgres":
                 raise IngestError(

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from pyspark.sql import DataFrame, Window
+from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from features.columns import CREATED_TIMESTAMP
@@ -28,8 +28,8 @@ def decide(new: DataFrame, stored: DataFrame, table: Table, content: Sequence[st
         new: rows of `table` that keep its rules, with `__order`, their place in the sources.
         stored: rows of `table` that are there already.
         content: the columns the source speaks of; a row is equal to another where these are, `created_timestamp` apart.
-        now: corrections become known after it (those of one row by a microsecond after each other), unless `created_timestamp`
-            is of `content` and tells the versions of a row apart.
+        now: corrections become known after it, each version of a row a microsecond after the one before it; where
+            `created_timestamp` is of `content`, when the source says, unless that is no other time than that of what is stored.
         identical: `keep` or `drop` rows without identity that are wholly equal.
     """
     whole = [name for name in content if name != CREATED_TIMESTAMP]
@@ -56,19 +56,23 @@ def _by_identity(
     """The versions of each identity in a row, each compared with the one before it.
 
     Stored ones come first, new ones follow as they are told; where the source itself says when a row could be known (`is_said`)
-    that is their order, and a version that comes late does not become the current one. New versions that begin with what is stored
-    are that history told again: all of it up to the newest stored one, or as the source dates it.
+    that is their order (those of one millisecond as they are told), and a version that comes late does not become the current one.
+    New versions that begin with what is stored are that history told again: all of it up to the newest stored one, or as the source
+    dates it.
     """
     is_stored, created = F.col(_STORED), F.col(CREATED_TIMESTAMP)
     whole = Window.partitionBy(*identity)
-    place = created if is_said else F.when(is_stored, created)
-    order = whole.orderBy(place.asc_nulls_last(), is_stored.desc(), ORDER)
+    time = created if is_said else F.when(is_stored, created)
+    order = whole.orderBy(_instant(time).asc_nulls_last(), is_stored.desc(), time, ORDER)
+    earlier = order.rowsBetween(Window.unboundedPreceding, -1)
     version = F.struct(created.alias("created"), F.struct(*content).alias("row"))
     versions = _beside(new, _of_same(stored, new, identity)).withColumn("__version", version)
     versions = versions.withColumns(
         {
             "__nth": F.count_if(~is_stored).over(order),
             "__before": F.lag("__version").over(order),
+            "__latest": F.max(created).over(earlier),
+            "__is_tie": _instant(F.max(F.when(is_stored, created)).over(earlier)) == _instant(created),
             "__known": F.collect_list(F.when(is_stored, F.col("__version"))).over(whole),
         }
     )
@@ -82,13 +86,19 @@ def _by_identity(
         .otherwise(CORRECTION)
     )
     versions = versions.withColumn(FATE, fate)
-    # Two contents of one time: what the source says of times does not order its versions from there on.
-    is_tie = (F.col(FATE) == CORRECTION) & (before["created"] == created)
-    is_unsaid = F.coalesce(F.bool_or(is_tie).over(order), F.lit(False)) if is_said else F.lit(True)
-    later = F.timestamp_micros(F.unix_micros(F.greatest(F.lit(now), newest["created"])) + nth)
-    moved = F.when((F.col(FATE) == CORRECTION) & is_unsaid, F.greatest(later, created)).otherwise(created)
+    is_correction = F.col(FATE) == CORRECTION
+    # Other content of a stored version's instant: what the source says of times does not order its versions from there on.
+    is_unsaid = F.coalesce(F.bool_or(is_correction & F.col("__is_tie")).over(order), F.lit(False)) if is_said else F.lit(True)
+    latest = F.when(is_unsaid, F.greatest(F.lit(now), newest["created"])).otherwise(F.col("__latest"))
+    after = F.greatest(F.timestamp_micros(F.unix_micros(latest) + nth), created)
+    moved = F.when(is_correction, after).otherwise(created)
     decided = versions.withColumn(CREATED_TIMESTAMP, moved).where(~is_stored)
-    return decided.drop(_STORED, "__version", "__nth", "__before", "__known", "__retold")
+    return decided.drop(_STORED, "__version", "__nth", "__before", "__latest", "__is_tie", "__known", "__retold")
+
+
+def _instant(time: Column) -> Column:
+    """The millisecond of a time: versions that one delivery tells of one instant are stored microseconds apart."""
+    return F.date_trunc("millisecond", time)
 
 
 def _of_same(stored: DataFrame, new: DataFrame, columns: list[str]) -> DataFrame:

@@ -179,15 +179,15 @@ def _delta_parts(source: Source, folder: Path, seen: Seen) -> tuple[list[Part], 
 
 def _files_when_read(uri: str, source: Source, seen: Seen) -> Collection[str] | None:
     """The files of the version of a Delta table in which something was read last; None where that is not known any more."""
-    versions = [row["cursor"] for row in seen.of(source.name) if row["part"].startswith(f"{uri}/")]
+    version = seen.cursor(source.name, f"{uri}/")
     try:
-        return foreign_table(uri, version=int(versions[-1][1:])).fragments if versions and versions[-1] else None
+        return foreign_table(uri, version=int(version[1:])).fragments if version else None
     except TableContractError:
         return None
 
 
 def _postgres_part(source: Source, folder: Path, seen: Seen) -> Part:
-    cursor, url = seen.cursor(source.name), str(source.url)
+    cursor, url = seen.cursor(source.name, postgres.SCHEME), str(source.url)
     reading = source.model_copy(update={"url": postgres.with_passfile(url, folder)})
     schema = postgres.schema(reading)
     if source.cursor:

@@ -21,6 +21,7 @@ from features.mapping import Source
 from infra.errors import IngestError
 
 PASSFILE = "pgpass"
+SCHEME = "postgresql"
 """File in a shop's folder with the password of its database, in libpq's format."""
 _ADDRESS = re.compile(
     r"(?P<scheme>postgres(?:ql)?)://(?:(?P<user>[^:/?#@]*)(?::(?P<password>[^/?#@]*))?@)?"
@@ -38,7 +39,7 @@ def address(url: str) -> str:
     """
     parts = _parts(url)
     return _joined(
-        {**parts, "scheme": "postgresql", "user": "", "password": "", "host": _host(parts).lower() or "localhost", "query": ""}
+        {**parts, "scheme": SCHEME, "user": "", "password": "", "host": _host(parts).lower() or "localhost", "query": ""}
     )
 
 

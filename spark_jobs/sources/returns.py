@@ -27,20 +27,25 @@ _STORED = -1
 def link(new: DataFrame, stored: DataFrame) -> DataFrame:
     """`new` order lines (with `__order`) with `returned_order_id` filled for the returns that have a purchase.
 
-    Of a line the newest version counts: one that was corrected neither bought nor returned its units twice.
+    Of a line the newest version counts: one that was corrected neither bought nor returned its units twice, and a return that was
+    linked keeps its purchase while it stays the same return (user, item, quantity).
 
     Args:
         stored: order lines that are there already; their returns have used up some of their units.
     """
+    newest = Window.partitionBy(*ORDERS.identity).orderBy(F.col(CREATED_TIMESTAMP).desc())
+    same = [*ORDERS.identity, *_PAIR, "quantity"]
+    before = stored.withColumn("__version", F.row_number().over(newest)).where(F.col("__version") == 1)
+    new = new.join(before.select(*same, F.col("returned_order_id").alias("__before")), same, "left")
+    new = new.withColumn("returned_order_id", F.coalesce("returned_order_id", "__before")).drop("__before")
     is_open = (F.col("quantity") < 0) & F.col("returned_order_id").isNull() & F.col("user_id").isNotNull()
     pairs = new.where(is_open).select(*_PAIR).distinct()
     told = new.select(*_LINES, ORDER).unionByName(stored.select(*_LINES, F.lit(_STORED).cast("long").alias(ORDER)))
     # Versions of a line share its order; a correction may name another customer or item.
     orders = told.join(pairs, _PAIR, "left_semi").select("order_id").distinct()
-    newest = Window.partitionBy(*ORDERS.identity).orderBy(F.col(CREATED_TIMESTAMP).desc(), F.col(ORDER).desc())
     lines = (
         told.join(orders, "order_id", "left_semi")
-        .withColumn("__version", F.row_number().over(newest))
+        .withColumn("__version", F.row_number().over(newest.orderBy(F.col(CREATED_TIMESTAMP).desc(), F.col(ORDER).desc())))
         .where((F.col("__version") == 1) | F.col(str(ORDERS.row_id)).isNull())
         .join(pairs, _PAIR, "left_semi")
     )

@@ -58,9 +58,9 @@ class Seen:
         """Name and digest of everything that was read -> the source it was read as, but for some sources."""
         return {key: row["source"] for row in self.rows if row["source"] not in without for key in (row["part"], row["digest"])}
 
-    def cursor(self, source: str) -> str | None:
-        """How far a database was read: the newest cursor value that is known, as text; None if it has none yet."""
-        found = [row["cursor"] for row in self.of(source) if row["cursor"] is not None]
+    def cursor(self, source: str, part: str) -> str | None:
+        """How far the parts of a source whose names begin with `part` were read, as text: the newest that is known, None if none is."""
+        found = [row["cursor"] for row in self.of(source) if row["cursor"] is not None and row["part"].startswith(part)]
         return found[-1] if found else None
 
     def columns(self, source: str) -> dict[str, str]:

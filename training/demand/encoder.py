@@ -366,11 +366,11 @@ class Encoder:
                         ],
                         axis=2,
                     ),
-                    prepared.day_features[past],
+                    prepared.day_features[past] * is_past[..., None],
                 ],
                 axis=2,
             ).astype(np.float32),
-            "context_holiday": prepared.holiday[past],
+            "context_holiday": np.where(is_past, prepared.holiday[past], NO_HOLIDAY),
             "future": np.concatenate(
                 [
                     np.stack(

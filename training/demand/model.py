@@ -177,8 +177,8 @@ class Forecaster:
         Args:
             context: per series the columns of `daily_demand` as lists of equal length (`ds`, `units_sum`, ...), oldest first,
                 plus `item_id` (one string) and optionally `category`; empty lists for an item nothing is known of. `known_until`
-                is the last day of which it is known what was sold, unsaid: the day before `start`. Up to it a day without a row
-                is a day without a sale; after it nothing is known.
+                is the last day of which it is known what was sold, unsaid: the day before `start`. A day without a row that lies
+                between others, or after `known_until`, is unknown; one after the last row and up to it is a day without a sale.
             future: per series the planned `price_mean`, `promotion_depth`, `holiday`, `is_open` as lists of `horizon` values;
                 what is missing is filled by the rules of `Encoder.extend`, as is None among prices and promotions.
             horizon: days ahead, at most `max_horizon`.

@@ -34,7 +34,8 @@ class Panel:
     """Daily demand of N items over T consecutive local days.
 
     An item is on sale from its first row on. A day after its last row is a day on which it sold nothing: the table's rows end
-    with the last day on sale, and dropping such items from a backtest would peek at the future.
+    with the last day on sale, and dropping such items from a backtest would peek at the future. The table has a row for each day
+    on sale; where one before the last is missing (it is known later than its reader may know), its demand is unknown.
 
     Attributes:
         item_ids: N ids.
@@ -44,7 +45,7 @@ class Panel:
         promotion_depth: (N, T) deepest promotion of the day, 0-1.
         is_promotion: (N, T) a promotion covers the day.
         is_on_sale: (N, T) from the item's first row on.
-        is_stock_out: (N, T) demand is censored: stock was out for part of the day.
+        is_stock_out: (N, T) demand is censored: stock was out for part of the day, or the day's row is missing.
         is_open: (T,) the shop was open.
         holidays: T names, None on ordinary days.
         categories: N category names, None where unknown.
@@ -174,6 +175,8 @@ class Panel:
             )
         present = np.zeros((num_items, num_days), dtype=np.bool_)
         present[rows, days] = True
+        is_on_sale, ahead = (np.logical_or.accumulate(part, axis=1) for part in (present, present[:, ::-1]))
+        is_missing = is_on_sale & ~present & ahead[:, ::-1]
         is_open = np.zeros(num_days, dtype=np.bool_)
         is_open[days] = np.asarray(table["is_open"].fill_null(True))  # of a day's versions the last one stands
         names = table["holiday"].to_pylist()
@@ -188,8 +191,8 @@ class Panel:
             carry_forward(dense("price_mean", np.nan)),
             np.nan_to_num(dense("promotion_depth", 0.0)),
             dense("is_promotion", 0.0) > 0,
-            np.logical_or.accumulate(present, axis=1),
-            dense("is_stock_out", 0.0) > 0,
+            is_on_sale,
+            is_missing | (dense("is_stock_out", 0.0) > 0),
             is_open,
             tuple(holidays),
             tuple(known.get(item) for item in ids),

@@ -24,7 +24,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from features.columns import HISTORY_STEPS
 from training.metrics.ranking import top_k
 
 Ints = NDArray[np.int64]
@@ -41,7 +40,7 @@ class Config(BaseModel):
     dim: PositiveInt = Field(64, description="Width of embeddings and blocks.")
     num_blocks: PositiveInt = Field(2, description="Transformer blocks.")
     num_heads: PositiveInt = Field(2, description="Attention heads per block; divides `dim`.")
-    max_length: PositiveInt = Field(50, le=HISTORY_STEPS, description="Newest acts of a history that are read.")
+    max_length: PositiveInt = Field(50, description="Newest acts of a history that are read.")
     dropout: float = Field(0.2, ge=0, lt=1, description="On embeddings, attention output and feed-forward output.")
     num_negatives: PositiveInt | None = Field(
         None, description="Sampled softmax over this many shared negatives, for catalogues too large for the full one."

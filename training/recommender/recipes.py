@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from typing import Self
 
+from pydantic import BaseModel, ConfigDict, model_validator
+
+from features.columns import HISTORY_STEPS
 from training.recommender.data import DataConfig
 from training.recommender.model import Config
 from training.trainer import FitConfig
@@ -18,6 +21,15 @@ class Recipe(BaseModel):
     data: DataConfig
     model: Config
     fit: FitConfig
+
+    @model_validator(mode="after")
+    def _reads_what_is_kept(self) -> Self:
+        if self.model.max_length > HISTORY_STEPS:
+            raise ValueError(
+                f"serving keeps the newest {HISTORY_STEPS} acts of a history, so no more may be learned from: expected "
+                f"model.max_length at most {HISTORY_STEPS}, got {self.model.max_length}"
+            )
+        return self
 
 
 def demo() -> Recipe:

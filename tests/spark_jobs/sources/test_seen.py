@@ -9,10 +9,11 @@ from spark_jobs.sources.seen import PATH, SCHEMA, Seen
 
 
 def test_the_last_of_three_runs_counts(lake: Lake) -> None:
-    for run, kind in enumerate(["number", "number", "text"]):
+    parts = ["postgresql://old/shop", "postgresql://new/shop", "/export"]
+    for run, (kind, part) in enumerate(zip(["number", "number", "text"], parts, strict=True)):
         row = {
             "source": "s",
-            "part": "public.orders",
+            "part": part,
             "size": 0,
             "digest": f"{run}",
             "num_rows": 1,
@@ -22,5 +23,7 @@ def test_the_last_of_three_runs_counts(lake: Lake) -> None:
         }
         lake.write(PATH, pa.Table.from_pylist([row], schema=SCHEMA), "append", digest=f"{run}")
     seen = Seen.load(lake)
-    assert seen.cursor("s") == "2025-01-03"
+    assert seen.cursor("s", "postgresql") == "2025-01-02"
+    assert seen.cursor("s", "/export") == "2025-01-03"
+    assert seen.cursor("s", "/import") is None
     assert seen.columns("s") == {"a": "text"}

@@ -125,9 +125,14 @@ def test_interpolation_is_exact_at_trained_levels_and_linear_between() -> None:
 
 
 def test_a_series_is_answered_the_same_alone_and_among_others(forecaster: Forecaster, table: pa.Table) -> None:
-    """Old, young, stale and unknown ones: what else is asked changes nothing."""
+    """Old, young, stale and unknown ones: what else is asked changes nothing, also of days closed or named against the rules."""
+    odd = [NUM_DAYS - 15, NUM_DAYS - 20]
+    rows = [
+        {**row, **({"is_open": False, "holiday": "Fire"} if (row["ds"] - START).days in odd else {})} for row in table.to_pylist()
+    ]
+    table = pa.Table.from_pylist(rows, schema=table.schema)
     series = [history(table, f"item-{number:02d}") for number in range(6)]
-    series += [{"ds": []}, history(table, "item-08", 10), known_until(table, START_AHEAD - timedelta(days=40))]
+    series += [{"ds": []}, history(table, "item-08", 10), known_until(table, START_AHEAD - timedelta(days=8))]
     together = forecaster.forecast(series, None, HORIZON, start=START_AHEAD)
     alone = [forecaster.forecast([each], None, HORIZON, start=START_AHEAD)[0] for each in series]
     np.testing.assert_allclose(values(together), values(alone), rtol=1e-4, atol=1e-5)

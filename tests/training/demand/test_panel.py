@@ -46,6 +46,12 @@ def test_an_item_whose_rows_end_sold_nothing_afterwards() -> None:
     assert panel.units[0].tolist() == [4, 0]
 
 
+def test_a_day_whose_row_is_missing_between_others_is_not_observed() -> None:
+    days = [date(2024, 1, day) for day in range(1, 6)]
+    panel = Panel.from_table(rows(row("a", days[1], 4), row("a", days[3], 2), *(row("b", day, 1) for day in days)))
+    assert panel.is_observed.tolist() == [[False, True, False, True, True], [True] * 5]
+
+
 def test_of_a_corrected_day_the_value_known_last_counts() -> None:
     first, later = datetime(2024, 1, 2, tzinfo=UTC), datetime(2024, 1, 9, tzinfo=UTC)
     panel = Panel.from_table(

@@ -13,6 +13,7 @@ from features.columns import HISTORY_STEPS
 from tests.model_contract import ModelContract
 from training.recommender.data import DataConfig, RecommenderTask, make_encoder, make_queries, make_sequences, split
 from training.recommender.model import Config, Encoder, Network, Recommender, pad
+from training.recommender.recipes import Recipe, full
 from training.trainer import Task
 
 SMALL = Config(dim=16, num_blocks=1, num_heads=2, max_length=8, dropout=0.0)
@@ -136,8 +137,8 @@ def test_misuse_is_refused(recommender: Recommender) -> None:
         recommender.recommend([[]], -1)
     with pytest.raises(ValidationError, match="num_heads 3 does not divide dim 16"):
         Config(dim=16, num_heads=3)
-    with pytest.raises(ValidationError, match=f"less than or equal to {HISTORY_STEPS}"):
-        Config(max_length=HISTORY_STEPS + 1)
+    with pytest.raises(ValidationError, match=f"max_length at most {HISTORY_STEPS}, got {HISTORY_STEPS + 1}"):
+        Recipe.model_validate({**full().model_dump(), "model": {"max_length": HISTORY_STEPS + 1}})
 
 
 def test_one_item_catalogue_is_answered() -> None:
