@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -17,13 +18,13 @@ from pyspark.sql import SparkSession
 
 from infra.home import Home
 from infra.lake import Lake
-from infra.settings import Settings, set_quiet_environment
+from infra.settings import Settings, set_quiet_environment, variables
 from spark_jobs.session import session
 from tests.installation import installation
 from tests.ports import free_port, wait_until_open
 
 set_quiet_environment()
-# Tests are small: what the JVM's optimising compiler costs it never earns back (120 -> 76 CPU seconds for a build of `tiny`).
+# Commands on small data: what the JVM's optimising compiler costs it never earns back (120 -> 76 CPU seconds for a build of `tiny`).
 os.environ.setdefault("JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=240m")
 
 
@@ -42,10 +43,16 @@ def lake(settings: Settings) -> Lake:
 
 @pytest.fixture(scope="session")
 def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
-    """One Spark for all tests: starting it costs seconds."""
+    """One Spark for all tests: starting it costs seconds. It lives for minutes, so its JVM may optimise; a plan lives for a few rows,
+    so it is interpreted and not compiled (test_build.py: 316 -> 189 s, both together). Commands of other processes run as users' do.
+    """
     settings = Settings.load(home=tmp_path_factory.mktemp("spark"), spark_driver_memory="1g")
-    with session(settings, "tests") as spark:
+    with ExitStack() as stack:
+        with variables({"JDK_JAVA_OPTIONS": ""}):
+            spark = stack.enter_context(session(settings, "tests"))
         spark.conf.set("spark.sql.shuffle.partitions", "2")
+        spark.conf.set("spark.sql.codegen.wholeStage", "false")
+        spark.conf.set("spark.sql.codegen.factoryMode", "NO_CODEGEN")
         yield spark
 
 
