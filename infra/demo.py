@@ -23,7 +23,7 @@ from rich.table import Table
 
 from infra.errors import ShopgraphError
 from infra.home import Home
-from infra.processes import memory_bytes
+from infra.processes import memory_bytes, processes
 from infra.settings import Settings
 
 ROOT = Path(__file__).parent.parent
@@ -104,20 +104,12 @@ def run(stage: Stage, settings: Settings) -> Cost:
 
 
 def tree_bytes(pid: int) -> int:
-    """Proportional resident bytes of a process and its descendants, shared pages counted once; plain ones elsewhere than on Linux."""
-    total = 0
+    """Resident bytes of a process and its descendants, shared pages counted once."""
     try:
         parent = psutil.Process(pid)
-        family = [parent, *parent.children(recursive=True)]
+        return memory_bytes([parent, *parent.children(recursive=True)])
     except psutil.NoSuchProcess:
         return 0
-    for process in family:
-        try:
-            memory = process.memory_full_info()
-            total += getattr(memory, "pss", memory.rss)
-        except psutil.Error:
-            continue
-    return total
 
 
 def ask(settings: Settings, path: str, body: dict[str, object]) -> tuple[str, str]:
@@ -142,7 +134,7 @@ def show(costs: list[Cost], answers: list[tuple[str, str]], settings: Settings) 
     table = Table("stage", "seconds", "peak memory (GB)", title="What it took")
     for cost in costs:
         table.add_row(cost.title, f"{cost.seconds:.0f}", f"{cost.peak_bytes / 1e9:.2f}")
-    servers = sum(memory_bytes(Home(settings), name) for name in ("mlflow", "ray"))
+    servers = memory_bytes(process for name in ("mlflow", "ray") for process in processes(Home(settings), name))
     table.add_row("all", f"{sum(cost.seconds for cost in costs):.0f}", f"servers now: {servers / 1e9:.2f}", style="bold")
     page = Console()
     page.print(table)

@@ -16,7 +16,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -127,12 +127,13 @@ def processes(home: Home, name: str) -> list[psutil.Process]:
     return sorted(family, key=lambda process: process.info["create_time"])
 
 
-def memory_bytes(home: Home, name: str) -> int:
-    """Resident memory of all processes of the server, summed (pages shared between them count in each)."""
+def memory_bytes(family: Iterable[psutil.Process]) -> int:
+    """Resident memory of processes; pages that several share count once (Linux's PSS, elsewhere in each)."""
     total = 0
-    for process in processes(home, name):
-        with suppress(psutil.NoSuchProcess):
-            total += process.memory_info().rss
+    for process in family:
+        with suppress(psutil.Error):
+            memory = process.memory_full_info()
+            total += getattr(memory, "pss", memory.rss)
     return total
 
 

@@ -149,7 +149,7 @@ def status(settings: Settings) -> Status:
     known = _known(home)
     if pids[RAY]:  # the ports it was started with, whatever this shell's settings say
         settings = settings.model_copy(update={name: known[name] for name in _PORTS if name in known})
-    memory = {name: processes.memory_bytes(home, name) // 2**20 if pids[name] else 0 for name in pids}
+    memory = {name: processes.memory_bytes(processes.processes(home, name)) // 2**20 if pids[name] else 0 for name in pids}
     ready = _get_json(settings.http_host, settings.http_port, "/readyz") if pids[RAY] else None
     own_mlflow = settings.mlflow_uri is None
     mlflow = Server(

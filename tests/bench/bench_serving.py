@@ -168,7 +168,9 @@ def bench(folder: Path, say: Any) -> list[Figure]:
                 )
                 goal = 0.6 if (name, clients) == ("recommend", 8) else None
                 figures.append(figure(what, ours[0], peer[0], better="more", least_ratio=goal))
-        memory = sum(processes.memory_bytes(Home(settings), name) for name in ("ray", "mlflow")) >> 20
+        memory = (
+            processes.memory_bytes(one for name in ("ray", "mlflow") for one in processes.processes(Home(settings), name)) >> 20
+        )
         proxy = servers.status(settings).servers[2].told
         figures.append(
             figure(f"resident MB of all servers ({proxy}); peer: the bound of 4 GB", memory, 4096, better="less", least_ratio=1)

@@ -44,7 +44,7 @@ def test_a_started_server_is_found_and_stopped_with_its_orphans(home: Home) -> N
     assert processes.running(home, "server") == pid
     family = processes.processes(home, "server")
     assert len(family) == 2
-    assert processes.memory_bytes(home, "server") > 1_000_000
+    assert processes.memory_bytes(family) > 1_000_000
     assert processes.stop(home, "server", grace_s=5)
     assert processes.running(home, "server") is None
     assert not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in family)
