@@ -53,7 +53,7 @@ class Staged:
 
 
 def check_columns(source: Source, parts: Sequence[Part]) -> None:
-    """Before a row is read: no column twice, and one family of types per column over all parts.
+    """Before a row is read: no column twice, none named as ours, and one family of types per column over all parts.
 
     Raises:
         IngestError: naming the columns and the part.
@@ -66,6 +66,8 @@ def check_columns(source: Source, parts: Sequence[Part]) -> None:
             first, name = pair
             other = "" if first == name else f" (beside `{first}`)"
             raise IngestError(f"{part.name}: column `{name}` comes twice{other}; columns need names of their own. Rename one.")
+        if taken := [name for name in part.schema.names if name in OURS]:
+            raise IngestError(f"{part.name}: column `{taken[0]}` bears a name that the ingest itself uses; rename it.")
         for field in part.schema:
             kind, where = found.setdefault(field.name, (family(field.type), part.name))
             if kind != family(field.type) and field.name not in source.retyped:

@@ -289,6 +289,10 @@ def test_a_key_that_only_some_json_lines_have_may_be_away_for_a_day(folder: Path
         (b"", "is empty \\(0 bytes\\)"),
         (HEADER.replace("price", "amount").encode() + b"1,1,7,A,1,1,2025-06-01\n", "no column `price`.*it has order, line"),
         (HEADER.replace("line", "order").encode() + b"1,1,7,A,1,1,2025-06-01\n", "column `order` comes twice"),
+        (
+            HEADER.replace("line", "__row").encode() + b"1,1,7,A,1,1,2025-06-01\n",
+            "column `__row` bears a name that the ingest itself uses",
+        ),
         (HEADER.replace("line", "Order").encode() + b"1,1,7,A,1,1,2025-06-01\n", "column `Order` comes twice \\(beside `order`\\)"),
         (HEADER.encode() + b"1,1,7,\xb0\xa1,1,1,2025-06-01\n", "line 2: expected utf-8, got other bytes; it reads as gb18030"),
         (
