@@ -38,7 +38,9 @@ STAGES: dict[str, Callable[[Path], bool]] = {
 }
 
 
-@pytest.mark.parametrize("stage", [pytest.param("staging", marks=pytest.mark.soak), "writing", "committing"])
+@pytest.mark.parametrize(
+    "stage", [*(pytest.param(stage, marks=pytest.mark.soak) for stage in ("staging", "writing")), "committing"]
+)
 def test_killed_and_run_again(stage: str, settings: Settings, lake: Lake, tmp_path: Path) -> None:
     header = "order_id,user_id,item_id,quantity,unit_price,event_timestamp\n"  # no line ids: a file read twice would show
     rows = [f"{i},{i % 97},{i % 13},{1 if i % 10 else 'x'},1.5,2025-06-01 10:00:00\n" for i in range(ROWS)]
