@@ -27,7 +27,7 @@ from spark_jobs.sources.csv_files import batches as csv_batches
 from spark_jobs.sources.drift import looks_personal
 from spark_jobs.sources.guess import Guess, guess_tables, number_signs
 from spark_jobs.sources.json_lines import batches as json_batches
-from spark_jobs.sources.parts import file_format
+from spark_jobs.sources.parts import file_format, files_in
 from spark_jobs.sources.text import guess_encoding, open_text
 
 KNOWN_SETS: tuple[ModuleType, ...] = (online_retail, online_shopping_10_cats, womens_clothing)
@@ -120,14 +120,7 @@ def _samples(origin: str, folder: Path) -> list[_Sample]:
     if not path.is_dir():
         raise IngestError(f"there is nothing at {path}; give a file, a folder or postgresql://...")
     deltas = sorted(log.parent for log in path.rglob("_delta_log") if log.is_dir())
-    files = sorted(
-        file
-        for file in path.rglob("*")
-        if file.is_file()
-        and file_format(file)
-        and not any(part.startswith((".", "_")) for part in file.relative_to(path).parts)
-        and not any(delta in file.parents for delta in deltas)
-    )
+    files = [file for file in files_in(path) if file_format(file) and not any(delta in file.parents for delta in deltas)]
     samples = [sample for delta in deltas for sample in _samples(str(delta), folder)] + _grouped(path, files)
     if not samples:
         raise IngestError(f"no CSV, JSON lines, Parquet or Delta data in {path}.")

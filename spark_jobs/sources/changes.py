@@ -66,7 +66,7 @@ def _by_identity(
     order = whole.orderBy(_instant(time).asc_nulls_last(), is_stored.desc(), time, ORDER)
     earlier = order.rowsBetween(Window.unboundedPreceding, -1)
     version = F.struct(created.alias("created"), F.struct(*content).alias("row"))
-    versions = _beside(new, _of_same(stored, new, identity)).withColumn("__version", version)
+    versions = _beside(new, of_same(stored, new, identity)).withColumn("__version", version)
     versions = versions.withColumns(
         {
             "__nth": F.count_if(~is_stored).over(order),
@@ -101,7 +101,7 @@ def _instant(time: Column) -> Column:
     return F.date_trunc("millisecond", time)
 
 
-def _of_same(stored: DataFrame, new: DataFrame, columns: list[str]) -> DataFrame:
+def of_same(stored: DataFrame, new: DataFrame, columns: Sequence[str]) -> DataFrame:
     """The stored rows that share `columns` (null equals null) with a new row."""
     wanted = new.select([F.col(name).alias(f"__{name}") for name in columns]).distinct()
     condition = F.lit(True)

@@ -60,6 +60,15 @@ def file_format(path: Path) -> str | None:
     return None if is_compressed and found == "parquet" else found
 
 
+def files_in(folder: Path) -> list[Path]:
+    """The files of a folder and of those in it, in order; names that begin with `.` or `_` are set aside."""
+    return sorted(
+        file
+        for file in folder.rglob("*")
+        if file.is_file() and not any(part.startswith((".", "_")) for part in file.relative_to(folder).parts)
+    )
+
+
 def find_parts(source: Source, folder: Path, seen: Seen) -> tuple[list[Part], int]:
     """The parts of a source that were not read yet, in order of their names, and the number of those that were.
 
@@ -105,13 +114,7 @@ def _files(source: Source, folder: Path) -> list[Path]:
     if path.is_file():
         return [path]
     if path.is_dir():
-        found = sorted(
-            file
-            for file in path.rglob("*")
-            if file.is_file()
-            and not any(part.startswith((".", "_")) for part in file.relative_to(path).parts)
-            and (source.format not in FILE_FORMATS or file_format(file) == source.format)
-        )
+        found = [file for file in files_in(path) if source.format not in FILE_FORMATS or file_format(file) == source.format]
     else:
         found = sorted(Path(name) for name in glob.glob(str(path), recursive=True) if Path(name).is_file())  # noqa: PTH207  (absolute patterns)
     if not found:

@@ -20,8 +20,9 @@ from adbc_driver_postgresql import dbapi
 from features.mapping import Source
 from infra.errors import IngestError
 
-PASSFILE = "pgpass"
 SCHEME = "postgresql"
+"""What the name of every database begins with (`address`)."""
+PASSFILE = "pgpass"
 """File in a shop's folder with the password of its database, in libpq's format."""
 _ADDRESS = re.compile(
     r"(?P<scheme>postgres(?:ql)?)://(?:(?P<user>[^:/?#@]*)(?::(?P<password>[^/?#@]*))?@)?"

@@ -17,7 +17,7 @@ from pyspark.sql import functions as F
 
 from features.columns import CREATED_TIMESTAMP
 from features.tables import ORDERS
-from spark_jobs.sources.changes import ORDER
+from spark_jobs.sources.changes import ORDER, of_same
 
 _PAIR = ["user_id", "item_id"]
 _LINES = [*_PAIR, "event_timestamp", "order_id", "order_line_id", "quantity", "returned_order_id", CREATED_TIMESTAMP]
@@ -33,12 +33,13 @@ def link(new: DataFrame, stored: DataFrame) -> DataFrame:
     Args:
         stored: order lines that are there already; their returns have used up some of their units.
     """
-    newest = Window.partitionBy(*ORDERS.identity).orderBy(F.col(CREATED_TIMESTAMP).desc())
-    same = [*ORDERS.identity, *_PAIR, "quantity"]
-    before = stored.withColumn("__version", F.row_number().over(newest)).where(F.col("__version") == 1)
-    new = new.join(before.select(*same, F.col("returned_order_id").alias("__before")), same, "left")
-    new = new.withColumn("returned_order_id", F.coalesce("returned_order_id", "__before")).drop("__before")
     is_open = (F.col("quantity") < 0) & F.col("returned_order_id").isNull() & F.col("user_id").isNotNull()
+    newest = Window.partitionBy(*ORDERS.identity).orderBy(F.col(CREATED_TIMESTAMP).desc())
+    before = of_same(stored, new.where(is_open), ORDERS.identity).withColumn("__version", F.row_number().over(newest))
+    same = [*ORDERS.identity, *_PAIR, "quantity"]
+    linked = before.where(F.col("__version") == 1).select(*same, F.col("returned_order_id").alias("__before"))
+    new = new.join(linked, same, "left")
+    new = new.withColumn("returned_order_id", F.coalesce("returned_order_id", "__before")).drop("__before")
     pairs = new.where(is_open).select(*_PAIR).distinct()
     told = new.select(*_LINES, ORDER).unionByName(stored.select(*_LINES, F.lit(_STORED).cast("long").alias(ORDER)))
     # Versions of a line share its order; a correction may name another customer or item.
@@ -51,8 +52,8 @@ def link(new: DataFrame, stored: DataFrame) -> DataFrame:
     )
     grouped = lines.repartition(*_PAIR).sortWithinPartitions(*_PAIR, "event_timestamp", ORDER)
     links = grouped.mapInArrow(_link_all, f"{ORDER} long, __purchase string")
-    linked = F.coalesce("returned_order_id", "__purchase")
-    return new.join(links, ORDER, "left").withColumn("returned_order_id", linked).drop("__purchase")
+    found = F.coalesce("returned_order_id", "__purchase")
+    return new.join(links, ORDER, "left").withColumn("returned_order_id", found).drop("__purchase")
 
 
 def _link_all(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
