@@ -12,6 +12,12 @@ EVENT_TIMESTAMP = "event_timestamp"
 """When it became true, microseconds UTC."""
 CREATED_TIMESTAMP = "created_timestamp"
 """When the shop could first know it, microseconds UTC."""
+RETRACTED = "retracted"
+"""Whether a version of a feature row takes the row back: null, it stands; else what a reader sees from then on."""
+TO_BEFORE = "before"
+"""The row that came before it; this version repeats that row's values."""
+TO_NOTHING = "nothing"
+"""No row comes before it: nothing is known."""
 
 DS = "ds"
 
