@@ -14,7 +14,7 @@ from typing import Literal
 
 import pyarrow as pa
 
-from features.columns import CREATED_TIMESTAMP, EVENT_TIMESTAMP, HISTORY_STEPS
+from features.columns import CREATED_TIMESTAMP, EVENT_TIMESTAMP, HISTORY_STEPS, RETRACTED
 from features.windows import AFFINITY_WINDOWS, ITEM_WINDOWS, USER_WINDOWS, WindowedFeature
 
 Type = Literal["string", "strings", "int", "float", "bool", "timestamp", "date", "money"]
@@ -97,8 +97,13 @@ class Table:
 
     @property
     def schema(self) -> pa.Schema:
-        """The Arrow schema every file of the table has, in this order."""
+        """The Arrow schema of the declared columns, in this order."""
         return pa.schema([pa.field(c.name, ARROW_TYPES[c.type], nullable=not c.required) for c in self.columns])
+
+    @property
+    def stored_schema(self) -> pa.Schema:
+        """The Arrow schema every file of the table has: a feature table also says which versions take a row back."""
+        return self.schema.append(pa.field(RETRACTED, pa.string())) if self.kind == "features" else self.schema
 
 
 EVENT_TIME = Column(EVENT_TIMESTAMP, "timestamp", "when it became true", "UTC", required=True)

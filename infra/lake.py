@@ -188,6 +188,28 @@ class Lake:
         """
         return list(self.table(path).history())
 
+    def added_files(self, path: str, since: int | None, version: int) -> list[str] | None:
+        """Addresses of the files with the rows that a version has beyond an earlier one, oldest attempt first.
+
+        Args:
+            since: the earlier version; None: before the first.
+
+        Returns:
+            None where a commit in between did more than add rows, or what it added cannot be told any more.
+        """
+        if since is None:
+            return self.file_uris(path, version)
+        if since > version:
+            return None
+        added: list[str] = []
+        for entry in self.history(path):
+            number = int(entry["version"])
+            if since < number <= version and not entry["operation"].startswith("ADD COLUMN"):
+                if entry.get("shopgraph.mode") != "append":
+                    return None
+                added += set(self.file_uris(path, number)) - set(self.file_uris(path, number - 1))
+        return sorted(added)
+
     def newest(self, paths: Iterable[str], column: str = "event_timestamp") -> datetime | None:
         """The greatest value of a timestamp column over several tables, in UTC, from file statistics; None if they hold no row."""
         found: list[datetime] = []

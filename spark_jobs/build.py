@@ -1,31 +1,36 @@
 """The one driver of all table jobs: reads current inputs, skips what is already built, commits with lineage.
 
 A table's input digest is made of the versions of the tables it reads, the shop's zone, calendars and horizon, and the code and
-declaration of the table; a rerun with the same digest writes nothing.
+declaration of the table; a rerun with the same digest writes nothing. Where its inputs only gained rows since, a table gains
+rows too: what the new facts touch is computed anew, and what differs is added (`spark_jobs/revisions.py`). Where its code, its
+declaration or the shop's zone changed, or an input was rewritten, it is computed and written as a whole.
 """
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from graphlib import TopologicalSorter
 from typing import Any
 
+from pyspark import StorageLevel
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 import features.calendars
 import features.windows
-from features.columns import CREATED_TIMESTAMP, EVENT_TIMESTAMP
+from features.columns import CREATED_TIMESTAMP, EVENT_TIMESTAMP, RETRACTED
+from features.revisions import REVISED, has_revisions
 from features.shop import Shop
 from features.tables import RAW_TABLES, Table
 from infra import clock
 from infra.errors import SettingsError, TableContractError
 from infra.home import Home
 from infra.journal import Journal
-from infra.lake import Lake, digest_of
+from infra.lake import Commit, Lake, digest_of
 from infra.settings import Settings
 from infra.source import code_digest
 from spark_jobs import (
@@ -37,6 +42,7 @@ from spark_jobs import (
     item_activity,
     item_catalog,
     raw,
+    revisions,
     sales,
     sessions,
     states,
@@ -45,8 +51,10 @@ from spark_jobs import (
     user_history,
     windows,
 )
-from spark_jobs.job import Inputs, Job
-from spark_jobs.session import read_table, session, share_out, write_table
+from spark_jobs.job import FIRST, Inputs, Job
+from spark_jobs.revisions import CORRECTIONS, CORRECTIONS_TYPE, IS_REVISION, KNOWN, SINCE, revise
+from spark_jobs.session import read_table, session, share_out, typed, write_table
+from spark_jobs.touched import Change, cut, touched_keys
 
 _MODULES = (
     item_catalog, interactions, sessions, user_history, user_activity, item_activity, user_category_affinity, daily_demand,
@@ -76,6 +84,10 @@ class Horizon:
         """The horizon of a shop at `now` (aware)."""
         newest = lake.newest(table.path for table in RAW_TABLES.values() if EVENT_TIMESTAMP in table.names)
         return cls(now, now.astimezone(shop.zone).date() - timedelta(1), newest is not None and newest >= now)
+
+    def told(self) -> dict[str, Any]:
+        """What a commit keeps of it."""
+        return {"last_day": str(self.last_day), "now": self.now.isoformat(), "cuts": self.cuts}
 
 
 @dataclass(frozen=True)
@@ -109,13 +121,13 @@ class Snapshot:
         return self._versions[table.path] if table.kind == "raw" else self.lake.version(table.path)
 
     def frame(self, table: Table) -> DataFrame:
-        """Feature rows as they are; raw rows in their newest version, none from after the shop's now, kept for the next job.
+        """Current feature rows; raw rows in their newest version, none from after the shop's now, kept for the next job.
 
         Raises:
             TableContractError: the stored table lacks a declared column.
         """
         if table.kind == "features":
-            return read_table(self.spark, self.lake, table, self.version(table))
+            return self.newest(table).where(F.col(RETRACTED).isNull()).select(*table.names)
         if table.path not in self._current:
             self._current[table.path] = self._read(table)
         return self._current[table.path]
@@ -131,6 +143,42 @@ class Snapshot:
         if self.horizon.cuts and EVENT_TIMESTAMP in table.names:
             rows = rows.where(F.col(EVENT_TIMESTAMP) < F.lit(self.horizon.now))
         return rows.persist()
+
+    def inputs(self, job: Job, shop: Shop) -> Inputs:
+        """All that a job reads, whole."""
+        frames = {table.path: self.frame(table) for table in job.reads}
+        return Inputs(frames, shop.time_zone, shop.calendars, self.horizon.last_day)
+
+    def newest(self, table: Table) -> DataFrame:
+        """The newest revision of each row of a feature table, those taken back included."""
+        version = self.lake.version(table.path)
+        if not has_revisions(self.lake, table.path, version):
+            return read_table(self.spark, self.lake, table, version)
+        return revisions.newest(read_table(self.spark, self.lake, table, version, with_position=True), table)
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What the rows of a feature table were last built from."""
+
+    inputs: Mapping[str, int]
+    basis: str
+    last_day: date
+    now: datetime
+    cuts: bool
+
+    @classmethod
+    def of(cls, lake: Lake, path: str) -> Standing | None:
+        """The last build of a table that told all of it; None: there is none."""
+        for entry in lake.history(path) if lake.version(path) is not None else ():
+            if "basis" in entry:
+                last_day, now = date.fromisoformat(entry["last_day"]), datetime.fromisoformat(entry["now"])
+                return cls(json.loads(entry["inputs"]), entry["basis"], last_day, now, entry["cuts"] == "true")
+        return None
+
+    def told(self) -> dict[str, Any]:
+        """The same as a commit keeps it."""
+        return {"inputs": self.inputs, "basis": self.basis, **Horizon(self.now, self.last_day, self.cuts).told()}
 
 
 @dataclass(frozen=True)
@@ -215,42 +263,90 @@ def build_table(snapshot: Snapshot, shop: Shop, job: Job, between: Range | None 
         TableConflictError: somebody else committed to the table meanwhile.
     """
     began = time.monotonic()
-    lake, horizon = snapshot.lake, snapshot.horizon
+    lake, horizon, path = snapshot.lake, snapshot.horizon, job.table.path
     versions = {table.path: snapshot.version(table) for table in job.reads}
-    base = lake.version(job.table.path)
-    if between and base is None:
+    if between and lake.version(path) is None:
         raise TableContractError(
-            f"table {job.table.path} has no rows outside {between.first} to {between.last} to keep; "
-            "build it once without --from and --to."
+            f"table {path} has no rows outside {between.first} to {between.last} to keep; build it once without --from and --to."
         )
-    digest = digest_of(
-        versions,
-        {"time_zone": shop.time_zone, "calendars": shop.calendars, "last_day": horizon.last_day},
-        {"now": horizon.now if horizon.cuts else None, "between": between},
+    basis = digest_of(
+        {"time_zone": shop.time_zone, "calendars": shop.calendars},
         {"table": repr(job.table), "code": code_digest(*_CODE[job.table.name])},
     )
-    commit = lake.committed(job.table.path, digest, base)
-    if commit is None:
-        frames = {table.path: snapshot.frame(table) for table in job.reads}
-        rows = job.run(Inputs(frames, shop.time_zone, shop.calendars, horizon.last_day))
-        if between:
-            rows = _replaced(read_table(snapshot.spark, lake, job.table, base), rows, between, shop)
-        metadata = _metadata(versions, horizon, between, base)
+    base = lake.version(path)
+    digest = digest_of(versions, basis, str(horizon.last_day), {"now": horizon.now if horizon.cuts else None, "between": between})
+    if commit := lake.committed(path, digest, base):
+        return Built(job.table.name, commit.version, commit.num_rows, time.monotonic() - began, skipped=True)
+    standing = Standing.of(lake, path)
+    changes = None if standing is None else _changes(lake, job, versions, standing)
+    is_comparable = standing is not None and standing.basis == basis and standing.now <= horizon.now
+    metadata = {"inputs": {p: v for p, v in versions.items() if v is not None}, "basis": basis, **horizon.told()}
+    if base is not None and lake.add_columns(path, job.table.stored_schema):
+        base = lake.version(path)
+    if between or (changes is not None and is_comparable):
+        if between:  # the other rows are as they were built
+            metadata |= {"between": [str(between.first), str(between.last)], **(standing.told() if standing else {"inputs": {}})}
+        rows = _revisions(snapshot, shop, job, standing, changes or (), between)
+        commit = _append(rows, lake, job.table, digest, base, metadata)
+    else:
+        rows = job.run(snapshot.inputs(job, shop))
+        metadata |= {REVISED: 0}
         commit = write_table(rows, lake, job.table, "overwrite", digest=digest, read_version=base, metadata=metadata)
     return Built(job.table.name, commit.version, commit.num_rows, time.monotonic() - began, commit.skipped)
 
 
-def _replaced(old: DataFrame, new: DataFrame, between: Range, shop: Shop) -> DataFrame:
-    """`old` with its rows of the range replaced by those of `new`."""
-    day = days.local_day(F.col(EVENT_TIMESTAMP), shop.time_zone)
-    inside = day.between(F.lit(between.first), F.lit(between.last))
-    return old.where(~inside).unionByName(new.where(inside))
+def _changes(lake: Lake, job: Job, versions: Mapping[str, int | None], standing: Standing) -> tuple[Change, ...] | None:
+    """What came to the inputs of a job since a build of it; None where more happened to one than that rows came to it."""
+    changes = []
+    for table in job.reads:
+        since, version = standing.inputs.get(table.path), versions[table.path]
+        if version == since:
+            continue
+        files = None if version is None else lake.added_files(table.path, since, version)
+        if version is None or files is None:
+            return None
+        changes.append(Change(table, since, version, files))
+    return tuple(changes)
 
 
-def _metadata(versions: Mapping[str, int | None], horizon: Horizon, between: Range | None, base: int | None) -> dict[str, Any]:
-    """What the commit keeps: the version of each input, the horizon, and for a range which version the other rows are from."""
-    kept = {
-        "inputs": {path: version for path, version in versions.items() if version is not None},
-        "last_day": str(horizon.last_day),
+def _revisions(
+    snapshot: Snapshot, shop: Shop, job: Job, standing: Standing | None, changes: Sequence[Change], between: Range | None
+) -> DataFrame:
+    """The rows that a table has to gain; with IS_REVISION."""
+    lake, horizon = snapshot.lake, snapshot.horizon
+    inputs = snapshot.inputs(job, shop)
+    stored = snapshot.newest(job.table)
+    if job.scope and standing and not between and not (standing.cuts or horizon.cuts):
+        key = job.scope.key
+        keys = touched_keys(snapshot.spark, lake, job.scope, changes, inputs, standing.last_day).persist()
+        inputs = replace(inputs, frames=cut(inputs.frames, key, keys), first_days=keys.select(key, FIRST))
+        computed = typed(job.run(inputs), job.table.schema)
+        stored, computed = (rows.join(keys.drop(FIRST), key) for rows in (stored, computed))
+        return revise(stored, computed, job.table)
+    newest = lake.newest((table.path for table in job.reads), CREATED_TIMESTAMP)
+    known = F.lit(None if newest is None else min(newest, horizon.now)).cast("timestamp")
+    corrects = horizon.cuts or (standing is not None and standing.cuts)
+    corrects |= any(has_revisions(lake, change.table.path, change.version, change.since) for change in changes)
+    nothing = F.lit(None).cast("timestamp")
+    touch = {
+        SINCE: nothing,
+        CORRECTIONS: F.array(*[F.struct(nothing, known, F.lit(False))] * corrects).cast(CORRECTIONS_TYPE),
+        KNOWN: known,
     }
-    return kept | ({"between": [str(between.first), str(between.last)], "base": base} if between else {})
+    computed = typed(job.run(inputs), job.table.schema)
+    if between:
+        touch[SINCE] = days.first_instant(F.lit(between.first), shop.time_zone)
+        before_end = days.local_day(F.col(EVENT_TIMESTAMP), shop.time_zone) <= F.lit(between.last)
+        stored, computed = stored.where(before_end), computed.where(before_end)
+    return revise(stored.withColumns(touch), computed.withColumns(touch), job.table)
+
+
+def _append(rows: DataFrame, lake: Lake, table: Table, digest: str, base: int | None, metadata: Mapping[str, Any]) -> Commit:
+    """Add rows to a table, and note how many of them revise others."""
+    rows = rows.persist(StorageLevel.MEMORY_AND_DISK)
+    try:
+        (revised,) = rows.agg(F.count_if(IS_REVISION)).collect()[0]
+        noted = {**metadata, REVISED: revised}
+        return write_table(rows, lake, table, "append", digest=digest, read_version=base, metadata=noted)
+    finally:
+        rows.unpersist()

@@ -83,7 +83,9 @@ def transform(
         .withColumn("is_open", F.coalesce("is_open", F.lit(False)))
         .withColumn("is_stock_out", F.coalesce("is_stock_out", F.lit(False)))
         .withColumn(EVENT_TIMESTAMP, stamp(F.col(DS), zone))
-        .withColumn(CREATED_TIMESTAMP, F.greatest(EVENT_TIMESTAMP, "sold_known", "stock_known", "calendar_known", *known))
+        .withColumn(
+            CREATED_TIMESTAMP, F.greatest(EVENT_TIMESTAMP, "sold_known", "stock_known", "calendar_known", "open_known", *known)
+        )
         .select(*DAILY_DEMAND.names)
     )
 
@@ -107,6 +109,7 @@ def _sold(lines: DataFrame) -> DataFrame:
         F.sum(F.when(is_purchase, 0).otherwise(F.col(QUANTITY))).alias("returned_units_sum"),
         F.when(mean.isNotNull(), F.struct(mean.alias("price"), known.alias("known"))).alias("paid"),
         known.alias("sold_known"),
+        F.min(F.when(is_purchase, F.col(CREATED_TIMESTAMP))).alias("_first_known"),
     )
 
 
@@ -189,9 +192,9 @@ def _calendar(sold: DataFrame, calendar: DataFrame, special: Mapping[date, str])
         F.col(CREATED_TIMESTAMP).alias("calendar_known"),
     )
     names = pa.table({DS: pa.array(special.keys(), pa.date32()), "_common": pa.array(special.values(), pa.string())})
-    trade = sold.where(F.col("units_sum") > 0).select(DS, F.lit(True).alias("is_open"))
-    days = _together([DS], own, sold.sparkSession.createDataFrame(names), trade)
-    return days.select(DS, "is_open", F.coalesce("_own", "_common").alias("holiday"), "calendar_known")
+    trade = sold.where(F.col("units_sum") > 0).groupBy(DS).agg(F.min("_first_known").alias("open_known"))
+    days = _together([DS], own, sold.sparkSession.createDataFrame(names), trade.withColumn("is_open", F.lit(True)))
+    return days.select(DS, "is_open", F.coalesce("_own", "_common").alias("holiday"), "calendar_known", "open_known")
 
 
 def _local_days(rows: DataFrame, since: Column, until: Column, first_day: Column, last_day: Column, zone: str) -> DataFrame:

@@ -27,6 +27,7 @@ from rich.progress import Progress
 
 from features.columns import CREATED_TIMESTAMP, EVENT_TIMESTAMP, ITEM_ID
 from features.mapping import Source, TableMapping
+from features.revisions import REVISED
 from features.shop import Shop
 from features.tables import ITEMS, ORDERS, RATES, RAW_TABLES, Table
 from infra import clock
@@ -241,7 +242,8 @@ class _Ingest:
                 )
                 rows = rows.withColumns({name: F.lit(None) for name in kept if name not in rows.columns})
                 schema = pa.schema([*declared.schema, *(pa.field(name, pa.string()) for name in kept)])
-                appends.append(self._write(declared.path, rows, schema, digest))
+                revised = sum(line.corrections for line in self.report.lines if line.table == table)
+                appends.append(self._write(declared.path, rows, schema, digest, revised))
             appends.append(self._write_seen(digest))
         except BaseException:
             for append in appends:
@@ -416,11 +418,11 @@ class _Ingest:
                 )
         return {table: reduce(DataFrame.unionByName, frames) for table, frames in found.items()}
 
-    def _write(self, path: str, rows: DataFrame, schema: pa.Schema, digest: str) -> Append:
+    def _write(self, path: str, rows: DataFrame, schema: pa.Schema, digest: str, revised: int = 0) -> Append:
         self._tell(f"writing {path}")
         attempt = write_files(rows, self.lake, path, schema)
         sources = sorted({staged.source.name for staged in self.staged})
-        return Append(attempt, schema, digest_of(digest, path), {"ingest": digest, "sources": sources})
+        return Append(attempt, schema, digest_of(digest, path), {"ingest": digest, "sources": sources, REVISED: revised})
 
     def _write_seen(self, digest: str) -> Append:
         rows = [

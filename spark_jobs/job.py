@@ -10,6 +10,11 @@ from pyspark.sql import DataFrame
 
 from features.tables import Table
 
+FIRST = "_first"
+"""The first local day whose row may differ from what is stored."""
+ANY_DAY = "0001-01-01"
+"""A FIRST before every day: all rows may."""
+
 
 @dataclass(frozen=True)
 class Inputs:
@@ -17,21 +22,45 @@ class Inputs:
 
     `last_day` is the last local day that is over at the shop's clock. A daily row of day D is stamped with the first instant
     of D+1, so rows of later days would be stamped in the future and are not written.
+
+    `first_days` holds, in an incremental build, the keys whose rows are wanted, each with its FIRST day; a job may leave out the
+    days before it. The frames then hold only the rows of these keys.
     """
 
     frames: Mapping[str, DataFrame]
     time_zone: str
     calendars: tuple[str, ...]
     last_day: date
+    first_days: DataFrame | None = None
 
     def __getitem__(self, table: Table) -> DataFrame:
         return self.frames[table.path]
 
 
 @dataclass(frozen=True)
+class Scope:
+    """What of a table new facts touch: all its rows of a `key` (a column) depend on nothing but the input rows of that key.
+
+    Attributes:
+        key: column of the table and of the inputs that are cut to the touched keys; other inputs are handed over whole.
+        reach_days: for a daily table, how many local days after its own a fact still brings rows about; None: the table is not
+            daily, and all rows of a touched key are computed anew.
+        others: for a change of an input without the key: (table, its new rows, all inputs whole) -> a frame of touched keys.
+    """
+
+    key: str
+    reach_days: int | None = None
+    others: Callable[[Table, DataFrame, Inputs], DataFrame] | None = None
+
+
+@dataclass(frozen=True)
 class Job:
-    """One feature table, what it is computed from, and how. `run` hands the inputs to the module's pure `transform`."""
+    """One feature table, what it is computed from, and how. `run` hands the inputs to the module's pure `transform`.
+
+    Without a `scope` a build computes all rows, whatever changed, and adds those that differ.
+    """
 
     table: Table
     reads: tuple[Table, ...]
     run: Callable[[Inputs], DataFrame]
+    scope: Scope | None = None

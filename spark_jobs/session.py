@@ -21,13 +21,19 @@ from urllib.parse import urlsplit
 
 import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema
 
+from features.columns import RETRACTED
 from features.tables import RAW_TABLES, Table
 from infra.errors import EngineError, TableContractError
 from infra.home import Home
 from infra.lake import Attempt, Commit, Lake, Mode
 from infra.settings import Settings, foreign_variable, variables
+
+POSITION = "_position"
+"""Where a row lies in its table: file and row number; of rows that tie, the one that lies last counts."""
+_POSITION_TYPE = "struct<file:string,row:bigint>"
 
 _ROWS_PER_PART = 250_000
 _LOGGING = Path(__file__).parent / "log4j2.properties"
@@ -160,31 +166,46 @@ def _code_archive(folder: Path) -> Path:
     return archive
 
 
-def read_table(spark: SparkSession, lake: Lake, table: Table, version: int | None = None) -> DataFrame:
-    """The rows of one table version; an empty frame of the declared schema if the table does not exist.
+def read_table(
+    spark: SparkSession,
+    lake: Lake,
+    table: Table,
+    version: int | None = None,
+    files: Sequence[str] | None = None,
+    with_position: bool = False,
+) -> DataFrame:
+    """The rows of one table version; an empty frame of the stored schema if the table does not exist.
 
     Columns that the stored table has beyond the declaration (kept source columns) come after the declared ones.
+
+    Args:
+        files: read only these of its files; None: all.
+        with_position: say in a column POSITION where each row lies.
 
     Raises:
         TableContractError: it lacks a declared column, or there is no such version.
     """
-    if lake.version(table.path) is None:
-        return spark.createDataFrame(table.schema.empty_table())  # a local relation: plans fold away around it
+    if lake.version(table.path) is None:  # a local relation: plans fold away around it
+        rows = spark.createDataFrame(table.stored_schema.empty_table())
+        return rows.withColumn(POSITION, F.lit(None).cast(_POSITION_TYPE)) if with_position else rows
     dataset = lake.dataset(table.path, version)
     missing = [name for name in table.names if name not in dataset.schema.names]
     if missing:
         raise TableContractError(f"table {table.path} lacks declared column(s) {', '.join(missing)}; rebuild it.")
-    return read_files(spark, lake, lake.file_uris(table.path, version), dataset.schema)
+    return read_files(spark, lake, lake.file_uris(table.path, version) if files is None else files, dataset.schema, with_position)
 
 
-def read_files(spark: SparkSession, lake: Lake, files: Sequence[str], schema: pa.Schema) -> DataFrame:
+def read_files(spark: SparkSession, lake: Lake, files: Sequence[str], schema: pa.Schema, with_position: bool = False) -> DataFrame:
     """Parquet files on the lake's file system as one frame; a column that a file lacks is null. Naive times stay local times."""
     spark_schema = from_arrow_schema(schema, prefer_timestamp_ntz=True)
     if not files:
-        return spark.createDataFrame(schema.empty_table(), spark_schema)
+        rows = spark.createDataFrame(schema.empty_table(), spark_schema)
+        return rows.withColumn(POSITION, F.lit(None).cast(_POSITION_TYPE)) if with_position else rows
     if lake.is_remote:
-        return _read_with_arrow(spark, lake, list(files), schema)
-    return spark.read.schema(spark_schema).parquet(*files)
+        return _read_with_arrow(spark, lake, list(files), schema, with_position)
+    rows = spark.read.schema(spark_schema).parquet(*files)
+    place = F.struct(F.col("_metadata.file_path").alias("file"), F.col("_metadata.row_index").alias("row"))
+    return rows.select("*", place.alias(POSITION)) if with_position else rows
 
 
 def write_table(
@@ -208,13 +229,20 @@ def write_table(
     missing = [name for name in table.names if name not in frame.columns]
     if missing:
         raise TableContractError(f"table {table.path}: the frame lacks {', '.join(missing)}; it has {', '.join(frame.columns)}.")
-    attempt = write_files(frame, lake, table.path, table.schema)
-    return lake.commit(attempt, table.schema, mode, digest=digest, read_version=read_version, metadata=metadata)
+    if table.kind == "features" and RETRACTED not in frame.columns:
+        frame = frame.withColumn(RETRACTED, F.lit(None))
+    attempt = write_files(frame, lake, table.path, table.stored_schema)
+    return lake.commit(attempt, table.stored_schema, mode, digest=digest, read_version=read_version, metadata=metadata)
+
+
+def typed(frame: DataFrame, schema: pa.Schema) -> DataFrame:
+    """The columns of `schema`, in its order and of its types, as they are stored."""
+    return frame.select([frame[field.name].cast(field.dataType) for field in from_arrow_schema(schema).fields])
 
 
 def write_files(frame: DataFrame, lake: Lake, path: str, schema: pa.Schema) -> Attempt:
     """Write a frame, cast to `schema`, as files of the table at `path` that nobody sees before they are committed."""
-    frame = frame.select([frame[field.name].cast(field.dataType) for field in from_arrow_schema(schema).fields])
+    frame = typed(frame, schema)
     attempt = lake.attempt(path)
     if lake.is_remote:
         return replace(attempt, files=_write_with_arrow(frame, lake, attempt.uri, schema))
@@ -222,9 +250,11 @@ def write_files(frame: DataFrame, lake: Lake, path: str, schema: pa.Schema) -> A
     return attempt
 
 
-def _read_with_arrow(spark: SparkSession, lake: Lake, files: list[str], schema: pa.Schema) -> DataFrame:
+def _read_with_arrow(spark: SparkSession, lake: Lake, files: list[str], schema: pa.Schema, with_position: bool) -> DataFrame:
     """One task per file reads it with Arrow and hands the batches to Spark."""
     options = dict(lake.storage_options)
+    place = pa.struct([("file", pa.string()), ("row", pa.int64())])
+    handed = schema.append(pa.field(POSITION, place)) if with_position else schema
 
     def read(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         import pyarrow.parquet as pq
@@ -234,11 +264,18 @@ def _read_with_arrow(spark: SparkSession, lake: Lake, files: list[str], schema: 
         for batch in batches:
             for uri in batch.column("uri").to_pylist():
                 with filesystem(options).open_input_file(uri.removeprefix("s3://")) as file:
+                    num_rows = 0
                     for rows in pq.ParquetFile(file).iter_batches():
-                        yield _conform(rows, schema)
+                        columns = _conform(rows, schema).columns
+                        if with_position:
+                            numbers = pa.array(range(num_rows, num_rows + rows.num_rows), pa.int64())
+                            names = pa.repeat(pa.scalar(uri), rows.num_rows)
+                            columns.append(pa.StructArray.from_arrays([names, numbers], fields=list(place)))
+                            num_rows += rows.num_rows
+                        yield pa.RecordBatch.from_arrays(columns, schema=handed)
 
     paths = spark.createDataFrame([(uri,) for uri in files], "uri string").repartition(len(files))
-    return paths.mapInArrow(read, from_arrow_schema(schema, prefer_timestamp_ntz=True))
+    return paths.mapInArrow(read, from_arrow_schema(handed, prefer_timestamp_ntz=True))
 
 
 def _conform(rows: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:

@@ -7,7 +7,7 @@ from pyspark.sql import functions as F
 
 from features.columns import CREATED_TIMESTAMP, EVENT_TIMESTAMP, EVENT_TYPE, ITEM_ID, SESSION_ID, USER_ID
 from features.tables import INTERACTIONS, SESSIONS
-from spark_jobs.job import Inputs, Job
+from spark_jobs.job import Inputs, Job, Scope
 
 
 def transform(interactions: DataFrame) -> DataFrame:
@@ -37,4 +37,4 @@ def run(inputs: Inputs) -> DataFrame:
     return transform(inputs[INTERACTIONS])
 
 
-JOB = Job(SESSIONS, (INTERACTIONS,), run)
+JOB = Job(SESSIONS, (INTERACTIONS,), run, Scope(SESSION_ID))

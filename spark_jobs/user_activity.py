@@ -9,19 +9,20 @@ from pyspark.sql import functions as F
 
 from features.columns import CREATED_TIMESTAMP, EVENT_TYPE, USER_ID
 from features.tables import INTERACTIONS, USER_ACTIVITY
-from features.windows import USER_WINDOWS
-from spark_jobs.job import Inputs, Job
-from spark_jobs.windows import DAY, IS_CHANGE, LATE, accumulate, changes, daily, stamped
+from features.windows import USER_WINDOWS, WINDOWS_DAYS
+from spark_jobs.job import Inputs, Job, Scope
+from spark_jobs.windows import DAY, IS_CHANGE, LATE, accumulate, changes, daily, recent, stamped
 
 
-def transform(interactions: DataFrame, *, zone: str, last_day: date) -> DataFrame:
-    """Interactions -> one row per user and local day on which a windowed value changes, up to `last_day`.
+def transform(interactions: DataFrame, *, zone: str, last_day: date, first_days: DataFrame | None = None) -> DataFrame:
+    """Interactions -> one row per user and local day on which a windowed value changes, from its FIRST day up to `last_day`.
 
     `days_since_last_purchase` is as of the row; that it grows from day to day is no change.
     """
     day_known = F.struct(F.col(DAY).alias("day"), F.col(CREATED_TIMESTAMP).alias("known"))
     bought = F.max(F.when(F.col(EVENT_TYPE) == "purchase", day_known))
     days = daily(interactions.repartition(USER_ID), [USER_ID], USER_WINDOWS, zone, last_purchase=bought)
+    days = recent(days, USER_ID, first_days, ["last_purchase"])
     log = changes(days, [USER_ID], USER_WINDOWS, zone, carried=["last_purchase"]).where(F.col(DAY) <= F.lit(last_day))
     columns = [name for feature in USER_WINDOWS for name in feature.columns]
     rows = accumulate(log, [USER_ID], columns, carried=["last_purchase"]).where(IS_CHANGE)
@@ -33,7 +34,7 @@ def transform(interactions: DataFrame, *, zone: str, last_day: date) -> DataFram
 
 def run(inputs: Inputs) -> DataFrame:
     """`transform` on the tables of a shop."""
-    return transform(inputs[INTERACTIONS], zone=inputs.time_zone, last_day=inputs.last_day)
+    return transform(inputs[INTERACTIONS], zone=inputs.time_zone, last_day=inputs.last_day, first_days=inputs.first_days)
 
 
-JOB = Job(USER_ACTIVITY, (INTERACTIONS,), run)
+JOB = Job(USER_ACTIVITY, (INTERACTIONS,), run, Scope(USER_ID, WINDOWS_DAYS[-1]))

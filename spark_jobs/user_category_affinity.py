@@ -8,26 +8,30 @@ from datetime import date
 from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
-from features.columns import CATEGORY, CREATED_TIMESTAMP, USER_ID
-from features.tables import INTERACTIONS, ITEM_CATALOG, USER_CATEGORY_AFFINITY
-from features.windows import AFFINITY_SHARE_DAYS, AFFINITY_WINDOWS
+from features.columns import CATEGORY, CREATED_TIMESTAMP, ITEM_ID, USER_ID
+from features.tables import INTERACTIONS, ITEM_CATALOG, USER_CATEGORY_AFFINITY, Table
+from features.windows import AFFINITY_SHARE_DAYS, AFFINITY_WINDOWS, WINDOWS_DAYS
 from spark_jobs.categories import with_category
-from spark_jobs.job import Inputs, Job
-from spark_jobs.windows import DAY, IS_CHANGE, LATE, accumulate, changes, daily, stamped
+from spark_jobs.job import ANY_DAY, FIRST, Inputs, Job, Scope
+from spark_jobs.windows import DAY, IS_CHANGE, LATE, accumulate, changes, daily, recent, stamped
 
 (_COUNT,) = AFFINITY_WINDOWS
 _SHARED = _COUNT.column(AFFINITY_SHARE_DAYS)
 _KEYS = [USER_ID, CATEGORY]
 
 
-def transform(interactions: DataFrame, item_catalog: DataFrame, *, zone: str, last_day: date) -> DataFrame:
-    """Interactions -> one row per user, category and local day on which a count or the share changes, up to `last_day`.
+def transform(
+    interactions: DataFrame, item_catalog: DataFrame, *, zone: str, last_day: date, first_days: DataFrame | None = None
+) -> DataFrame:
+    """Interactions -> one row per user, category and local day on which a count or the share changes, from the user's FIRST day up
+    to `last_day`.
 
     The category is the one the item was in at the interaction; items without a category have no part in it. The share of a
     category also changes when the user turns to another one, so those days get a row while its 30 days hold anything.
     """
     acts = with_category(interactions, item_catalog, "_category").withColumnRenamed("_category", CATEGORY)
     days = daily(acts.where(F.col(CATEGORY).isNotNull()).repartition(USER_ID), _KEYS, [_COUNT], zone)
+    days = recent(days, USER_ID, first_days)
     log = changes(days, _KEYS, [_COUNT], zone).where(F.col(DAY) <= F.lit(last_day))
     user_log = _user_log(days, zone).where(F.col(DAY) <= F.lit(last_day))
     totals = accumulate(user_log.unionByName(log.select(USER_ID, DAY), allowMissingColumns=True), [USER_ID], [_SHARED])
@@ -67,9 +71,19 @@ def _other_days(days: DataFrame, totals: DataFrame) -> DataFrame:
     return spans.join(turns, USER_ID).where((F.col(DAY) > F.col("_first")) & (F.col(DAY) < F.col("_end"))).select(*_KEYS, DAY)
 
 
+def _of_items(_: Table, rows: DataFrame, inputs: Inputs) -> DataFrame:
+    """Users of the items whose new catalogue rows may say another category."""
+    told = inputs[ITEM_CATALOG].join(rows.select(ITEM_ID).distinct(), ITEM_ID, "left_semi").groupBy(ITEM_ID)
+    moved = told.agg(F.count_distinct(F.coalesce(CATEGORY, F.lit(""))).alias("_categories")).where(F.col("_categories") > 1)
+    users = inputs[INTERACTIONS].join(moved, ITEM_ID, "left_semi").select(USER_ID).distinct()
+    return users.withColumn(FIRST, F.lit(ANY_DAY).cast("date"))
+
+
 def run(inputs: Inputs) -> DataFrame:
     """`transform` on the tables of a shop."""
-    return transform(inputs[INTERACTIONS], inputs[ITEM_CATALOG], zone=inputs.time_zone, last_day=inputs.last_day)
+    return transform(
+        inputs[INTERACTIONS], inputs[ITEM_CATALOG], zone=inputs.time_zone, last_day=inputs.last_day, first_days=inputs.first_days
+    )
 
 
-JOB = Job(USER_CATEGORY_AFFINITY, (INTERACTIONS, ITEM_CATALOG), run)
+JOB = Job(USER_CATEGORY_AFFINITY, (INTERACTIONS, ITEM_CATALOG), run, Scope(USER_ID, WINDOWS_DAYS[-1], _of_items))

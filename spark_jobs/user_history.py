@@ -10,7 +10,7 @@ from pyspark.sql import functions as F
 from features.columns import CREATED_TIMESTAMP, EVENT_TIMESTAMP, EVENT_TYPE, HISTORY_STEPS, ITEM_ID, NO_TASTE, USER_ID
 from features.tables import INTERACTIONS, USER_HISTORY
 from spark_jobs.days import local_day, stamp
-from spark_jobs.job import Inputs, Job
+from spark_jobs.job import Inputs, Job, Scope
 
 
 def transform(interactions: DataFrame, *, zone: str, last_day: date) -> DataFrame:
@@ -62,4 +62,4 @@ def run(inputs: Inputs) -> DataFrame:
     return transform(inputs[INTERACTIONS], zone=inputs.time_zone, last_day=inputs.last_day)
 
 
-JOB = Job(USER_HISTORY, (INTERACTIONS,), run)
+JOB = Job(USER_HISTORY, (INTERACTIONS,), run, Scope(USER_ID, 0))

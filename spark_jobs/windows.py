@@ -15,8 +15,9 @@ from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from features.columns import CREATED_TIMESTAMP, EVENT_TIMESTAMP, EVENT_TYPE
-from features.windows import WindowedFeature
+from features.windows import WINDOWS_DAYS, WindowedFeature
 from spark_jobs.days import local_day, stamp
+from spark_jobs.job import FIRST
 
 DAY = "_day"
 LATE = "_late"
@@ -64,7 +65,26 @@ def changes(
     )
 
 
-def distinct_changes(acts: DataFrame, keys: Sequence[str], feature: WindowedFeature, zone: str) -> DataFrame:
+def recent(days: DataFrame, key: str, first_days: DataFrame | None, carried: Sequence[str] = ()) -> DataFrame:
+    """Of daily sums those that rows from a key's FIRST day on depend on: as far back as the longest window reaches.
+
+    What the days before carry on stands on the last of them, with nothing else.
+    """
+    if first_days is None:
+        return days
+    days = days.join(first_days, key)
+    is_recent = F.col(DAY) >= F.date_sub(FIRST, WINDOWS_DAYS[-1])
+    kept = days.where(is_recent).drop(FIRST)
+    if not carried:
+        return kept
+    last = F.date_sub(F.min(FIRST), WINDOWS_DAYS[-1] + 1)
+    before = days.where(~is_recent).groupBy(key).agg(last.alias(DAY), *[F.max(name).alias(name) for name in carried])
+    return kept.unionByName(before.withColumn(CREATED_TIMESTAMP, F.col(DAY).cast("timestamp")), allowMissingColumns=True)
+
+
+def distinct_changes(
+    acts: DataFrame, keys: Sequence[str], feature: WindowedFeature, zone: str, first_days: DataFrame | None = None
+) -> DataFrame:
     """The change log of a count of different values: each value counts from a day it occurs until it was absent for w days.
 
     For one value the days it is counted are a union of intervals [day, day + w); an interval opens where the occurrence before
@@ -75,6 +95,7 @@ def distinct_changes(acts: DataFrame, keys: Sequence[str], feature: WindowedFeat
         .select(*keys, F.col(feature.of).alias("_value"), local_day(F.col(EVENT_TIMESTAMP), zone).alias(DAY))
         .distinct()
     )
+    value_days = recent(value_days, keys[0], first_days)
     in_order = Window.partitionBy(*keys, "_value").orderBy(DAY)
     since = F.coalesce(F.date_diff(DAY, F.lag(DAY).over(in_order)), F.lit(1 << 30))
     until = F.coalesce(F.date_diff(F.lead(DAY).over(in_order), DAY), F.lit(1 << 30))

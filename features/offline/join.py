@@ -100,6 +100,19 @@ def latest_rows(keys: Keys, events: pa.ChunkedArray, createds: pa.ChunkedArray, 
     return np.sort(rows[order[np.append(ordered[1:] != ordered[:-1], True)]])
 
 
+def newest_rows(keys: Keys, createds: pa.ChunkedArray) -> Integers:
+    """Numbers of the rows with the greatest created time, one per key, the last of equals; rows with a NULL key are left out.
+
+    Returns:
+        int64 of shape (keys,), in no order that means anything.
+    """
+    (codes,) = _encode(keys)
+    rows = np.flatnonzero(codes != NOTHING)
+    order = _sort(codes[rows], _microseconds_of(createds)[rows])
+    ordered = codes[rows][order]
+    return rows[order[np.append(ordered[1:] != ordered[:-1], True)]] if len(rows) else rows
+
+
 def _encode(*tables: Keys) -> list[Integers]:
     """One integer per entity, the same in every table, for keys of one or more parts; NOTHING where a part is null."""
     codes = [np.zeros(len(keys[0]), dtype=np.int64) for keys in tables]

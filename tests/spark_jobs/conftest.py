@@ -15,11 +15,17 @@ import pytest
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.pandas.types import from_arrow_schema
 
-from features.tables import INTERACTIONS, Table
+from features.shop import Shop
+from features.tables import EVENTS, INTERACTIONS, INVENTORY, ITEMS, ORDERS, PROMOTIONS, REVIEWS, Table
 from features.windows import WindowedFeature
+from infra import clock
+from infra.lake import Lake
+from spark_jobs.build import JOBS, Built, Horizon, Range, Snapshot, build_table
+from spark_jobs.build import in_order as tables_in_order
 from spark_jobs.raw import current
 
 Row = dict[str, Any]
+SHOP = Shop(name="sample", currency="EUR", time_zone="Europe/Berlin", calendars=("DE",), now="data")
 
 
 def complete(table: Table, row: Row) -> Row:
@@ -38,6 +44,75 @@ def complete(table: Table, row: Row) -> Row:
     if made["created_timestamp"] is None:
         made["created_timestamp"] = made.get("event_timestamp") or datetime(2020, 1, 1, tzinfo=UTC)
     return made
+
+
+def facts(seed: int, since: date, days: int) -> dict[Table, list[Row]]:
+    """Raw rows of a small shop, all stamped on the local days from `since` on."""
+    chance = random.Random(seed)
+    start = datetime.combine(since, datetime.min.time(), SHOP.zone)
+
+    def at() -> datetime:
+        return (start + timedelta(minutes=chance.randrange(days * 24 * 60))).astimezone(UTC)
+
+    def user() -> str:
+        return f"u{chance.randrange(4)}"
+
+    def item() -> str:
+        return f"i{chance.randrange(5)}"
+
+    kinds = ["view", "click", "cart", "favourite", "impression", "login"]
+    events = [
+        {"event_id": f"{seed}-{n}", "user_id": user() if chance.random() < 0.7 else None, "visitor_id": f"x{chance.randrange(3)}",
+         "item_id": item(), "event_type": chance.choice(kinds), "event_timestamp": at()}
+        for n in range(days * 4)
+    ]  # fmt: skip
+    orders = [
+        {"order_id": f"{seed}-{n}", "order_line_id": "1", "user_id": user() if n % 4 else None, "item_id": item(),
+         "quantity": chance.choice([1, 2, -1]), "unit_price": chance.randint(1, 9), "event_timestamp": at()}
+        for n in range(days * 2)
+    ]  # fmt: skip
+    last = start + timedelta(days) - timedelta(minutes=1)
+    orders.append({**orders[0], "order_id": f"{seed}-end", "quantity": 1, "event_timestamp": last.astimezone(UTC)})
+    items = [
+        {
+            "item_id": f"i{n}",
+            "category": chance.choice("xy"),
+            "price": chance.randint(1, 9) if n % 2 else None,
+            "event_timestamp": at(),
+        }
+        for n in range(4)
+    ]
+    reviews = [
+        {
+            "review_id": f"{seed}-{n}",
+            "item_id": item(),
+            "review_text": f"text {n % 5}",
+            "rating": n % 5 + 1,
+            "event_timestamp": at(),
+        }
+        for n in range(8)
+    ]
+    inventory = [{"item_id": item(), "on_hand": chance.randrange(3), "event_timestamp": at()} for _ in range(days)]
+    begins = at()
+    promotions = [
+        {"promotion_id": f"{seed}", "item_id": item(), "starts_at": begins, "ends_at": begins + timedelta(3), "depth": 0.2,
+         "created_timestamp": begins}
+    ]  # fmt: skip
+    return {EVENTS: events, ORDERS: orders, ITEMS: items, REVIEWS: reviews, INVENTORY: inventory, PROMOTIONS: promotions}
+
+
+@pytest.fixture
+def build(spark: SparkSession, lake: Lake) -> Callable[..., dict[str, Built]]:
+    """Build tables of `SHOP` in the shared Spark; a fresh snapshot each time, as a command has."""
+
+    def run(*names: str, now: str | None = None, between: Range | None = None, lake: Lake = lake) -> dict[str, Built]:
+        horizon = Horizon.of(clock.now(now or SHOP.now, lake), SHOP, lake)
+        snapshot = Snapshot(spark, lake, horizon)
+        return {
+            name: build_table(snapshot, SHOP, JOBS[name], between if name in names else None) for name in tables_in_order(names)
+        }
+
+    return run
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from contextlib import nullcontext
 from datetime import UTC, date, datetime, timedelta
 from unittest.mock import Mock
@@ -11,75 +10,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from features.shop import Shop
-from features.tables import EVENTS, FEATURE_TABLES, INVENTORY, ITEMS, ORDERS, PROMOTIONS, RAW_TABLES, REVIEWS
-from infra import clock
+from features.tables import EVENTS, FEATURE_TABLES, ITEMS, ORDERS, RAW_TABLES, REVIEWS
 from infra.errors import HomeError, SettingsError, TableContractError
 from infra.home import Home
 from infra.journal import Append, Journal
 from infra.lake import Lake, digest_of
 from spark_jobs import build as build_module
-from spark_jobs.build import JOBS, Built, Horizon, Range, Snapshot, build_table, in_order
+from spark_jobs.build import JOBS, Built, Horizon, Range, Snapshot, in_order
 from spark_jobs.job import Inputs
 from spark_jobs.raw import READ, current
-from tests.spark_jobs.conftest import complete
-
-SHOP = Shop(name="sample", currency="EUR", time_zone="Europe/Berlin", calendars=("DE",), now="data")
-
-
-def facts(seed, since, days):
-    """Raw rows of a small shop, all stamped on the local days from `since` on."""
-    chance = random.Random(seed)
-    start = datetime.combine(since, datetime.min.time(), SHOP.zone)
-
-    def at():
-        return (start + timedelta(minutes=chance.randrange(days * 24 * 60))).astimezone(UTC)
-
-    def user():
-        return f"u{chance.randrange(4)}"
-
-    def item():
-        return f"i{chance.randrange(5)}"
-
-    kinds = ["view", "click", "cart", "favourite", "impression", "login"]
-    events = [
-        {"event_id": f"{seed}-{n}", "user_id": user() if chance.random() < 0.7 else None, "visitor_id": f"x{chance.randrange(3)}",
-         "item_id": item(), "event_type": chance.choice(kinds), "event_timestamp": at()}
-        for n in range(days * 4)
-    ]  # fmt: skip
-    orders = [
-        {"order_id": f"{seed}-{n}", "order_line_id": "1", "user_id": user() if n % 4 else None, "item_id": item(),
-         "quantity": chance.choice([1, 2, -1]), "unit_price": chance.randint(1, 9), "event_timestamp": at()}
-        for n in range(days * 2)
-    ]  # fmt: skip
-    last = start + timedelta(days) - timedelta(minutes=1)
-    orders.append({**orders[0], "order_id": f"{seed}-end", "quantity": 1, "event_timestamp": last.astimezone(UTC)})
-    items = [
-        {
-            "item_id": f"i{n}",
-            "category": chance.choice("xy"),
-            "price": chance.randint(1, 9) if n % 2 else None,
-            "event_timestamp": at(),
-        }
-        for n in range(4)
-    ]
-    reviews = [
-        {
-            "review_id": f"{seed}-{n}",
-            "item_id": item(),
-            "review_text": f"text {n % 5}",
-            "rating": n % 5 + 1,
-            "event_timestamp": at(),
-        }
-        for n in range(8)
-    ]
-    inventory = [{"item_id": item(), "on_hand": chance.randrange(3), "event_timestamp": at()} for _ in range(days)]
-    begins = at()
-    promotions = [
-        {"promotion_id": f"{seed}", "item_id": item(), "starts_at": begins, "ends_at": begins + timedelta(3), "depth": 0.2,
-         "created_timestamp": begins}
-    ]  # fmt: skip
-    return {EVENTS: events, ORDERS: orders, ITEMS: items, REVIEWS: reviews, INVENTORY: inventory, PROMOTIONS: promotions}
+from tests.spark_jobs.conftest import SHOP, complete, facts
 
 
 @pytest.fixture
@@ -98,18 +38,6 @@ def put(lake, frame):
             )
 
     return write
-
-
-@pytest.fixture
-def build(spark, lake):
-    """Build tables of `SHOP` in the shared Spark; a fresh snapshot each time, as a command has."""
-
-    def run(*names, now=None, between=None):
-        horizon = Horizon.of(clock.now(now or SHOP.now, lake), SHOP, lake)
-        snapshot = Snapshot(spark, lake, horizon)
-        return {name: build_table(snapshot, SHOP, JOBS[name], between if name in names else None) for name in in_order(names)}
-
-    return run
 
 
 def test_every_feature_table_has_a_job_that_reads_what_comes_before_it():

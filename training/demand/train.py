@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from features.calendars import special_days
 from features.columns import CATEGORY, CREATED_TIMESTAMP, EVENT_TIMESTAMP, ITEM_ID
+from features.revisions import current_rows
 from features.tables import CALENDAR, DAILY_DEMAND, ITEM_CATALOG
 from infra.errors import TableContractError
 from infra.lake import digest_of
@@ -128,10 +129,10 @@ def read(context: Context) -> tuple[Panel, dict[date, str], dict[str, int]]:
     catalog_version = lake.version(ITEM_CATALOG.path)
     if catalog_version is not None:
         inputs[ITEM_CATALOG.path] = catalog_version
-        catalog = lake.read(ITEM_CATALOG.path, catalog_version, [ITEM_ID, CATEGORY, EVENT_TIMESTAMP, CREATED_TIMESTAMP])
+        catalog = current_rows(lake, ITEM_CATALOG, catalog_version, [ITEM_ID, CATEGORY, EVENT_TIMESTAMP, CREATED_TIMESTAMP])
         catalog = catalog.sort_by([(EVENT_TIMESTAMP, "ascending"), (CREATED_TIMESTAMP, "ascending")])
         categories = dict(zip(catalog[ITEM_ID].to_pylist(), catalog[CATEGORY].to_pylist(), strict=True))
-    table = lake.read(DAILY_DEMAND.path, version, [*COLUMNS, CREATED_TIMESTAMP])
+    table = current_rows(lake, DAILY_DEMAND, version, [*COLUMNS, CREATED_TIMESTAMP])
     panel = Panel.from_table(table, categories)
     until = panel.day(panel.num_days + CALENDAR_DAYS)
     calendar = special_days(context.shop.calendars, panel.start, until)

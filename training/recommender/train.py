@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from features.columns import CREATED_TIMESTAMP, EVENT_TIMESTAMP, EVENT_TYPE, ITEM_ID, SESSION_ID, USER_ID
+from features.revisions import current_rows
 from features.tables import INTERACTIONS
 from infra.errors import TableContractError
 from training.checkpoints import rows_digest
@@ -52,7 +53,7 @@ def train(recipe: Recipe, context: Context) -> dict[str, Any]:
     if version is None:
         raise TableContractError(f"table {INTERACTIONS.path} does not exist; run `shopgraph build interactions` first.")
     columns = ["interaction_id", USER_ID, SESSION_ID, ITEM_ID, EVENT_TYPE, EVENT_TIMESTAMP, CREATED_TIMESTAMP]
-    parts = split(context.lake.read(INTERACTIONS.path, version, columns), recipe.data)
+    parts = split(current_rows(context.lake, INTERACTIONS, version, columns), recipe.data)
     inputs, seed = {INTERACTIONS.path: version}, recipe.fit.seed
     tags = {"split_digest": parts.digest, "protocol": recipe.data.protocol}
 

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from features.columns import CATEGORY, LABEL, REVIEW_ID, REVIEW_TEXT
+from features.revisions import current_rows
 from features.tables import CLEAN_REVIEWS
 from infra.errors import TableContractError
 from infra.lake import Lake
@@ -87,10 +88,7 @@ def read(lake: Lake) -> tuple[Reviews, int]:
     version = lake.version(CLEAN_REVIEWS.path)
     if version is None:
         raise TableContractError(f"table {CLEAN_REVIEWS.path} of shop {lake.shop} does not exist; run `shopgraph build`.")
-    rows = lake.read(
-        CLEAN_REVIEWS.path, version, columns=[REVIEW_ID, REVIEW_TEXT, LABEL, CATEGORY], filter=pc.field(LABEL).is_valid()
-    )
-    return reviews_of(rows), version
+    return reviews_of(current_rows(lake, CLEAN_REVIEWS, version, [REVIEW_ID, REVIEW_TEXT, LABEL, CATEGORY])), version
 
 
 def reviews_of(rows: pa.Table) -> Reviews:
