@@ -17,10 +17,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from features.tables import RAW_TABLES, Table
@@ -30,6 +31,9 @@ from infra.lake import Attempt, Commit, Lake, Mode
 from infra.settings import Settings, foreign_variable, variables
 
 _ROWS_PER_PART = 250_000
+_ROWS_OF_A_FILE = 2**40
+POSITION = "__position"
+"""Where a row lies among the others that were read: file by file, then as in the file."""
 _LOGGING = Path(__file__).parent / "log4j2.properties"
 
 
@@ -138,7 +142,12 @@ def share_out(spark: SparkSession, lake: Lake, more_rows: int = 0) -> None:
 
     Spark's own number, 200 whatever comes, costs a small shop more than its rows do and is too few for a very large one.
     """
-    num_rows = more_rows + sum(lake.num_rows(table.path) for table in RAW_TABLES.values() if lake.version(table.path) is not None)
+    raw_rows = sum(lake.num_rows(table.path) for table in RAW_TABLES.values() if lake.version(table.path) is not None)
+    share_out_rows(spark, raw_rows + more_rows)
+
+
+def share_out_rows(spark: SparkSession, num_rows: int) -> None:
+    """The same for work on so many rows."""
     parts = max(spark.sparkContext.defaultParallelism, -(-num_rows // _ROWS_PER_PART))
     spark.conf.set("spark.sql.shuffle.partitions", parts)
 
@@ -187,6 +196,23 @@ def read_files(spark: SparkSession, lake: Lake, files: Sequence[str], schema: pa
     return spark.read.schema(spark_schema).parquet(*files)
 
 
+def read_in_order(spark: SparkSession, lake: Lake, files: Sequence[str], schema: pa.Schema) -> DataFrame:
+    """`read_files` with a column POSITION more, int64: of two rows the one that lies later in the files, as listed, has the greater."""
+    if not files:
+        return read_files(spark, lake, files, schema).withColumn(POSITION, F.lit(0).cast("long"))
+    if lake.is_remote:
+        return _read_with_arrow(spark, lake, list(files), schema.append(pa.field(POSITION, pa.int64())))
+    frame = read_files(spark, lake, files, schema)
+    numbers = {file: number for number, file in enumerate(files)}
+    # Spark tells a path as an address in which it escaped some letters and not others; that of its own list is the one that matches.
+    told = [(f"file:{uri.removeprefix('file://')}", numbers[unquote(uri.removeprefix("file://"))]) for uri in frame.inputFiles()]
+    listed = F.broadcast(spark.createDataFrame(told, "__file string, __number long"))
+    row = F.coalesce(F.col("__number"), F.raise_error(F.lit("a file that is not listed was read"))) * F.lit(_ROWS_OF_A_FILE)
+    placed = frame.select("*", F.col("_metadata.file_path").alias("__file"), F.col("_metadata.row_index").alias("__row"))
+    placed = placed.join(listed, "__file", "left").withColumn(POSITION, row + F.col("__row"))
+    return placed.drop("__file", "__number", "__row")
+
+
 def write_table(
     frame: DataFrame,
     lake: Lake,
@@ -223,7 +249,7 @@ def write_files(frame: DataFrame, lake: Lake, path: str, schema: pa.Schema) -> A
 
 
 def _read_with_arrow(spark: SparkSession, lake: Lake, files: list[str], schema: pa.Schema) -> DataFrame:
-    """One task per file reads it with Arrow and hands the batches to Spark."""
+    """One task per file reads it with Arrow and hands the batches to Spark; column POSITION, where asked for, as `read_in_order` says."""
     options = dict(lake.storage_options)
 
     def read(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -232,12 +258,16 @@ def _read_with_arrow(spark: SparkSession, lake: Lake, files: list[str], schema: 
         from infra.lake import filesystem
 
         for batch in batches:
-            for uri in batch.column("uri").to_pylist():
+            for uri, number in zip(*(batch.column(name).to_pylist() for name in ("uri", "number")), strict=True):
+                position = number * _ROWS_OF_A_FILE
                 with filesystem(options).open_input_file(uri.removeprefix("s3://")) as file:
                     for rows in pq.ParquetFile(file).iter_batches():
+                        if POSITION in schema.names:
+                            rows = rows.append_column(POSITION, pa.array(range(position, position + rows.num_rows), pa.int64()))
+                        position += rows.num_rows
                         yield _conform(rows, schema)
 
-    paths = spark.createDataFrame([(uri,) for uri in files], "uri string").repartition(len(files))
+    paths = spark.createDataFrame([(uri, n) for n, uri in enumerate(files)], "uri string, number long").repartition(len(files))
     return paths.mapInArrow(read, from_arrow_schema(schema, prefer_timestamp_ntz=True))
 
 
