@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
+from pathlib import Path
 
 import pyarrow as pa
 from pyspark.sql import Column, DataFrame, SparkSession, Window
@@ -60,10 +61,14 @@ def join(
     return frame.drop(*(name for name in frame.columns if name.startswith(_KEY)))
 
 
-def in_order(frame: DataFrame, num_rows: int, parts: int) -> DataFrame:
-    """The rows of a frame of `num_rows` labels in label order, over at most `parts` partitions, without POSITION."""
-    part = (F.col(POSITION) * parts / max(num_rows, 1)).cast("int")
-    return frame.repartitionById(parts, part).sortWithinPartitions(POSITION).drop(POSITION)
+def write(frame: DataFrame, num_rows: int, folder: Path, parts: int) -> None:
+    """Write the frame of so many labels as at most `parts` Parquet files; files in order of their names, rows are in label order."""
+    part = F.floor(F.col(POSITION) * parts / max(num_rows, 1)).cast("int")
+    placed = frame.repartitionById(parts, part).sortWithinPartitions(POSITION).drop(POSITION)
+    placed.write.mode("append").parquet(str(folder))
+    for leaving in folder.iterdir():  # markers and checksums of Hadoop's
+        if leaving.suffix != ".parquet":
+            leaving.unlink()
 
 
 def _read(spark: SparkSession, labels: Labels, views: Sequence[View]) -> DataFrame:
