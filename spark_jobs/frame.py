@@ -7,7 +7,6 @@ import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
 
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
@@ -17,13 +16,12 @@ from features.offline.future import refuse_future
 from features.offline.labels import Labels
 from features.services import find_service
 from infra.errors import FeatureError, SettingsError
-from infra.home import Home
 from infra.lake import Lake
 from infra.settings import Settings
 from spark_jobs import point_in_time
 from spark_jobs.session import session, share_out_rows
 
-Engine = Literal["embedded", "spark"]
+ENGINES = ("embedded", "spark")
 
 _LABELS_PER_FILE = 1_000_000
 
@@ -33,7 +31,7 @@ class Frame:
     """What was written: a folder of Parquet files whose rows, files in order of their names, are the labels in their order."""
 
     out: str
-    engine: Engine
+    engine: str
     num_rows: int
     columns: tuple[str, ...]
     seconds: float
@@ -53,8 +51,8 @@ def frame(settings: Settings, service: str, labels: Path, out: Path, engine: str
         EngineError: Spark does not start.
     """
     began = time.monotonic()
-    if engine not in get_args(Engine):
-        raise SettingsError(f"--engine {engine!r}: expected {' or '.join(get_args(Engine))}.")
+    if engine not in ENGINES:
+        raise SettingsError(f"--engine {engine!r}: expected {' or '.join(ENGINES)}.")
     if out.exists():
         raise FeatureError(f"{out} exists already; name another folder, or remove it first.")
     found = Labels.find(labels)

@@ -9,11 +9,13 @@ holds many of the rows. Labels are numbered, never named by their values.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 
 import pyarrow as pa
+from pyspark.errors import PySparkException
 from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema
@@ -62,10 +64,20 @@ def join(
 
 
 def write(frame: DataFrame, num_rows: int, folder: Path, parts: int) -> None:
-    """Write the frame of so many labels as at most `parts` Parquet files; files in order of their names, rows are in label order."""
+    """Write the frame of so many labels as at most `parts` Parquet files; files in order of their names, rows are in label order.
+
+    Raises:
+        FeatureError: a label's time or key does not fit.
+    """
     part = F.floor(F.col(POSITION) * parts / max(num_rows, 1)).cast("int")
     placed = frame.repartitionById(parts, part).sortWithinPartitions(POSITION).drop(POSITION)
-    placed.write.mode("append").parquet(str(folder))
+    try:
+        placed.write.mode("append").parquet(str(folder))
+    except PySparkException as error:  # a worker's own error comes as the text of its traceback
+        told = re.search(r"FeatureError: (.+)", str(error))
+        if told is None:
+            raise
+        raise FeatureError(told[1]) from None
     for leaving in folder.iterdir():  # markers and checksums of Hadoop's
         if leaving.suffix != ".parquet":
             leaving.unlink()

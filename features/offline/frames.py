@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 import pyarrow as pa
@@ -62,7 +62,7 @@ def time_names(view: View) -> dict[str, str]:
     return {EVENT_TIMESTAMP: view.time_column, CREATED_TIMESTAMP: view.created_column}
 
 
-def refuse_taken(given: Sequence[str], views: Sequence[View], names: dict[str, dict[str, str]]) -> None:
+def refuse_taken(given: Sequence[str], views: Sequence[View], names: Mapping[str, Mapping[str, str]]) -> None:
     """Refuse labels that have a column, `given` by name, under whose name a view puts its own into the frame.
 
     Raises:
