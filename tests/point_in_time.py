@@ -122,7 +122,7 @@ def hold_to_oracle(answers_of: Callable[[Sequence[Case]], Mapping[int | None, An
 
     def is_right(case: Case) -> None:
         told = known.get(case) or {ttl: answers[0] for ttl, answers in answers_of([case]).items()}
-        assert told == {ttl: oracle(case, ttl) for ttl in TTLS}
+        assert told == {ttl: oracle(case, ttl) for ttl in TTLS}, case
 
     seed(number)(_how(num_cases * 21 // 20, Phase.generate, Phase.shrink)(given(CASES)(is_right)))()
     raise AssertionError(f"{len(wrong)} case(s) are answered wrongly where they are packed with others, e.g. {wrong[0]}")

@@ -129,7 +129,7 @@ def label_keys(labels: pa.Table, view: View) -> list[pa.ChunkedArray]:
 def plain(field: pa.Field) -> pa.DataType:
     """The type in which a frame holds a label column: one that Spark knows too.
 
-    Texts of any kind become strings, unsigned numbers the next larger signed ones, times microseconds (what is finer is cut off).
+    Texts of any kind, and columns without any value, become strings, unsigned numbers the next larger signed ones, times microseconds (what is finer is cut off).
 
     Raises:
         FeatureError: there is none, as for times of day, durations and nested values other than lists of a plain type.
@@ -137,7 +137,7 @@ def plain(field: pa.Field) -> pa.DataType:
     kind = field.type
     if pa.types.is_dictionary(kind):
         return plain(field.with_type(kind.value_type))
-    if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+    if pa.types.is_large_string(kind) or pa.types.is_string_view(kind) or pa.types.is_null(kind):
         return pa.string()
     if pa.types.is_unsigned_integer(kind) and kind.bit_width < 64:
         return {8: pa.int16(), 16: pa.int32(), 32: pa.int64()}[kind.bit_width]
