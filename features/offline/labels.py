@@ -129,7 +129,8 @@ def label_keys(labels: pa.Table, view: View) -> list[pa.ChunkedArray]:
 def plain(field: pa.Field) -> pa.DataType:
     """The type in which a frame holds a label column: one that Spark knows too.
 
-    Texts of any kind, and columns without any value, become strings, unsigned numbers the next larger signed ones, times microseconds (what is finer is cut off).
+    Texts of any kind, and columns without any value, become strings, unsigned numbers the next larger signed ones, times
+    microseconds (what is finer is cut off).
 
     Raises:
         FeatureError: there is none, as for times of day, durations and nested values other than lists of a plain type.
