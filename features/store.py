@@ -91,12 +91,14 @@ class FeatureStore:
 
     # -- offline ------------------------------------------------------------------------------------------------------------
 
-    def training_frame(self, labels: pa.Table, service: str) -> pa.Table:
+    def training_frame(self, labels: pa.Table, service: str, with_times: bool = False) -> pa.Table:
         """`labels` with the service's feature columns appended, each as it was visible at the label's time.
 
         Args:
             labels: key columns, `event_timestamp` and any extra columns, in any order. Views whose keys are not all there
                 are left out.
+            with_times: give also `<view>__event_timestamp` and `<view>__created_timestamp`: when the view's row became true and
+                when it was known. The frame was held against them either way.
 
         Returns:
             As many rows as labels, in their order; null where nothing was visible; money as float64.
@@ -106,7 +108,7 @@ class FeatureStore:
             TableContractError: a table was never built.
         """
         wanted = self.service(service)
-        return join(labels, wanted.views_for(labels.column_names), wanted.output_names, self.lake)
+        return join(labels, wanted.views_for(labels.column_names), wanted.output_names, self.lake, with_times)
 
     def latest(self, view: str, as_of: datetime) -> pa.Table:
         """The row each key of a view shows to a reader at `as_of`: keys, columns, event and created time."""

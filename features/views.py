@@ -89,6 +89,11 @@ class View:
         """Name under which the event time of the answered row is given beside its values."""
         return f"{self.name}__{EVENT_TIMESTAMP}"
 
+    @property
+    def created_column(self) -> str:
+        """Name under which a frame tells when the answered row was known."""
+        return f"{self.name}__{CREATED_TIMESTAMP}"
+
     @cached_property
     def schema(self) -> pa.Schema:
         """Arrow schema of served rows: keys, columns, event and created time."""

@@ -154,7 +154,7 @@ class Snapshot:
         version = self.lake.version(table.path)
         if not has_revisions(self.lake, table.path, version):
             return read_table(self.spark, self.lake, table, version)
-        return revisions.newest(read_table(self.spark, self.lake, table, version, with_position=True), table)
+        return revisions.newest(read_table(self.spark, self.lake, table, version, in_order=True), table)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from datetime import datetime
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -164,3 +165,41 @@ def build(
         )
     if as_json:
         typer.echo(json.dumps([dataclasses.asdict(built) for built in results]))
+
+
+@app.command()
+def frame(
+    context: typer.Context,
+    service: Annotated[str, typer.Option("--service", help="A model's features: recommender, demand or sentiment.")],
+    labels: Annotated[
+        Path,
+        typer.Option(
+            "--labels", help="Parquet file, folder of them, or Delta table: key columns, event_timestamp, and whatever else."
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", help="Folder to make; the frame's Parquet files come there.")],
+    engine: Annotated[
+        str, typer.Option("--engine", help="embedded: in this process. spark: for labels or tables that do not fit its memory.")
+    ] = "embedded",
+    as_json: Annotated[bool, typer.Option("--json", help="Report as JSON.")] = False,
+) -> None:
+    """Write a training frame: each label with every feature as it was true and known at the label's own time.
+
+    A label is a row with a time, event_timestamp (UTC where it names no zone), and the keys of what it speaks of, such as
+    user_id; whatever else it has stays. The frame has the labels' rows in their order, the features of all views whose keys the
+    labels have, and per view when its row became true and was known: <view>__event_timestamp, <view>__created_timestamp. A frame
+    with a feature from the future of its label is refused. Both engines write the same rows.
+
+    shopgraph frame --service recommender --labels labels.parquet --out frame\n
+    shopgraph frame --service demand --labels labels/ --out frame --engine spark
+    """
+    from rich.console import Console
+
+    from spark_jobs.frame import frame as make
+
+    with Console(stderr=True).status(f"making the frame ({engine})"):
+        made = make(context.obj, service, labels, out, engine)
+    if as_json:
+        typer.echo(json.dumps(dataclasses.asdict(made)))
+        return
+    typer.echo(f"{made.out}: {made.num_rows:,} labels, {len(made.columns)} columns, {made.seconds:.1f} s ({made.engine})")

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
@@ -31,11 +31,10 @@ from infra.home import Home
 from infra.lake import Attempt, Commit, Lake, Mode
 from infra.settings import Settings, foreign_variable, variables
 
-POSITION = "_position"
-"""Where a row lies in its table: file and row number; of rows that tie, the one that lies last counts."""
-_POSITION_TYPE = "struct<file:string,row:bigint>"
-
 _ROWS_PER_PART = 250_000
+_ROWS_OF_A_FILE = 2**40
+POSITION = "__position"
+"""Where a row lies among the others that were read: file by file, then as in the file."""
 _LOGGING = Path(__file__).parent / "log4j2.properties"
 
 
@@ -144,7 +143,12 @@ def share_out(spark: SparkSession, lake: Lake, more_rows: int = 0) -> None:
 
     Spark's own number, 200 whatever comes, costs a small shop more than its rows do and is too few for a very large one.
     """
-    num_rows = more_rows + sum(lake.num_rows(table.path) for table in RAW_TABLES.values() if lake.version(table.path) is not None)
+    raw_rows = sum(lake.num_rows(table.path) for table in RAW_TABLES.values() if lake.version(table.path) is not None)
+    share_out_rows(spark, raw_rows + more_rows)
+
+
+def share_out_rows(spark: SparkSession, num_rows: int) -> None:
+    """The same for work on so many rows."""
     parts = max(spark.sparkContext.defaultParallelism, -(-num_rows // _ROWS_PER_PART))
     spark.conf.set("spark.sql.shuffle.partitions", parts)
 
@@ -172,7 +176,7 @@ def read_table(
     table: Table,
     version: int | None = None,
     files: Sequence[str] | None = None,
-    with_position: bool = False,
+    in_order: bool = False,
 ) -> DataFrame:
     """The rows of one table version; an empty frame of the stored schema if the table does not exist.
 
@@ -180,32 +184,46 @@ def read_table(
 
     Args:
         files: read only these of its files; None: all.
-        with_position: say in a column POSITION where each row lies.
+        in_order: say in a column POSITION where each row lies, as `read_in_order`.
 
     Raises:
         TableContractError: it lacks a declared column, or there is no such version.
     """
-    if lake.version(table.path) is None:  # a local relation: plans fold away around it
-        rows = spark.createDataFrame(table.stored_schema.empty_table())
-        return rows.withColumn(POSITION, F.lit(None).cast(_POSITION_TYPE)) if with_position else rows
+    read = read_in_order if in_order else read_files
+    if lake.version(table.path) is None:
+        return read(spark, lake, (), table.stored_schema)
     dataset = lake.dataset(table.path, version)
     missing = [name for name in table.names if name not in dataset.schema.names]
     if missing:
         raise TableContractError(f"table {table.path} lacks declared column(s) {', '.join(missing)}; rebuild it.")
-    return read_files(spark, lake, lake.file_uris(table.path, version) if files is None else files, dataset.schema, with_position)
+    return read(spark, lake, lake.file_uris(table.path, version) if files is None else files, dataset.schema)
 
 
-def read_files(spark: SparkSession, lake: Lake, files: Sequence[str], schema: pa.Schema, with_position: bool = False) -> DataFrame:
+def read_files(spark: SparkSession, lake: Lake, files: Sequence[str], schema: pa.Schema) -> DataFrame:
     """Parquet files on the lake's file system as one frame; a column that a file lacks is null. Naive times stay local times."""
     spark_schema = from_arrow_schema(schema, prefer_timestamp_ntz=True)
     if not files:
-        rows = spark.createDataFrame(schema.empty_table(), spark_schema)
-        return rows.withColumn(POSITION, F.lit(None).cast(_POSITION_TYPE)) if with_position else rows
+        return spark.createDataFrame(schema.empty_table(), spark_schema)
     if lake.is_remote:
-        return _read_with_arrow(spark, lake, list(files), schema, with_position)
-    rows = spark.read.schema(spark_schema).parquet(*files)
-    place = F.struct(F.col("_metadata.file_path").alias("file"), F.col("_metadata.row_index").alias("row"))
-    return rows.select("*", place.alias(POSITION)) if with_position else rows
+        return _read_with_arrow(spark, lake, list(files), schema)
+    return spark.read.schema(spark_schema).parquet(*files)
+
+
+def read_in_order(spark: SparkSession, lake: Lake, files: Sequence[str], schema: pa.Schema) -> DataFrame:
+    """`read_files` with a column POSITION more, int64: of two rows the one that lies later in the files, as listed, has the greater."""
+    if not files:
+        return read_files(spark, lake, files, schema).withColumn(POSITION, F.lit(0).cast("long"))
+    if lake.is_remote:
+        return _read_with_arrow(spark, lake, list(files), schema.append(pa.field(POSITION, pa.int64())))
+    frame = read_files(spark, lake, files, schema)
+    numbers = {file: number for number, file in enumerate(files)}
+    # Spark tells a path as an address in which it escaped some letters and not others; that of its own list is the one that matches.
+    told = [(f"file:{uri.removeprefix('file://')}", numbers[unquote(uri.removeprefix("file://"))]) for uri in frame.inputFiles()]
+    listed = F.broadcast(spark.createDataFrame(told, "__file string, __number long"))
+    row = F.coalesce(F.col("__number"), F.raise_error(F.lit("a file that is not listed was read"))) * F.lit(_ROWS_OF_A_FILE)
+    placed = frame.select("*", F.col("_metadata.file_path").alias("__file"), F.col("_metadata.row_index").alias("__row"))
+    placed = placed.join(listed, "__file", "left").withColumn(POSITION, row + F.col("__row"))
+    return placed.drop("__file", "__number", "__row")
 
 
 def write_table(
@@ -250,11 +268,9 @@ def write_files(frame: DataFrame, lake: Lake, path: str, schema: pa.Schema) -> A
     return attempt
 
 
-def _read_with_arrow(spark: SparkSession, lake: Lake, files: list[str], schema: pa.Schema, with_position: bool) -> DataFrame:
-    """One task per file reads it with Arrow and hands the batches to Spark."""
+def _read_with_arrow(spark: SparkSession, lake: Lake, files: list[str], schema: pa.Schema) -> DataFrame:
+    """One task per file reads it with Arrow and hands the batches to Spark; column POSITION, where asked for, as `read_in_order` says."""
     options = dict(lake.storage_options)
-    place = pa.struct([("file", pa.string()), ("row", pa.int64())])
-    handed = schema.append(pa.field(POSITION, place)) if with_position else schema
 
     def read(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         import pyarrow.parquet as pq
@@ -262,20 +278,17 @@ def _read_with_arrow(spark: SparkSession, lake: Lake, files: list[str], schema: 
         from infra.lake import filesystem
 
         for batch in batches:
-            for uri in batch.column("uri").to_pylist():
+            for uri, number in zip(*(batch.column(name).to_pylist() for name in ("uri", "number")), strict=True):
+                position = number * _ROWS_OF_A_FILE
                 with filesystem(options).open_input_file(uri.removeprefix("s3://")) as file:
-                    num_rows = 0
                     for rows in pq.ParquetFile(file).iter_batches():
-                        columns = _conform(rows, schema).columns
-                        if with_position:
-                            numbers = pa.array(range(num_rows, num_rows + rows.num_rows), pa.int64())
-                            names = pa.repeat(pa.scalar(uri), rows.num_rows)
-                            columns.append(pa.StructArray.from_arrays([names, numbers], fields=list(place)))
-                            num_rows += rows.num_rows
-                        yield pa.RecordBatch.from_arrays(columns, schema=handed)
+                        if POSITION in schema.names:
+                            rows = rows.append_column(POSITION, pa.array(range(position, position + rows.num_rows), pa.int64()))
+                        position += rows.num_rows
+                        yield _conform(rows, schema)
 
-    paths = spark.createDataFrame([(uri,) for uri in files], "uri string").repartition(len(files))
-    return paths.mapInArrow(read, from_arrow_schema(handed, prefer_timestamp_ntz=True))
+    paths = spark.createDataFrame([(uri, n) for n, uri in enumerate(files)], "uri string, number long").repartition(len(files))
+    return paths.mapInArrow(read, from_arrow_schema(schema, prefer_timestamp_ntz=True))
 
 
 def _conform(rows: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
-from features.columns import CREATED_TIMESTAMP, EVENT_TIMESTAMP
+from features.columns import CREATED_TIMESTAMP, EVENT_TIMESTAMP, RETRACTED
+from features.offline.future import refuse_future
 from features.offline.join import NOTHING, latest_rows, rows_at
+from features.offline.labels import label_keys, label_times
 from features.tables import ARROW_TYPES
 from features.views import View
 from infra.errors import FeatureError, TableContractError
@@ -19,12 +21,16 @@ from infra.lake import Lake
 _TIME = ARROW_TYPES["timestamp"]
 
 
-def join(labels: pa.Table, views: Sequence[View], names: dict[str, dict[str, str]], lake: Lake) -> pa.Table:
+def join(
+    labels: pa.Table, views: Sequence[View], names: dict[str, dict[str, str]], lake: Lake, with_times: bool = False
+) -> pa.Table:
     """`labels` with the feature columns of every view appended, each value as it was visible at the label's time.
 
     Args:
         labels: key columns, `event_timestamp` and whatever else; any order, any number of rows.
         names: view -> column -> name in the frame.
+        with_times: give also, after the columns of each view, when its row became true and when it was known:
+            `<view>__event_timestamp`, `<view>__created_timestamp`.
 
     Returns:
         The labels, row for row, then the columns of the views in order; null where nothing was visible.
@@ -34,20 +40,38 @@ def join(labels: pa.Table, views: Sequence[View], names: dict[str, dict[str, str
         TableContractError: a table was never built, or lacks a declared column.
     """
     times = label_times(labels)
+    refuse_taken(labels.column_names, views, names)
     frame = labels.set_column(labels.schema.get_field_index(EVENT_TIMESTAMP), EVENT_TIMESTAMP, times)
     for view in views:
-        taken = sorted(set(names[view.name].values()) & set(frame.column_names))
-        if taken:
-            raise FeatureError(f"the labels already have {', '.join(taken)}, which view {view.name} serves; rename or drop them.")
         keys = label_keys(labels, view)
         newest = pc.max(times).as_py()
         visible = None if newest is None else (pc.field(EVENT_TIMESTAMP) <= newest) & (pc.field(CREATED_TIMESTAMP) <= newest)
         rows = read(lake, view, visible)
-        found = rows_at(keys, times, [rows[k] for k in view.key_names], rows[EVENT_TIMESTAMP], rows[CREATED_TIMESTAMP], view.ttl)
-        values = rows.select(list(names[view.name])).take(pa.array(found, mask=found == NOTHING))
-        for column, name in names[view.name].items():
+        own_keys = [rows[k] for k in view.key_names]
+        found = rows_at(keys, times, own_keys, rows[EVENT_TIMESTAMP], rows[CREATED_TIMESTAMP], view.ttl, rows[RETRACTED])
+        given = names[view.name] | time_names(view)
+        values = rows.select(list(given)).take(pa.array(found, mask=found == NOTHING))
+        for column, name in given.items():
             frame = frame.append_column(name, values[column])
-    return frame
+    refuse_future(frame.to_batches(), views)
+    return frame if with_times else frame.drop_columns([name for view in views for name in time_names(view).values()])
+
+
+def time_names(view: View) -> dict[str, str]:
+    """The times of the row that a view answers with -> their names in a frame."""
+    return {EVENT_TIMESTAMP: view.time_column, CREATED_TIMESTAMP: view.created_column}
+
+
+def refuse_taken(given: Sequence[str], views: Sequence[View], names: Mapping[str, Mapping[str, str]]) -> None:
+    """Refuse labels that have a column, `given` by name, under whose name a view puts its own into the frame.
+
+    Raises:
+        FeatureError: naming the columns.
+    """
+    for view in views:
+        taken = sorted({*names[view.name].values(), *time_names(view).values()} & set(given))
+        if taken:
+            raise FeatureError(f"the labels already have {', '.join(taken)}, which view {view.name} serves; rename or drop them.")
 
 
 def latest(view: View, as_of: datetime, lake: Lake, since: datetime | None = None) -> pa.Table:
@@ -60,12 +84,13 @@ def latest(view: View, as_of: datetime, lake: Lake, since: datetime | None = Non
     age = min(limits, default=None)
     visible = (pc.field(EVENT_TIMESTAMP) <= as_of) & (pc.field(CREATED_TIMESTAMP) <= as_of)
     rows = read(lake, view, visible)
-    found = latest_rows([rows[k] for k in view.key_names], rows[EVENT_TIMESTAMP], rows[CREATED_TIMESTAMP], as_of, age)
-    return rows.take(pa.array(found))
+    keys = [rows[k] for k in view.key_names]
+    found = latest_rows(keys, rows[EVENT_TIMESTAMP], rows[CREATED_TIMESTAMP], as_of, age, rows[RETRACTED])
+    return rows.select(view.schema.names).take(pa.array(found))
 
 
 def read(lake: Lake, view: View, filter: ds.Expression | None = None) -> pa.Table:
-    """The rows of the view's table in the view's schema: keys, columns, event and created time.
+    """The rows of the view's table in the view's schema, and whether each is retracted; null throughout where the table cannot tell.
 
     Raises:
         TableContractError: the table does not exist or lacks a declared column.
@@ -74,9 +99,12 @@ def read(lake: Lake, view: View, filter: ds.Expression | None = None) -> pa.Tabl
     missing = [name for name in view.schema.names if name not in dataset.schema.names]
     if missing:
         raise TableContractError(f"table {view.path} lacks declared column(s) {', '.join(missing)}; rebuild it: `shopgraph build`.")
-    rows = dataset.to_table(columns=view.schema.names, filter=filter).combine_chunks()
+    has_retracted = RETRACTED in dataset.schema.names
+    wanted = [*view.schema.names, *([RETRACTED] if has_retracted else [])]
+    rows = dataset.to_table(columns=wanted, filter=filter).combine_chunks()
     columns = [_nearest(rows[name]) if pa.types.is_decimal(rows[name].type) else rows[name] for name in view.schema.names]
-    return pa.table(columns, names=view.schema.names).cast(view.schema)
+    retracted = rows[RETRACTED] if has_retracted else pa.chunked_array([pa.nulls(rows.num_rows, pa.string())])
+    return pa.table(columns, names=view.schema.names).cast(view.schema).append_column(RETRACTED, retracted)
 
 
 def _nearest(money: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -85,42 +113,9 @@ def _nearest(money: pa.ChunkedArray) -> pa.ChunkedArray:
     return pc.divide(units.cast(pa.float64(), safe=False), 10_000.0)
 
 
-def label_times(labels: pa.Table) -> pa.ChunkedArray:
-    """The labels' `event_timestamp` as microseconds UTC; a time without a zone is UTC, what is finer is cut off.
-
-    Raises:
-        FeatureError: the column is missing, no timestamp, or holds null.
-    """
-    if EVENT_TIMESTAMP not in labels.column_names:
-        raise FeatureError(f"labels need a column {EVENT_TIMESTAMP}; got {', '.join(labels.column_names)}.")
-    times = labels[EVENT_TIMESTAMP]
-    if not pa.types.is_timestamp(times.type):
-        raise FeatureError(f"labels: {EVENT_TIMESTAMP} must be a timestamp, it is {times.type}.")
-    if times.null_count:
-        raise FeatureError(f"labels: {EVENT_TIMESTAMP} holds {times.null_count} null(s); a label needs a time.")
-    return times.cast(_TIME, safe=False)
-
-
-def label_keys(labels: pa.Table, view: View) -> list[pa.ChunkedArray]:
-    """The view's key columns out of `labels`, in the view's types.
-
-    Raises:
-        FeatureError: one is missing or cannot be read as its type.
-    """
-    missing = [name for name in view.key_names if name not in labels.column_names]
-    if missing:
-        raise FeatureError(f"view {view.name} needs key column(s) {', '.join(missing)}; got {', '.join(labels.column_names)}.")
-    keys = []
-    for name, kind in view.keys:
-        try:
-            keys.append(labels[name].cast(ARROW_TYPES[kind]))
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-            raise FeatureError(f"key {name} must be a {kind}, it is {labels[name].type}: {error}") from None
-    return keys
-
-
 def all_rows(view: View, lake: Lake, start: datetime | None, end: datetime | None) -> pa.Table:
     """Every row with start <= event <= end, in the view's schema."""
     event = pc.field(EVENT_TIMESTAMP)
     within = pc.scalar(True) if start is None else event >= pa.scalar(start, _TIME)
-    return read(lake, view, within if end is None else within & (event <= pa.scalar(end, _TIME)))
+    rows = read(lake, view, within if end is None else within & (event <= pa.scalar(end, _TIME)))
+    return rows.select(view.schema.names)

@@ -1,13 +1,14 @@
 """The point-in-time join: which row of a feature table a reader at time t could see. Exact, in process, on NumPy.
 
 The rule: a row is visible at t iff event <= t, created <= t and, where there is a ttl, event >= t - ttl; the greatest
-(event, created) wins, and among equals the row that lies last in the table.
+(event, created) wins, and among equals the row that lies last in the table. Where the winner is retracted to nothing, nothing is
+seen.
 
 A row becomes visible at max(event, created) and stays so. Per key, sort by that instant and keep the frontier: rows whose event
 is at least that of every row visible before them. A late row about an older day never enters it, so it can never replace a
 newer one; a later row about the same event has the later created time, so it rightly does. Between two instants of the frontier
 the answer does not change, hence one binary search finds it. Expiry is checked last: if the greatest event is too old, every
-other visible one is older still.
+other visible one is older still. So is retraction: what the winner takes back does not uncover another row.
 
 Only keys, as small integers, and times, as 64-bit microseconds, take part, in one sort of all rows: the cost grows as n log n
 also when one key holds most of them. Features are gathered by row number afterwards. A NULL in any key part matches nothing.
@@ -22,6 +23,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from features.columns import TO_NOTHING
 
 Integers = npt.NDArray[np.int64]
 Keys = Sequence[pa.ChunkedArray]
@@ -40,6 +43,7 @@ def rows_at(
     events: pa.ChunkedArray,
     createds: pa.ChunkedArray,
     ttl: timedelta | None,
+    retracted: pa.ChunkedArray | None = None,
 ) -> Integers:
     """For each label the number of the table row it could see, NOTHING where there is none.
 
@@ -47,6 +51,7 @@ def rows_at(
         label_keys, keys: key parts of labels and of table rows, of the same types.
         label_times, events, createds: timestamps in microseconds UTC, without nulls.
         ttl: how old the event may be; None: any age.
+        retracted: whether a row takes back what was known, and to what; None: every row stands.
 
     Returns:
         int64 of shape (labels,), in label order.
@@ -72,15 +77,25 @@ def rows_at(
     seen = (place >= 0) & (label_codes != NOTHING) & (codes[row] == label_codes)
     if ttl is not None:
         seen &= event[row] >= t - _microseconds(ttl)
+    if retracted is not None:
+        seen &= _stands(retracted)[row]
     answer[seen] = row[seen]
     return answer
 
 
-def latest_rows(keys: Keys, events: pa.ChunkedArray, createds: pa.ChunkedArray, as_of: datetime, age: timedelta | None) -> Integers:
+def latest_rows(
+    keys: Keys,
+    events: pa.ChunkedArray,
+    createds: pa.ChunkedArray,
+    as_of: datetime,
+    age: timedelta | None,
+    retracted: pa.ChunkedArray | None = None,
+) -> Integers:
     """Numbers of the rows a reader at `as_of` sees, one per key, in table order; rows with a NULL key are left out.
 
     Args:
         age: how old the event may be; None: any age.
+        retracted: whether a row takes back what was known, and to what; None: every row stands.
 
     Returns:
         int64 of shape (keys with a visible row,), ascending.
@@ -97,7 +112,13 @@ def latest_rows(keys: Keys, events: pa.ChunkedArray, createds: pa.ChunkedArray, 
     span, (happened,) = _compress(int(codes.max()) + 1, event[rows])
     order = _sort(codes[rows] * span + happened, created[rows])
     ordered = codes[rows][order]
-    return np.sort(rows[order[np.append(ordered[1:] != ordered[:-1], True)]])
+    winners = np.sort(rows[order[np.append(ordered[1:] != ordered[:-1], True)]])
+    return winners if retracted is None else winners[_stands(retracted)[winners]]
+
+
+def _stands(retracted: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
+    """Per row whether it tells anything: false where it is retracted to nothing."""
+    return np.asarray(pc.fill_null(pc.not_equal(retracted, TO_NOTHING), True))
 
 
 def newest_rows(keys: Keys, createds: pa.ChunkedArray) -> Integers:

@@ -5,17 +5,21 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import multiprocessing
 import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
+import psutil
 from rich.console import Console
 from rich.table import Table
 
+from infra.processes import memory_bytes
 from infra.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -69,15 +73,37 @@ def clocked(work: Callable[[], Any]) -> float:
         return time.perf_counter() - start
 
 
-def alternate(*works: Callable[[], Any]) -> list[float]:
-    """Median seconds of each, run in turns after one warm-up; one that takes over a minute is run once."""
+def alternate(*works: Callable[[], Any], slow_s: float = SLOW_S) -> list[float]:
+    """Median seconds of each, run in turns after one warm-up; one that takes over `slow_s` is run once."""
     times = [[clocked(work)] for work in works]
-    slow = [first[0] > SLOW_S for first in times]
+    slow = [first[0] > slow_s for first in times]
     for _ in range(REPEATS):
         for work, found, is_slow in zip(works, times, slow, strict=True):
             if not is_slow:
                 found.append(clocked(work))
     return [found[0] if is_slow else statistics.median(found[1:]) for found, is_slow in zip(times, slow, strict=True)]
+
+
+def peak_memory_mb(work: Callable[..., Any], *arguments: Any) -> float:
+    """Most memory that a fresh process and those it starts hold together while it does `work`, imports included; looked at all the time.
+
+    Args:
+        work: a function of a module, with arguments that can be pickled.
+
+    Raises:
+        RuntimeError: it failed.
+    """
+    child = multiprocessing.get_context("spawn").Process(target=work, args=arguments)
+    child.start()
+    peak = 0
+    while child.is_alive():
+        with suppress(psutil.NoSuchProcess):
+            root = psutil.Process(child.pid)
+            peak = max(peak, memory_bytes([root, *root.children(recursive=True)]))
+        child.join(0.02)
+    if child.exitcode:
+        raise RuntimeError(f"{work.__name__} ended with exit code {child.exitcode}")
+    return peak / 2**20
 
 
 def public_set(path: str) -> Path:

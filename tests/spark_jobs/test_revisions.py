@@ -209,6 +209,6 @@ def test_current_rows_are_the_newest_revisions_that_stand(lake: Lake, spark: Spa
     expected = [("a", 7, 1), ("a", 2, 2), ("c", 5, 1), ("d", 6, 1)]
     found = current_rows(lake, PRICES, columns=["key", "price", "event_timestamp"]).to_pylist()
     assert sorted((row["key"], row["price"], row["event_timestamp"].day) for row in found) == sorted(expected)
-    frame = spark_current(read_table(spark, lake, PRICES, with_position=True), PRICES)
+    frame = spark_current(read_table(spark, lake, PRICES, in_order=True), PRICES)
     assert sorted((row.key, row.price, row.event_timestamp.day) for row in frame.collect()) == sorted(expected)
     assert current_rows(lake, PRICES, 0).num_rows == len(rows)
