@@ -17,6 +17,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 import features.calendars
+import features.profiles
 import features.windows
 from features.columns import CREATED_TIMESTAMP, EVENT_TIMESTAMP
 from features.shop import Shop
@@ -43,16 +44,17 @@ from spark_jobs import (
     user_activity,
     user_category_affinity,
     user_history,
+    user_profile,
     windows,
 )
 from spark_jobs.job import Inputs, Job
 from spark_jobs.session import read_table, session, share_out, write_table
 
 _MODULES = (
-    item_catalog, interactions, sessions, user_history, user_activity, item_activity, user_category_affinity, daily_demand,
-    clean_reviews,
+    item_catalog, interactions, sessions, user_history, user_activity, item_activity, user_category_affinity, user_profile,
+    daily_demand, clean_reviews,
 )  # fmt: skip
-_SHARED = (categories, days, raw, sales, states, windows, features.calendars, features.windows)
+_SHARED = (categories, days, raw, sales, states, windows, features.calendars, features.profiles, features.windows)
 
 JOBS: dict[str, Job] = {module.JOB.table.name: module.JOB for module in _MODULES}
 """Name of a feature table -> its job."""
@@ -226,13 +228,14 @@ def build_table(snapshot: Snapshot, shop: Shop, job: Job, between: Range | None 
     digest = digest_of(
         versions,
         {"time_zone": shop.time_zone, "calendars": shop.calendars, "last_day": horizon.last_day},
+        {name: getattr(shop, name) for name in job.settings},
         {"now": horizon.now if horizon.cuts else None, "between": between},
         {"table": repr(job.table), "code": code_digest(*_CODE[job.table.name])},
     )
     commit = lake.committed(job.table.path, digest, base)
     if commit is None:
         frames = {table.path: snapshot.frame(table) for table in job.reads}
-        rows = job.run(Inputs(frames, shop.time_zone, shop.calendars, horizon.last_day))
+        rows = job.run(Inputs(frames, shop.time_zone, shop.calendars, horizon.last_day, shop.profile))
         if between:
             rows = _replaced(read_table(snapshot.spark, lake, job.table, base), rows, between, shop)
         metadata = _metadata(versions, horizon, between, base)
