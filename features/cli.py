@@ -161,7 +161,9 @@ def profiles(
     rows = store.latest("user_profile", moment)
     if fit:
         rules = fitting_rules(rows)
-        typer.echo(json.dumps(rules) if as_json else "\n".join(["profile:", *(f"  {name}: {cuts}" for name, cuts in rules.items())]))
+        typer.echo(
+            json.dumps(rules) if as_json else "\n".join(["profile:", *(f"  {name}: {cuts}" for name, cuts in rules.items())])
+        )
         return
     found = segments(rows, moment)
     if as_json:
@@ -185,10 +187,12 @@ def _segment_tables(found: Segments, currency: str) -> list[Table]:
         for name, part in parts.items():
             table.add_row(name, f"{part.users:,}", f"{part.users / max(found.users, 1):.1%}", f"{part.net_value:,.0f}")
         tables.append(table)
-    grid = Table("users", *(f"frequency {score}" for score in SCORES))
+    grid = Table("recency", title="users by score of recency and of frequency")
+    for frequency in SCORES:
+        grid.add_column(str(frequency), justify="right")
     for recency in reversed(SCORES):
         counts = [sum(part.users for cell, part in found.rfm.items() if cell[:2] == f"{recency}{score}") for score in SCORES]
-        grid.add_row(f"recency {recency}", *(f"{count:,}" for count in counts))
+        grid.add_row(str(recency), *(f"{count:,}" for count in counts))
     return [*tables, grid]
 
 

@@ -47,10 +47,10 @@ def _profiles() -> str:
     lines = [
         "## Profiles",
         "",
-        "What the scores, stages, tiers and tags of [user_profile](#user_profile) mean. A rule looks at one user and at constants of the",
-        "shop, set under `profile:` in its shop.yaml; `shopgraph profiles` counts the users, `--fit` proposes constants in money.",
-        f"A day is a local day of the shop; trailing days end with the one before the row's stamp. Nobody has more than {INTERESTS_MOST} tags",
-        "of interests, and one of each other kind.",
+        "What the scores, stages, tiers and tags of [user_profile](#user_profile) mean. A rule looks at one user and at constants of",
+        "the shop, set under `profile:` in its shop.yaml; `shopgraph profiles` counts the users, `--fit` proposes constants in money.",
+        "A day is a local day of the shop; trailing days end with the one before the row's stamp. Nobody has more than",
+        f"{INTERESTS_MOST} tags of interests, and one of each other kind.",
         "",
     ]
     for family in FAMILIES:
@@ -59,7 +59,7 @@ def _profiles() -> str:
         lines.append("")
     lines += ["| constant | default | meaning |", "|---|---|---|"]
     for name, field in ProfileRules.model_fields.items():
-        default = ", ".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
+        default = (", ".join(map(str, field.default)) or "none") if isinstance(field.default, tuple) else field.default
         lines.append(f"| `{name}` | {default} | {field.description} |")
     return "\n".join(lines) + "\n"
 

@@ -7,9 +7,10 @@ under `profile:` in its shop.yaml.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Self
+from itertools import pairwise
+from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -36,7 +37,8 @@ class ProfileRules(BaseModel):
         (30, 60, 120, 240), description="Most days since the last purchase for a recency score of 5, 4, 3, 2; beyond, 1."
     )
     frequency_days: Bounds = Field(
-        (2, 3, 5, 10), description=f"Fewest days with a purchase in {VALUE_DAYS} days for a frequency score of 2, 3, 4, 5; below, 1."
+        (2, 3, 5, 10),
+        description=f"Fewest days with a purchase in {VALUE_DAYS} days for a frequency score of 2, 3, 4, 5; below, 1.",
     )
     monetary_value: tuple[Money, Money, Money, Money] = Field(
         (50, 150, 500, 1500),
@@ -70,7 +72,7 @@ class ProfileRules(BaseModel):
             "value_middle, value_high": (self.value_middle, self.value_high),
             "at_risk_after, dormant_after, lost_after": (self.at_risk_after, self.dormant_after, self.lost_after),
         }.items():
-            if any(low >= high for low, high in zip(values, values[1:], strict=False)):
+            if any(low >= high for low, high in pairwise(values)):
                 raise ValueError(f"{name} must rise, got {', '.join(map(str, values))}")
         if not self.rhythm_least_days <= self.rhythm_days <= self.rhythm_most_days:
             raise ValueError("rhythm_days must lie between rhythm_least_days and rhythm_most_days")
@@ -148,4 +150,3 @@ RETURNS = Family(
 )
 FAMILIES = (STAGES, TIERS, INTERESTS, PRICES, DAYPARTS, WEEK_PARTS, RETURNS)
 """Every tag there is, in the order in which a user's are listed."""
-

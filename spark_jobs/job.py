@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 
 from pyspark.sql import DataFrame
@@ -24,7 +24,7 @@ class Inputs:
     time_zone: str
     calendars: tuple[str, ...]
     last_day: date
-    profile: ProfileRules = ProfileRules()
+    profile: ProfileRules = field(default_factory=ProfileRules)
 
     def __getitem__(self, table: Table) -> DataFrame:
         return self.frames[table.path]

@@ -146,9 +146,7 @@ def _daily(acts: DataFrame, zone: str) -> DataFrame:
     return _windowed(days, [USER_ID], VALUE_DAYS, _IN_WINDOW, [*_COUNTED, *(name for name in _OVER_LIFE if name != "told")])
 
 
-def _windowed(
-    days: DataFrame, keys: Sequence[str], length: int, summed: Sequence[str], kept: Sequence[str] = ()
-) -> DataFrame:
+def _windowed(days: DataFrame, keys: Sequence[str], length: int, summed: Sequence[str], kept: Sequence[str] = ()) -> DataFrame:
     """Dated sums -> entries: `summed` comes on `DAY` and goes `length` days after it was true; `kept` comes and stays.
 
     What was known only after it had left the window never was in it.
@@ -177,8 +175,10 @@ def _told(users: DataFrame) -> DataFrame:
 def _attention(acts: DataFrame) -> DataFrame:
     """Dated acts with a category -> entries: the categories a user turned to most in `INTEREST_DAYS`, on each day that changes."""
     weights = acts.groupBy(USER_ID, CATEGORY, _TRUE, DAY).agg(F.sum(amount(_ATTENTION)).alias("weight"))
-    log = _windowed(weights, [USER_ID, CATEGORY], INTEREST_DAYS, ["weight"]).groupBy(USER_ID, CATEGORY, DAY).agg(
-        F.sum("weight").alias("weight")
+    log = (
+        _windowed(weights, [USER_ID, CATEGORY], INTEREST_DAYS, ["weight"])
+        .groupBy(USER_ID, CATEGORY, DAY)
+        .agg(F.sum("weight").alias("weight"))
     )
     in_order = Window.partitionBy(USER_ID, CATEGORY).orderBy(DAY)
     # A weight stands until the category's next change, at most a window on: so it meets the user's days of two blocks at most.

@@ -82,7 +82,15 @@ ACTS = [
 ]
 CATALOG = [
     {"item_id": item, "category": category, "event_timestamp": "2024-01-01T00:00+01:00"}
-    for item, category in {"g": "Garten", "t": "Tiere", "b": "Bad", "s": "Sport", "p": "Apotheke", "u": "花园 🌱", "none": None}.items()
+    for item, category in {
+        "g": "Garten",
+        "t": "Tiere",
+        "b": "Bad",
+        "s": "Sport",
+        "p": "Apotheke",
+        "u": "花园 🌱",
+        "none": None,
+    }.items()
 ]
 TOLD = [
     {"user_id": "told", "country": "DE", "language": "de", "registered_at": "2024-01-01T00:00+01:00",
@@ -398,7 +406,12 @@ def world(seed: int, num_users: int, zone: ZoneInfo) -> tuple[list[Row], list[Ro
     catalog = []
     for n in range(6):
         for at in sorted({moment(300) if turn else datetime(2024, 1, 1, tzinfo=UTC) for turn in range(1 + n % 2)}):
-            row = {"item_id": f"i{n}", "category": names[(n + len(catalog)) % 5], "event_timestamp": at, "created_timestamp": known(at)}
+            row = {
+                "item_id": f"i{n}",
+                "category": names[(n + len(catalog)) % 5],
+                "event_timestamp": at,
+                "created_timestamp": known(at),
+            }
             catalog.append(complete(ITEM_CATALOG, row))
     acts, told = [], []
     for number in range(num_users):
@@ -407,7 +420,13 @@ def world(seed: int, num_users: int, zone: ZoneInfo) -> tuple[list[Row], list[Ro
         for at in about:
             kind = chance.choice(["view", "cart", "purchase", "purchase", "return"])
             sale = {"quantity": chance.randint(1, 3), "value": chance.choice([None, 0, chance.randrange(1, 60_000) / 100])}
-            row = {**user, "event_type": kind, "item_id": f"i{chance.randrange(7)}", "event_timestamp": at, "created_timestamp": known(at)}
+            row = {
+                **user,
+                "event_type": kind,
+                "item_id": f"i{chance.randrange(7)}",
+                "event_timestamp": at,
+                "created_timestamp": known(at),
+            }
             acts.append(row | (sale if kind in ("purchase", "return") else {}))
         for at in {moment() for _ in range(chance.randrange(3))}:
             more = {"country": chance.choice(["DE", "AT", None]), "registered_at": at + timedelta(chance.choice([-5, 0, 5]))}
@@ -437,7 +456,9 @@ def test_equals_the_long_way_at_every_midnight_of_random_worlds(spark, seed, zon
     found = build(acts)
     for act in acts:
         spans = [row for row in catalog if row["item_id"] == act["item_id"] and row["event_timestamp"] <= act["event_timestamp"]]
-        last = max(spans, key=lambda row: row["event_timestamp"], default={"category": None, "created_timestamp": act["created_timestamp"]})
+        last = max(
+            spans, key=lambda row: row["event_timestamp"], default={"category": None, "created_timestamp": act["created_timestamp"]}
+        )
         act |= {"category": last["category"], "category_known": last["created_timestamp"]}
     expected = []
     for user in sorted({row["user_id"] for row in (*acts, *told)}):
