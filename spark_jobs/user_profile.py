@@ -181,8 +181,7 @@ def _attention(acts: DataFrame) -> DataFrame:
         .agg(F.sum("weight").alias("weight"))
     )
     in_order = Window.partitionBy(USER_ID, CATEGORY).orderBy(DAY)
-    # A weight stands until the category's next change, at most a window on: so it meets the user's days of two blocks at most.
-    block = lambda day: F.floor(F.unix_date(day) / INTEREST_DAYS)  # noqa: E731
+    # A weight stands until the category's next change, at most a window on, so it meets the user's days of two blocks at most.
     last = F.date_sub(F.col("_next"), 1)
     spans = (
         log.withColumn("_next", F.lead(DAY).over(in_order))
@@ -193,16 +192,21 @@ def _attention(acts: DataFrame) -> DataFrame:
             F.col(DAY).alias("_first"),
             last.alias("_last"),
             F.struct((-F.col("weight")).alias("minus"), F.col(CATEGORY).alias("category")).alias("of"),
-            F.explode(F.sequence(block(F.col(DAY)), block(last))).alias("_block"),
+            F.explode(F.sequence(_block(F.col(DAY)), _block(last))).alias("_block"),
         )
     )
-    turns = log.select(USER_ID, DAY).distinct().withColumn("_block", block(F.col(DAY)))
+    turns = log.select(USER_ID, DAY).distinct().withColumn("_block", _block(F.col(DAY)))
     met = turns.join(spans, [USER_ID, "_block"]).where(F.col(DAY).between(F.col("_first"), F.col("_last")))
     # The days on which nothing is left count too.
     found = met.select(USER_ID, DAY, "of").unionByName(turns.select(USER_ID, DAY), allowMissingColumns=True)
     top = F.slice(F.array_sort(F.collect_list("of")), 1, INTERESTS_MOST)
     total = -F.coalesce(F.sum("of.minus"), F.lit(0))
     return found.groupBy(USER_ID, DAY).agg(F.struct(total.alias("total"), top.alias("top")).alias("attention"))
+
+
+def _block(day: Column) -> Column:
+    """Number of the stretch of `INTEREST_DAYS` that a day lies in."""
+    return F.floor(F.unix_date(day) / INTEREST_DAYS)
 
 
 def _running(log: DataFrame) -> DataFrame:
@@ -257,7 +261,10 @@ def _judged(states: DataFrame, rules: ProfileRules) -> DataFrame:
     since = F.date_diff(DAY, "last_purchase_day")
     attention, num_acts = F.col("attention"), reduce(add, [F.col(name) for name in DAYPARTS.values])
     has_interest = F.coalesce(attention["total"] >= rules.least_acts, F.lit(False))
-    share = lambda category: -category["minus"] / attention["total"]  # noqa: E731
+
+    def share(category: Column) -> Column:
+        return -category["minus"] / attention["total"]
+
     main = F.when(has_interest, F.get(attention["top"], 0))
     interests = F.filter(attention["top"], lambda category: has_interest & (share(category) >= rules.interest_share))
     # Five days against two: as many acts a day.

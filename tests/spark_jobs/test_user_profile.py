@@ -386,6 +386,15 @@ def long_way(acts: Sequence[Row], told: Sequence[Row], stamp: datetime, zone: Zo
     return row | {"tags": [tag for tag in tags if not tag.endswith(":None")]}
 
 
+def category_of(act: Row, catalog: Sequence[Row]) -> Row:
+    """Category of an act's item when it was done, and when that was known."""
+    spans = [row for row in catalog if row["item_id"] == act["item_id"] and row["event_timestamp"] <= act["event_timestamp"]]
+    last = max(
+        spans, key=lambda row: row["event_timestamp"], default={"category": None, "created_timestamp": act["created_timestamp"]}
+    )
+    return {"category": last["category"], "category_known": last["created_timestamp"]}
+
+
 def world(seed: int, num_users: int, zone: ZoneInfo) -> tuple[list[Row], list[Row], list[Row]]:
     """Acts, catalogue and attributes of users with a few acts each over some 500 days, many of them at edges and told late."""
     chance = random.Random(seed)
@@ -454,15 +463,10 @@ def test_equals_the_long_way_at_every_midnight_of_random_worlds(spark, seed, zon
         return sorted(rows, key=lambda row: (row["user_id"], row["event_timestamp"]))
 
     found = build(acts)
-    for act in acts:
-        spans = [row for row in catalog if row["item_id"] == act["item_id"] and row["event_timestamp"] <= act["event_timestamp"]]
-        last = max(
-            spans, key=lambda row: row["event_timestamp"], default={"category": None, "created_timestamp": act["created_timestamp"]}
-        )
-        act |= {"category": last["category"], "category_known": last["created_timestamp"]}
+    seen = [act | category_of(act, catalog) for act in acts]
     expected = []
     for user in sorted({row["user_id"] for row in (*acts, *told)}):
-        own = [[fact for fact in facts if fact["user_id"] == user] for facts in (acts, told)]
+        own = [[fact for fact in facts if fact["user_id"] == user] for facts in (seen, told)]
         before, day = None, date(2024, 1, 18)
         while day <= last_day:
             stamp = datetime.combine(day + timedelta(1), time(), zone).astimezone(UTC)
