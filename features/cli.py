@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +13,9 @@ from infra.errors import FeatureError
 from infra.settings import Settings
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
+    from features.segments import Segments
     from features.store import FeatureStore
 
 app = typer.Typer()
@@ -103,7 +107,7 @@ def get(
     context: typer.Context,
     key: Annotated[list[str], typer.Option("--key", help="Key column and value, e.g. user_id=u0000017; repeat for more columns.")],
     service: Annotated[
-        str, typer.Option("--service", help="A model's features: recommender, demand or sentiment.")
+        str, typer.Option("--service", help="A model's features (recommender, demand or sentiment), or profile.")
     ] = "recommender",
     as_of: Annotated[
         str | None, typer.Option("--as-of", help="Read history instead: the values as they were visible then, from the lake.")
@@ -114,6 +118,7 @@ def get(
 
     shopgraph features get --key user_id=u0000017\n
     shopgraph features get --key user_id=u0000017 --as-of 2025-10-01\n
+    shopgraph features get --service profile --key user_id=u0000017\n
     shopgraph features get --service demand --key item_id=i000003 --key ds=2025-10-01
     """
     store = _store(context.obj)
@@ -123,11 +128,77 @@ def get(
         typer.echo(json.dumps({**keys, **values}, default=str, ensure_ascii=False))
         return
     from rich.table import Table
+    from rich.text import Text
 
     table = Table("column", "value", box=None)
     for name, value in {**keys, **values}.items():
-        table.add_row(name, "[dim]missing or expired[/dim]" if value is None else str(value))
+        table.add_row(name, "[dim]missing or expired[/dim]" if value is None else Text(_shown(value)))
     _stdout().print(table)
+
+
+@app.command()
+def profiles(
+    context: typer.Context,
+    as_of: Annotated[str | None, typer.Option("--as-of", help="As they were then, ISO 8601. Default: the shop's clock.")] = None,
+    fit: Annotated[
+        bool, typer.Option("--fit", help="Print cut points of money that part your own customers evenly, for shop.yaml.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """How many users stand in each life-cycle stage, value tier and RFM cell; what each means is in docs/dictionary.md.
+
+    The rules are constants of the shop, under `profile:` in shop.yaml: nobody's tier depends on what others do. Those in money fit
+    currencies like EUR, GBP or USD; --fit proposes some from your customers. `shopgraph build` applies what you then write.
+
+    shopgraph profiles\n
+    shopgraph profiles --as-of 2025-10-01 --json\n
+    shopgraph profiles --fit
+    """
+    from features.segments import fitting_rules, segments
+
+    store = _store(context.obj)
+    moment = _moment(as_of) if as_of else store.now()
+    rows = store.latest("user_profile", moment)
+    if fit:
+        rules = fitting_rules(rows)
+        typer.echo(
+            json.dumps(rules) if as_json else "\n".join(["profile:", *(f"  {name}: {cuts}" for name, cuts in rules.items())])
+        )
+        return
+    found = segments(rows, moment)
+    if as_json:
+        typer.echo(json.dumps({**asdict(found), "as_of": moment.isoformat()}))
+        return
+    for table in _segment_tables(found, store.shop.currency):
+        _stdout().print(table)
+
+
+def _segment_tables(found: Segments, currency: str) -> list[Table]:
+    """Stages, tiers, and recency by frequency."""
+    from rich.table import Table
+
+    from features.profiles import SCORES, VALUE_DAYS
+
+    tables = []
+    for word, parts in (("stage", found.stages), ("value tier", found.tiers)):
+        table = Table(word, title=f"{found.users:,} users, {found.as_of.isoformat()}" if word == "stage" else None)
+        for heading in ("users", "share", f"{currency} in {VALUE_DAYS} days"):
+            table.add_column(heading, justify="right")
+        for name, part in parts.items():
+            table.add_row(name, f"{part.users:,}", f"{part.users / max(found.users, 1):.1%}", f"{part.net_value:,.0f}")
+        tables.append(table)
+    grid = Table("recency", title="users by score of recency and of frequency")
+    for frequency in SCORES:
+        grid.add_column(str(frequency), justify="right")
+    for recency in reversed(SCORES):
+        counts = [sum(part.users for cell, part in found.rfm.items() if cell[:2] == f"{recency}{score}") for score in SCORES]
+        grid.add_row(str(recency), *(f"{count:,}" for count in counts))
+    return [*tables, grid]
+
+
+def _shown(value: Any) -> str:
+    """A value as a person reads it: a list as words."""
+    return (", ".join(value) or "none") if isinstance(value, list) else str(value)
 
 
 def _store(settings: Settings) -> FeatureStore:

@@ -1,8 +1,9 @@
-"""Generates docs/dictionary.md, the data dictionary, from features/tables.py, features/views.py and features/services.py."""
+"""Generates docs/dictionary.md, the data dictionary, from features/tables.py, views.py, services.py and profiles.py."""
 
 from __future__ import annotations
 
 from features.columns import CREATED_TIMESTAMP, EVENT_TIMESTAMP
+from features.profiles import FAMILIES, INTERESTS_MOST, ProfileRules
 from features.services import SERVICES
 from features.tables import FEATURE_TABLES, RAW_TABLES, Table
 from features.views import VIEWS
@@ -26,8 +27,8 @@ not edit.
 
 
 def dictionary_page() -> str:
-    """The page in Markdown: services, feature tables, raw tables."""
-    parts = [_INTRODUCTION, "## Feature services\n", "One per model, by the model's name.\n"]
+    """The page in Markdown: services, feature tables, the rules of profiles, raw tables."""
+    parts = [_INTRODUCTION, "## Feature services\n", "One per model, by the model's name; `profile` is for people.\n"]
     rows = [
         f"| {service.name} | {', '.join(f'[{view.name}](#{view.name})' for view in service.views)} | {service.meaning} |"
         for service in SERVICES.values()
@@ -35,9 +36,32 @@ def dictionary_page() -> str:
     parts.append("\n".join(["| service | views | meaning |", "|---|---|---|", *rows]) + "\n")
     parts.append("## Feature tables\n")
     parts += [_section(table) for table in FEATURE_TABLES.values()]
+    parts.append(_profiles())
     parts.append("## Raw tables\n")
     parts += [_section(table) for table in RAW_TABLES.values()]
     return "\n".join(parts)
+
+
+def _profiles() -> str:
+    """Every tag with its rule, and every constant that a rule names."""
+    lines = [
+        "## Profiles",
+        "",
+        "What the scores, stages, tiers and tags of [user_profile](#user_profile) mean. A rule looks at one user and at constants of",
+        "the shop, set under `profile:` in its shop.yaml; `shopgraph profiles` counts the users, `--fit` proposes constants in money.",
+        "A day is a local day of the shop; trailing days end with the one before the row's stamp. Nobody has more than",
+        f"{INTERESTS_MOST} tags of interests, and one of each other kind.",
+        "",
+    ]
+    for family in FAMILIES:
+        lines += [f"**{family.name}** (`{family.column}`): {family.meaning}.", "", "| tag | rule |", "|---|---|"]
+        lines += [f"| `{family.name}:{value}` | {rule} |" for value, rule in family.values.items()]
+        lines.append("")
+    lines += ["| constant | default | meaning |", "|---|---|---|"]
+    for name, field in ProfileRules.model_fields.items():
+        default = (", ".join(map(str, field.default)) or "none") if isinstance(field.default, tuple) else field.default
+        lines.append(f"| `{name}` | {default} | {field.description} |")
+    return "\n".join(lines) + "\n"
 
 
 def _section(table: Table) -> str:

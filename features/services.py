@@ -1,4 +1,4 @@
-"""Services: which views each model eats. One per model, by the model's name; Feast registers them as FeatureServices."""
+"""Services: which views each model eats, by the model's name, and `profile`, what people look up; FeatureServices in Feast."""
 
 from __future__ import annotations
 
@@ -60,6 +60,11 @@ SERVICES: Mapping[str, Service] = {
         ),
         Service("demand", (VIEWS["daily_demand"],), "units per item and local day with their covariates"),
         Service("sentiment", (VIEWS["clean_reviews"],), "texts with a label; training only"),
+        Service(
+            "profile",
+            (VIEWS["user_profile"], VIEWS["user_activity"], VIEWS["user_category_affinity"]),
+            "who a user is to the shop, for people who look one up",
+        ),
     )
 }
 

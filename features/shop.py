@@ -9,6 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from features.mapping import Source
+from features.profiles import ProfileRules
 from infra.errors import SettingsError
 from infra.home import Home
 
@@ -30,6 +31,8 @@ class Shop(BaseModel):
     quarantine_share: float = Field(
         0.05, ge=0, le=1, description="Share of bad rows of one source and table above which ingest stops."
     )
+
+    profile: ProfileRules = Field(ProfileRules(), description="Constants of profiles; see features/profiles.py.")
 
     @field_validator("time_zone")
     @classmethod

@@ -114,6 +114,10 @@ def _user(required: bool = False) -> Column:
     return Column("user_id", "string", "the shop's id of the user", required=required, mark="pseudonym")
 
 
+def _personal(name: str, type: Type, meaning: str, unit: str = "", required: bool = False) -> Column:
+    return Column(name, type, meaning, unit, required, mark="personal")
+
+
 def _item(required: bool = True) -> Column:
     return Column("item_id", "string", "the shop's id of the item", required=required)
 
@@ -373,6 +377,39 @@ USER_CATEGORY_AFFINITY = _features(
     keys=("user_id", "category"),
     ttl_days=120,
 )
+USER_PROFILE = _features(
+    "user_profile",
+    "who a user is to the shop: attributes, habits, interests, RFM scores, value tier, stage and tags; as the shop knew it at the "
+    "first instant of a local day, a row only for days on which anything in it changes. Rules and tags: see Profiles",
+    _user(required=True),
+    _personal("country", "string", "ISO 3166 code or the shop's word"),
+    _personal("language", "string", "BCP 47 tag"),
+    _personal("registered_at", "timestamp", "registration; null where the source says a time after it told so", "UTC"),
+    _personal("first_seen_at", "timestamp", "first act, null before", "UTC"),
+    _personal("last_seen_at", "timestamp", "last act", "UTC"),
+    _personal("active_days_count", "int", "local days with an act, over life", "days", required=True),
+    _personal("first_purchase_at", "timestamp", "first purchase, null before", "UTC"),
+    _personal("last_purchase_at", "timestamp", "last purchase", "UTC"),
+    _personal("purchase_days_count", "int", "local days with a purchase, over life", "days", required=True),
+    _personal("purchase_gap_days_mean", "float", "mean days from one day with a purchase to the next, null below two", "days"),
+    _personal("favourite_daypart", "string", "time of day, see Profiles"),
+    _personal("favourite_week_part", "string", "part of the week, see Profiles"),
+    _personal("main_category", "string", "category with most of the user's acts in 90 days, null below the least"),
+    _personal("main_category_share_90d", "float", "its share of the user's acts", "0-1"),
+    _personal("interests", "strings", "categories, the largest share first, see Profiles", required=True),
+    _personal("price_mean_365d", "float", "mean price per unit over the lines bought in 365 days", "shop currency"),
+    _personal("price_band", "string", "band of that price, see Profiles"),
+    _personal("returns_share_365d", "float", "return lines per purchase line in 365 days; above 1 where purchases are older"),
+    _personal("purchase_days_count_365d", "int", "local days with a purchase in 365 days: the F of RFM", "days", required=True),
+    _personal("net_value_sum_365d", "money", "bought less returned in 365 days: the M of RFM", "shop currency", required=True),
+    _personal("recency_score", "int", "5 the latest, null before the first purchase", "1-5"),
+    _personal("frequency_score", "int", "5 the most often", "1-5"),
+    _personal("monetary_score", "int", "5 the most money", "1-5"),
+    _personal("value_tier", "string", "tier of value, see Profiles"),
+    _personal("stage", "string", "stage of the customer's life, see Profiles", required=True),
+    _personal("tags", "strings", "what the row says in words, see Profiles", required=True),
+    keys=("user_id",),
+)
 DAILY_DEMAND = _features(
     "daily_demand",
     "units per item and local day, zero-filled between the first and the last day on sale",
@@ -431,8 +468,8 @@ RAW_TABLES: dict[str, Table] = {
 FEATURE_TABLES: dict[str, Table] = {
     t.name: t
     for t in (
-        ITEM_CATALOG, INTERACTIONS, SESSIONS, USER_HISTORY, USER_ACTIVITY, ITEM_ACTIVITY, USER_CATEGORY_AFFINITY, DAILY_DEMAND,
-        CLEAN_REVIEWS,
+        ITEM_CATALOG, INTERACTIONS, SESSIONS, USER_HISTORY, USER_ACTIVITY, ITEM_ACTIVITY, USER_CATEGORY_AFFINITY, USER_PROFILE,
+        DAILY_DEMAND, CLEAN_REVIEWS,
     )
 }  # fmt: skip
 """In dependency order: each is built from raw tables and from those before it."""

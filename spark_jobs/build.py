@@ -21,6 +21,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 import features.calendars
+import features.profiles
 import features.windows
 from features.columns import CREATED_TIMESTAMP, EVENT_TIMESTAMP, RETRACTED
 from features.revisions import REVISED, has_revisions
@@ -49,6 +50,7 @@ from spark_jobs import (
     user_activity,
     user_category_affinity,
     user_history,
+    user_profile,
     windows,
 )
 from spark_jobs.job import FIRST, Inputs, Job
@@ -57,10 +59,10 @@ from spark_jobs.session import read_table, session, share_out, typed, write_tabl
 from spark_jobs.touched import Change, cut, touched_keys
 
 _MODULES = (
-    item_catalog, interactions, sessions, user_history, user_activity, item_activity, user_category_affinity, daily_demand,
-    clean_reviews,
+    item_catalog, interactions, sessions, user_history, user_activity, item_activity, user_category_affinity, user_profile,
+    daily_demand, clean_reviews,
 )  # fmt: skip
-_SHARED = (categories, days, raw, sales, states, windows, features.calendars, features.windows)
+_SHARED = (categories, days, raw, sales, states, windows, features.calendars, features.profiles, features.windows)
 
 JOBS: dict[str, Job] = {module.JOB.table.name: module.JOB for module in _MODULES}
 """Name of a feature table -> its job."""
@@ -147,7 +149,7 @@ class Snapshot:
     def inputs(self, job: Job, shop: Shop) -> Inputs:
         """All that a job reads, whole."""
         frames = {table.path: self.frame(table) for table in job.reads}
-        return Inputs(frames, shop.time_zone, shop.calendars, self.horizon.last_day)
+        return Inputs(frames, shop.time_zone, shop.calendars, self.horizon.last_day, shop.profile)
 
     def newest(self, table: Table) -> DataFrame:
         """The newest revision of each row of a feature table, those taken back included."""
@@ -271,6 +273,7 @@ def build_table(snapshot: Snapshot, shop: Shop, job: Job, between: Range | None 
         )
     basis = digest_of(
         {"time_zone": shop.time_zone, "calendars": shop.calendars},
+        {name: getattr(shop, name) for name in job.settings},
         {"table": repr(job.table), "code": code_digest(*_CODE[job.table.name])},
     )
     base = lake.version(path)

@@ -57,4 +57,4 @@ def run(inputs: Inputs) -> DataFrame:
     )
 
 
-JOB = Job(ITEM_ACTIVITY, (INTERACTIONS, ITEM_CATALOG), run, Scope(ITEM_ID, WINDOWS_DAYS[-1]))
+JOB = Job(ITEM_ACTIVITY, (INTERACTIONS, ITEM_CATALOG), run, scope=Scope(ITEM_ID, WINDOWS_DAYS[-1]))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 
 from pyspark.sql import DataFrame
 
+from features.profiles import ProfileRules
 from features.tables import Table
 
 FIRST = "_first"
@@ -18,7 +19,7 @@ ANY_DAY = "0001-01-01"
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a job is given: a frame per declared input, the shop's zone and calendars, and how far time has come.
+    """What a job is given: a frame per declared input, the shop's zone, calendars and profile rules, and how far time has come.
 
     `last_day` is the last local day that is over at the shop's clock. A daily row of day D is stamped with the first instant
     of D+1, so rows of later days would be stamped in the future and are not written.
@@ -31,6 +32,7 @@ class Inputs:
     time_zone: str
     calendars: tuple[str, ...]
     last_day: date
+    profile: ProfileRules = field(default_factory=ProfileRules)
     first_days: DataFrame | None = None
 
     def __getitem__(self, table: Table) -> DataFrame:
@@ -57,10 +59,12 @@ class Scope:
 class Job:
     """One feature table, what it is computed from, and how. `run` hands the inputs to the module's pure `transform`.
 
-    Without a `scope` a build computes all rows, whatever changed, and adds those that differ.
+    `settings` names what it reads of the shop beside its zone and calendars. Without a `scope` a build computes all rows, whatever
+    changed, and adds those that differ.
     """
 
     table: Table
     reads: tuple[Table, ...]
     run: Callable[[Inputs], DataFrame]
+    settings: tuple[str, ...] = ()
     scope: Scope | None = None

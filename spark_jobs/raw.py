@@ -6,7 +6,7 @@ from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from features.columns import CREATED_TIMESTAMP, EVENT_TIMESTAMP
-from features.tables import CALENDAR, EVENTS, INVENTORY, ITEMS, ORDERS, PROMOTIONS, REVIEWS, Table
+from features.tables import CALENDAR, EVENTS, INVENTORY, ITEMS, ORDERS, PROMOTIONS, REVIEWS, USERS, Table
 
 ROW_ID = "row_id"
 """Identifies a current row: its identity where it has one, else a digest of its content and its number among equal rows."""
@@ -17,6 +17,7 @@ _CANCELLED = "CASE status WHEN 'cancelled' THEN status END AS status"
 READ: dict[str, tuple[str, ...]] = {
     EVENTS.name: ("event_id", "user_id", "visitor_id", "session_id", "item_id", "event_type", "price", "quantity"),
     ITEMS.name: ("item_id", "title", "category", "brand", "price", "created_at", "withdrawn_at"),
+    USERS.name: ("user_id", "country", "language", "registered_at"),
     ORDERS.name: ("order_id", "order_line_id", "user_id", "item_id", "quantity", "unit_price", "discount", _CANCELLED),
     REVIEWS.name: ("review_id", "item_id", "rating", "review_text", "language", "category", "label"),
     PROMOTIONS.name: ("promotion_id", "item_id", "category", "starts_at", "ends_at", "depth"),

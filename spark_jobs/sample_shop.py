@@ -20,6 +20,7 @@ from pyspark.sql.pandas.types import from_arrow_schema
 
 from features import tables
 from features.columns import EVENT_TIMESTAMP
+from features.profiles import ProfileRules
 from features.shop import Shop
 from features.tables import Table
 from infra.errors import SettingsError
@@ -156,7 +157,10 @@ def write_shop(home: Home, name: str) -> Path:
             f"shop {name} exists and was not made by `shopgraph sample` ({path}); expected a free name. "
             "Choose another with `shopgraph --shop <name> sample`."
         )
-    shop = Shop(name=name, currency="CNY", time_zone=TIME_ZONE, calendars=CALENDARS, languages=("zh", "en"), now="data")
+    rules = ProfileRules(monetary_value=(500, 1500, 3000, 6000), price=(200, 500))
+    shop = Shop(
+        name=name, currency="CNY", time_zone=TIME_ZONE, calendars=CALENDARS, languages=("zh", "en"), now="data", profile=rules
+    )
     content = shop.model_dump(mode="json", exclude_defaults=True)
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_suffix(".draft")

@@ -37,4 +37,4 @@ def run(inputs: Inputs) -> DataFrame:
     return transform(inputs[INTERACTIONS], zone=inputs.time_zone, last_day=inputs.last_day, first_days=inputs.first_days)
 
 
-JOB = Job(USER_ACTIVITY, (INTERACTIONS,), run, Scope(USER_ID, WINDOWS_DAYS[-1]))
+JOB = Job(USER_ACTIVITY, (INTERACTIONS,), run, scope=Scope(USER_ID, WINDOWS_DAYS[-1]))

@@ -86,4 +86,4 @@ def run(inputs: Inputs) -> DataFrame:
     )
 
 
-JOB = Job(USER_CATEGORY_AFFINITY, (INTERACTIONS, ITEM_CATALOG), run, Scope(USER_ID, WINDOWS_DAYS[-1], _of_items))
+JOB = Job(USER_CATEGORY_AFFINITY, (INTERACTIONS, ITEM_CATALOG), run, scope=Scope(USER_ID, WINDOWS_DAYS[-1], _of_items))

@@ -31,7 +31,7 @@ def daily(acts: DataFrame, keys: Sequence[str], features: Sequence[WindowedFeatu
         acts.withColumn(DAY, local_day(F.col(EVENT_TIMESTAMP), zone))
         .groupBy(*keys, DAY)
         .agg(
-            *[F.sum(_amount(feature)).alias(feature.name) for feature in features],
+            *[F.sum(amount(feature)).alias(feature.name) for feature in features],
             F.max(CREATED_TIMESTAMP).alias(CREATED_TIMESTAMP),
             *[column.alias(name) for name, column in more.items()],
         )
@@ -138,7 +138,7 @@ def stamped(rows: DataFrame, zone: str) -> DataFrame:
     )
 
 
-def _amount(feature: WindowedFeature) -> Column:
+def amount(feature: WindowedFeature) -> Column:
     """What one act adds to a feature."""
     weight = F.lit(1)
     for event_type, times in feature.weights.items():

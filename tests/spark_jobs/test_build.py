@@ -73,7 +73,7 @@ def test_a_build_keeps_its_lineage_and_a_second_one_writes_nothing(put, build, l
 
     put({REVIEWS: facts(2, date(2024, 5, 1), 9)[REVIEWS]})
     again = {name for name, built in build().items() if not built.skipped}
-    assert again == {"item_catalog", "item_activity", "user_category_affinity", "daily_demand", "clean_reviews"}
+    assert again == {"item_catalog", "item_activity", "user_category_affinity", "user_profile", "daily_demand", "clean_reviews"}
 
 
 def test_the_clock_bounds_what_is_read_and_written(put, build, lake):
@@ -93,7 +93,7 @@ def test_the_clock_bounds_what_is_read_and_written(put, build, lake):
 def test_a_shop_with_one_table_builds_all(put, build, only):
     put({only: facts(1, date(2024, 5, 1), 5)[only]})
     rows = {name: built.num_rows for name, built in build().items()}
-    acts = ("interactions", "sessions", "user_history", "user_activity", "item_activity")
+    acts = ("interactions", "sessions", "user_history", "user_activity", "item_activity", "user_profile")
     assert rows["item_catalog"] > 0
     assert all((rows[name] > 0) == (only in (EVENTS, ORDERS)) for name in acts)
     assert (rows["daily_demand"] > 0) == (only is ORDERS)
