@@ -6,7 +6,7 @@ import math
 import multiprocessing
 import random
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -49,7 +49,12 @@ def table(rows: list[dict[str, Any]], view: View = VIEW) -> pa.Table:
 
 def get(rows: Rows, view: View = VIEW, *keys: tuple[str, str]) -> dict[str, list[Any]]:
     keys = keys or (("u", "2024-05-01"),)
-    return read_columns(rows, view, key_texts(list(zip(*keys, strict=True))))[1]
+    return read_columns(rows, {view: key_texts(list(zip(*keys, strict=True)))})[view][1]
+
+
+def rebuild(rows: Rows, view: View, packed: list[Packed], as_of: datetime, back_to: Mapping[str, int] | None = None) -> None:
+    with rows.rebuild([view], as_of, back_to) as put:
+        put(view, packed)
 
 
 @pytest.fixture(params=["embedded", pytest.param("redis", marks=pytest.mark.engines)])
@@ -115,7 +120,7 @@ def test_an_older_row_changes_nothing_and_a_correction_of_the_same_event_counts(
 
 def test_a_row_written_before_a_column_was_added_gives_null_for_it(open_store: Callable[[], Rows]) -> None:
     old, new = open_store(), open_store()
-    old.replace(VIEW, pack_rows(VIEW, table([{"name": "Ada", "visits": 7, "spent": 1.5}])), T0)
+    rebuild(old, VIEW, pack_rows(VIEW, table([{"name": "Ada", "visits": 7, "spent": 1.5}])), T0)
     wider = replace(VIEW, columns=(("added", "int"), *VIEW.columns[:2], ("visits", "string"), *VIEW.columns[3:]))
     found = get(new, wider)
     assert (found["added"], found["name"], found["spent"]) == ([None], ["Ada"], [1.5])
@@ -124,7 +129,7 @@ def test_a_row_written_before_a_column_was_added_gives_null_for_it(open_store: C
     rows = pack_rows(wider, table([{"added": 1, "name": "Ada L."}], wider))
     new.write(wider, rows)
     assert get(old, wider)["added"] == [None], "half a definition is not read"
-    new.replace(wider, rows, T0)
+    rebuild(new, wider, rows, T0)
     assert get(old, wider)["added"] == [1]
     assert get(new)["name"] == ["Ada"], "the old definition still answers who needs it"
 
@@ -137,9 +142,9 @@ def test_replacing_takes_away_what_is_no_longer_there_and_leaves_what_is_newer(o
     stored = [row("b", 1, T0), row("c", 2, T0), row("d", 3, T0 + US), row("e", 4, T0 - US, T0 + US), row("f", 5, T0)]
     rows.write(VIEW, pack_rows(VIEW, table(stored)))
     # of c an act was taken back: its newest row is now an older one; of d and e more was learned after T0
-    rows.replace(VIEW, pack_rows(VIEW, table([row("a", 6, T0), row("c", 7, T0 - 9 * US), row("d", 8, T0)])), T0)
+    rebuild(rows, VIEW, pack_rows(VIEW, table([row("a", 6, T0), row("c", 7, T0 - 9 * US), row("d", 8, T0)])), T0)
     assert get(rows, VIEW, *users)["visits"] == [6, None, 7, 3, 4, None]
-    rows.replace(VIEW, [], T0)
+    rebuild(rows, VIEW, [], T0)
     assert get(rows, VIEW, *users)["visits"] == [None, None, None, 3, 4, None]
     rows.drop(VIEW.name)
     assert get(open_store(), VIEW, *users)["visits"] == [None] * 6
@@ -153,7 +158,7 @@ def test_replacing_equals_a_fresh_store_across_batches(open_store: Callable[[], 
     for _ in range(30):
         told = {name: rng.randrange(100) for name in rng.sample(names, rng.randrange(len(names)))}
         batch = [{"user_id": name, "visits": n, EVENT_TIMESTAMP: T0 - rng.randrange(9) * US} for name, n in told.items()]
-        rows.replace(VIEW, pack_rows(VIEW, table(batch)), T0)
+        rebuild(rows, VIEW, pack_rows(VIEW, table(batch)), T0)
         assert get(rows, VIEW, *((name, "2024-05-01") for name in names))["visits"] == [told.get(name) for name in names]
 
 
@@ -196,7 +201,7 @@ def test_a_store_of_another_format_is_refused(tmp_path: Path) -> None:
     with sqlite3.connect(path) as connection:
         connection.execute("PRAGMA user_version = 99")
     with pytest.raises(FeatureError, match="format 99"):
-        EmbeddedRows(path).read(VIEW, ["k"])
+        EmbeddedRows(path).read({VIEW: ["k"]})
     with pytest.raises(FeatureError, match="format 9"):
         Layout((("visits", "int"),)).unpack([b"\x09" + bytes(9)])
 
@@ -204,13 +209,13 @@ def test_a_store_of_another_format_is_refused(tmp_path: Path) -> None:
 def test_a_file_that_is_no_store_is_named(tmp_path: Path) -> None:
     (tmp_path / "online.db").write_bytes(b"not a database" * 100)
     with pytest.raises(EngineError, match="online.db: file is not a database"):
-        EmbeddedRows(tmp_path / "online.db").read(VIEW, ["a"])
+        EmbeddedRows(tmp_path / "online.db").read({VIEW: ["a"]})
 
 
 def test_a_silent_redis_is_named() -> None:
     closed = free_port()
     with pytest.raises(EngineError, match=f"Redis at 127.0.0.1:{closed} does not answer") as told:
-        RedisRows(f"redis://:secret@127.0.0.1:{closed}/0", "sample").read(VIEW, ["k"])
+        RedisRows(f"redis://:secret@127.0.0.1:{closed}/0", "sample").read({VIEW: ["k"]})
     assert "secret" not in str(told.value)
 
 
