@@ -28,6 +28,8 @@ _SCHEMA = """
 CREATE TABLE IF NOT EXISTS generations (
     id INTEGER PRIMARY KEY, view TEXT NOT NULL, digest TEXT NOT NULL, columns TEXT NOT NULL, state TEXT NOT NULL, as_of INTEGER
 );
+CREATE TABLE IF NOT EXISTS epoch (number INTEGER NOT NULL);
+INSERT INTO epoch SELECT 0 WHERE NOT EXISTS (SELECT * FROM epoch);
 CREATE TABLE IF NOT EXISTS rows (
     generation INTEGER NOT NULL, key TEXT NOT NULL, event INTEGER NOT NULL, created INTEGER NOT NULL, packed BLOB NOT NULL,
     PRIMARY KEY (generation, key)
@@ -52,17 +54,22 @@ _SET_MARK = "INSERT INTO marks VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET va
 
 
 class EmbeddedRows(Rows):
-    """The rows of one shop in `path`. Making the object touches nothing; each thread and process opens its own connection."""
+    """The rows of one shop in `path`. Making the object touches nothing; each thread and process opens its own connection.
+
+    The list of generations is remembered with its epoch, a number that is new with every change: to read the list would cost more
+    than the rows of one key.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._local = threading.local()
+        self._known: tuple[int, Generations] = (-1, [])
 
     def read(self, asked: Mapping[View, Sequence[str | None]]) -> dict[View, tuple[Layout, list[Row | None]]]:
         """As `Rows.read`, from the last commit."""
         found: dict[View, tuple[Layout, list[Row | None]]] = {}
         with self._transaction("DEFERRED") as connection:
-            generations = _generations(connection)
+            generations = self._generations(connection)
             for view, keys in asked.items():
                 generation = readable(generations, view)
                 if generation is None:
@@ -76,7 +83,7 @@ class EmbeddedRows(Rows):
         """As `Rows.write`; each 10,000 rows are one transaction."""
         for batch in _batches(rows):
             with self._transaction() as connection:
-                for generation in written(_defined(connection, [view]), view, is_update=False):
+                for generation in written(self._defined(connection, [view]), view, is_update=False):
                     connection.executemany(_UPSERT.format(generation=generation.id, newer=">="), batch)
             if progress:
                 progress(len(batch))
@@ -87,7 +94,7 @@ class EmbeddedRows(Rows):
             stands = _mark(connection, mark)
             if stands != after:
                 return stands
-            generations = _defined(connection, keys)
+            generations = self._defined(connection, keys)
             held = {view: _rows(connection, current(generations, view), asked) for view, asked in keys.items()}
             for view, rows in changed(change, held).items():
                 for generation in written(generations, view, is_update=True):
@@ -102,9 +109,8 @@ class EmbeddedRows(Rows):
 
     def _alter(self, change: Callable[[Generations], Generations], marks: Mapping[str, int] = {}) -> Generations:
         with self._transaction() as connection:
-            made = change(_generations(connection))
-            connection.execute("DELETE FROM generations")
-            connection.executemany("INSERT INTO generations VALUES (?, ?, ?, ?, ?, ?)", map(_fields, made))
+            made = change(self._generations(connection))
+            _save(connection, made)
             connection.executemany(_SET_MARK, marks.items())
             return made
 
@@ -112,7 +118,7 @@ class EmbeddedRows(Rows):
         upsert = _UPSERT.format(generation=generation.id, newer=">")
         for batch in _batches(rows):
             with self._transaction() as connection:
-                check_building(_generations(connection), [generation])
+                check_building(self._generations(connection), [generation])
                 connection.executemany(upsert, batch)
             if progress:
                 progress(len(batch))
@@ -129,6 +135,24 @@ class EmbeddedRows(Rows):
         while gone:
             with self._transaction() as connection:
                 gone = connection.execute(_REMOVE, {"id": id, "batch": _BATCH}).rowcount
+
+    def _generations(self, connection: sqlite3.Connection) -> Generations:
+        """The list as the open transaction sees it."""
+        (epoch,) = connection.execute("SELECT number FROM epoch").fetchone()
+        known, generations = self._known
+        if epoch != known:
+            fields = connection.execute("SELECT id, view, digest, columns, state, as_of FROM generations ORDER BY id")
+            generations = [Generation(*each) for each in fields]
+            self._known = epoch, generations
+        return generations
+
+    def _defined(self, connection: sqlite3.Connection, views: Collection[View]) -> Generations:
+        """The list; each of the views has a generation to write to."""
+        found = self._generations(connection)
+        if lacking := [view for view in views if current(found, view) is None]:
+            found = [*found, *(Generation.of(view, "current") for view in lacking)]
+            _save(connection, found)
+        return found
 
     @contextmanager
     def _transaction(self, kind: str = "IMMEDIATE") -> Iterator[sqlite3.Connection]:
@@ -178,22 +202,11 @@ def _batches(rows: Sequence[Packed]) -> Iterator[Sequence[Packed]]:
     return (rows[start : start + _BATCH] for start in range(0, len(rows), _BATCH))
 
 
-def _generations(connection: sqlite3.Connection) -> Generations:
-    return [Generation(*fields) for fields in connection.execute("SELECT * FROM generations ORDER BY id")]
-
-
-def _fields(g: Generation) -> tuple[int, str, str, str, str, int | None]:
-    return g.id, g.view, g.digest, g.columns, g.state, g.as_of
-
-
-def _defined(connection: sqlite3.Connection, views: Collection[View]) -> Generations:
-    """All generations; each of the views has one to write to."""
-    found = _generations(connection)
-    for view in views:
-        if current(found, view) is None:
-            found.append(Generation.of(view, "current"))
-            connection.execute("INSERT INTO generations VALUES (?, ?, ?, ?, ?, ?)", _fields(found[-1]))
-    return found
+def _save(connection: sqlite3.Connection, generations: Generations) -> None:
+    connection.execute("DELETE FROM generations")
+    fields = [(g.id, g.view, g.digest, g.columns, g.state, g.as_of) for g in generations]
+    connection.executemany("INSERT INTO generations VALUES (?, ?, ?, ?, ?, ?)", fields)
+    connection.execute("UPDATE epoch SET number = random()")
 
 
 def _rows(connection: sqlite3.Connection, generation: Generation | None, keys: Collection[str]) -> dict[str, Row]:
