@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import sqlite3
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import orjson
@@ -18,8 +19,8 @@ from features.views import View
 from infra.errors import EngineError, FeatureError
 
 FORMAT = 2
-_BATCH = 10_000
-"""Rows per transaction: small enough that other writers get their turn."""
+_BATCH = 2_000
+"""Rows per transaction: some 10 ms, then other writers get their turn."""
 
 _MAPPED_BYTES = 1 << 30
 """A read of a page that is not in SQLite's small cache is then no system call."""
@@ -68,7 +69,7 @@ class EmbeddedRows(Rows):
     def read(self, asked: Mapping[View, Sequence[str | None]]) -> dict[View, tuple[Layout, list[Row | None]]]:
         """As `Rows.read`, from the last commit."""
         found: dict[View, tuple[Layout, list[Row | None]]] = {}
-        with self._transaction("DEFERRED") as connection:
+        with self._reading() as connection:
             generations = self._generations(connection)
             for view, keys in asked.items():
                 generation = readable(generations, view)
@@ -80,9 +81,9 @@ class EmbeddedRows(Rows):
         return found
 
     def write(self, view: View, rows: Sequence[Packed], progress: Progress | None = None) -> None:
-        """As `Rows.write`; each 10,000 rows are one transaction."""
+        """As `Rows.write`; each 2,000 rows are one transaction."""
         for batch in _batches(rows):
-            with self._transaction() as connection:
+            with self._writing() as connection:
                 for generation in written(self._defined(connection, [view]), view, is_update=False):
                     connection.executemany(_UPSERT.format(generation=generation.id, newer=">="), batch)
             if progress:
@@ -90,7 +91,7 @@ class EmbeddedRows(Rows):
 
     def update(self, keys: Mapping[View, Collection[str]], change: Change, mark: str, after: int, to: int) -> int:
         """As `Rows.update`, in one transaction, which other writers wait for."""
-        with self._transaction() as connection:
+        with self._writing() as connection:
             stands = _mark(connection, mark)
             if stands != after:
                 return stands
@@ -104,11 +105,11 @@ class EmbeddedRows(Rows):
 
     def mark(self, name: str) -> int:
         """As `Rows.mark`."""
-        with self._transaction("DEFERRED") as connection:
+        with self._reading() as connection:
             return _mark(connection, name)
 
     def _alter(self, change: Callable[[Generations], Generations], marks: Mapping[str, int] = {}) -> Generations:
-        with self._transaction() as connection:
+        with self._writing() as connection:
             made = change(self._generations(connection))
             _save(connection, made)
             connection.executemany(_SET_MARK, marks.items())
@@ -117,7 +118,7 @@ class EmbeddedRows(Rows):
     def _put(self, generation: Generation, rows: Sequence[Packed], progress: Progress | None) -> None:
         upsert = _UPSERT.format(generation=generation.id, newer=">")
         for batch in _batches(rows):
-            with self._transaction() as connection:
+            with self._writing() as connection:
                 check_building(self._generations(connection), [generation])
                 connection.executemany(upsert, batch)
             if progress:
@@ -126,14 +127,14 @@ class EmbeddedRows(Rows):
     def _carry(self, before: Generation, generation: Generation, moment: int) -> None:
         batch: list[Packed] = [("", 0, 0, b"")]
         while batch:
-            with self._transaction("DEFERRED") as connection:
+            with self._reading() as connection:
                 batch = connection.execute(_NEWER, (before.id, batch[-1][0], moment, _BATCH)).fetchall()
             self._put(generation, batch, None)
 
     def _remove(self, id: int) -> None:
         gone = 1
         while gone:
-            with self._transaction() as connection:
+            with self._writing() as connection:
                 gone = connection.execute(_REMOVE, {"id": id, "batch": _BATCH}).rowcount
 
     def _generations(self, connection: sqlite3.Connection) -> Generations:
@@ -155,18 +156,35 @@ class EmbeddedRows(Rows):
         return found
 
     @contextmanager
-    def _transaction(self, kind: str = "IMMEDIATE") -> Iterator[sqlite3.Connection]:
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        """A transaction that sees the last commit and holds nobody up."""
         with self._answering():
             connection = self._connect()
-            connection.execute(f"BEGIN {kind}")
+            connection.execute("BEGIN DEFERRED")
             with connection:
                 yield connection
+
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        """A transaction that other writers wait for, in turn.
+
+        SQLite lets them look again after a while, so that one who writes without a pause keeps the others out. Here they queue at
+        two locks: who waits for the second holds the first, and who just had the second comes after him.
+        """
+        with self._answering():
+            connection = self._connect()
+            with ExitStack() as held:
+                with _locked(self.path.with_suffix(".next")):
+                    held.enter_context(_locked(self.path.with_suffix(".turn")))
+                connection.execute("BEGIN IMMEDIATE")
+                with connection:
+                    yield connection
 
     @contextmanager
     def _answering(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, OSError) as error:
             raise EngineError(
                 f"online store {self.path}: {error}; make room, give access or restore a backup. `shopgraph features materialize` "
                 "fills it anew where it is gone."
@@ -196,6 +214,13 @@ class EmbeddedRows(Rows):
             connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {FORMAT}; COMMIT;")
         self._local.held = (os.getpid(), connection)
         return connection
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _batches(rows: Sequence[Packed]) -> Iterator[Sequence[Packed]]:
