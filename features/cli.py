@@ -68,12 +68,16 @@ def materialize(
             "--as-of", help="Load what was visible then, ISO 8601, e.g. 2011-10-01T00:00+00:00. Default: the shop's clock."
         ),
     ] = None,
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="Let go of newer rows too: the tables were restored to an earlier state.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Load the newest visible row of every key into the online store, where serving reads it.
 
-    Reads go on meanwhile, and a row never replaces a newer one. Rows past their expiry are left out, and rows that the tables no
-    longer hold go; a row's expiry and meaning are in docs/dictionary.md.
+    Reads go on meanwhile and see the old rows; then the new ones of all views replace them at one instant. Rows past their expiry
+    are left out, rows that the tables no longer hold go, and rows newer than --as-of stay; a row's expiry and meaning are in
+    docs/dictionary.md.
 
     shopgraph features materialize\n
     shopgraph features materialize user_history --as-of 2025-10-01
@@ -91,7 +95,7 @@ def materialize(
                 tasks[name] = bars.add_task(name, total=total)
             bars.update(tasks[name], completed=done)
 
-        written = store.materialize(moment, view or None, report)
+        written = store.materialize(moment, view or None, report, {} if rebuild else None)
     if as_json:
         typer.echo(json.dumps({"as_of": moment.isoformat(), "rows": written}))
         return

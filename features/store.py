@@ -8,7 +8,7 @@ the process. The `feast` command and Feast's own API work on the same registry a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -130,13 +130,18 @@ class FeatureStore:
         as_of: datetime | None = None,
         views: Iterable[str] | None = None,
         progress: Callable[[str, int, int], None] | None = None,
+        back_to: Mapping[str, int] | None = None,
     ) -> dict[str, int]:
-        """Make the online store what a reader at `as_of` sees. Reads go on meanwhile; newer rows there stay.
+        """Make the online store what a reader at `as_of` sees: the new rows of all views replace the old at one instant.
+
+        Reads go on meanwhile and see the old rows; newer rows stay. Killed in the middle, nothing has changed.
 
         Args:
             as_of: default: the shop's clock.
             views: default: every view that is kept online and whose table was built.
             progress: called with view, rows done, rows in all.
+            back_to: where tables were restored to an earlier state, name of each watermark of the online store -> what the tables
+                hold of its facts. Newer rows go too, and who keeps a watermark adds what came after it again.
 
         Returns:
             View -> rows written.
@@ -151,15 +156,13 @@ class FeatureStore:
         if views is None:
             chosen = [v for v in self.views.values() if v.online and self.lake.version(v.path) is not None]
         else:
-            chosen = [self._online(self._view(name)) for name in views]
-        written, home = {}, Home(self.settings).create()
-        for view in chosen:
-            report = (lambda done, total, name=view.name: progress(name, done, total)) if progress else None
-            written[view.name] = materialize(view, as_of, self.lake, self.rows, home, progress=report)
-        if chosen:
-            from features.registry import note_materialization
+            chosen = [self._online(self._view(name)) for name in dict.fromkeys(views)]
+        if not chosen:
+            return {}
+        written = materialize(chosen, as_of, self.lake, self.rows, Home(self.settings).create(), back_to, progress)
+        from features.registry import note_materialization
 
-            note_materialization(self.feast, [view.name for view in chosen], as_of)
+        note_materialization(self.feast, list(written), as_of)
         return written
 
     def online_rows(self, service: str, keys: Mapping[str, Sequence[Any]], as_of: datetime | None = None) -> dict[str, list[Any]]:
@@ -184,12 +187,12 @@ class FeatureStore:
         if len({len(values) for values in keys.values()}) > 1:
             raise FeatureError("keys must be lists of one length; got " + ", ".join(f"{k}: {len(v)}" for k, v in keys.items()))
         now = to_microseconds(as_of or self.now())
+        asked = {
+            self._online(view): key_texts([[_key(value, name, kind) for value in keys[name]] for name, kind in view.keys])
+            for view in wanted.views_for(keys)
+        }
         answer: dict[str, list[Any]] = {}
-        for view in wanted.views_for(keys):
-            self._online(view)
-            parts = [[_key(value, name, kind) for value in keys[name]] for name, kind in view.keys]
-            oldest = None if view.ttl is None else now - view.ttl // timedelta(microseconds=1)
-            events, values = read_columns(self.rows, view, key_texts(parts), oldest, now)
+        for view, (events, values) in read_columns(self.rows, asked, now).items():
             answer |= {wanted.output_names[view.name][name]: column for name, column in values.items()}
             answer[view.time_column] = [None if event is None else from_microseconds(event) for event in events]
         return answer

@@ -2,144 +2,193 @@
 
 from __future__ import annotations
 
-import json
+import fcntl
 import os
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from datetime import datetime
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import orjson
 
-from features.online.packing import NEVER, Layout, Packed, to_microseconds
-from features.online.rows import Row
+from features.online.generations import Generation, Generations, check_building, current, readable, written
+from features.online.packing import Layout, Packed
+from features.online.rows import Change, Progress, Row, Rows, changed
 from features.views import View
 from infra.errors import EngineError, FeatureError
 
-FORMAT = 1
-_BATCH = 10_000
-"""Rows per transaction: small enough that other writers get their turn."""
+FORMAT = 2
+_BATCH = 2_000
+"""Rows per transaction: some 10 ms, then other writers get their turn."""
 
 _MAPPED_BYTES = 1 << 30
 """A read of a page that is not in SQLite's small cache is then no system call."""
 
 _SCHEMA = """
-CREATE TABLE IF NOT EXISTS definitions (
-    id INTEGER PRIMARY KEY, view TEXT NOT NULL, digest TEXT NOT NULL, columns TEXT NOT NULL, complete_as_of INTEGER,
-    UNIQUE (view, digest)
+CREATE TABLE IF NOT EXISTS generations (
+    id INTEGER PRIMARY KEY, view TEXT NOT NULL, digest TEXT NOT NULL, columns TEXT NOT NULL, state TEXT NOT NULL, as_of INTEGER
 );
+CREATE TABLE IF NOT EXISTS epoch (number INTEGER NOT NULL);
+INSERT INTO epoch SELECT 0 WHERE NOT EXISTS (SELECT * FROM epoch);
 CREATE TABLE IF NOT EXISTS rows (
-    definition INTEGER NOT NULL, key TEXT NOT NULL, event INTEGER NOT NULL, created INTEGER NOT NULL, packed BLOB NOT NULL,
-    PRIMARY KEY (definition, key)
+    generation INTEGER NOT NULL, key TEXT NOT NULL, event INTEGER NOT NULL, created INTEGER NOT NULL, packed BLOB NOT NULL,
+    PRIMARY KEY (generation, key)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS marks (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
 """
 _UPSERT = """
-INSERT INTO rows VALUES ({definition:d}, ?, ?, ?, ?) ON CONFLICT (definition, key) DO UPDATE
+INSERT INTO rows VALUES ({generation:d}, ?, ?, ?, ?) ON CONFLICT (generation, key) DO UPDATE
 SET event = excluded.event, created = excluded.created, packed = excluded.packed
-WHERE (excluded.event, excluded.created) >= (rows.event, rows.created) OR max(rows.event, rows.created) <= {as_of:d}
+WHERE (excluded.event, excluded.created) {newer} (rows.event, rows.created)
 """
-_NOT_AMONG = """
-DELETE FROM rows WHERE definition = :definition AND key > :after AND (:to IS NULL OR key <= :to)
-AND max(event, created) <= :as_of AND key NOT IN (SELECT value FROM json_each(:keys))
+_READ = "SELECT key, event, created, packed FROM rows WHERE generation = ? AND key IN (SELECT value FROM json_each(?))"
+_NEWER = """
+SELECT key, event, created, packed FROM rows WHERE generation = ? AND key > ? AND max(event, created) > ? ORDER BY key LIMIT ?
 """
-_COMPLETE = "UPDATE definitions SET complete_as_of = max(coalesce(complete_as_of, ?1), ?1) WHERE id = ?2"
-_READABLE = """
-SELECT id, columns FROM definitions WHERE view = ? AND (digest = ? OR complete_as_of IS NOT NULL)
-ORDER BY complete_as_of IS NULL, digest = ? DESC, complete_as_of DESC LIMIT 1
+_REMOVE = """
+DELETE FROM rows WHERE generation = :id AND key <= (
+    SELECT max(key) FROM (SELECT key FROM rows WHERE generation = :id ORDER BY key LIMIT :batch)
+)
 """
-_READ = "SELECT key, event, created, packed FROM rows WHERE definition = ? AND key IN (SELECT value FROM json_each(?))"
+_SET_MARK = "INSERT INTO marks VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value"
 
 
-class EmbeddedRows:
+class EmbeddedRows(Rows):
     """The rows of one shop in `path`. Making the object touches nothing; each thread and process opens its own connection.
 
-    Every method raises FeatureError where another format version wrote the file, EngineError where it cannot be used.
+    The list of generations is remembered with its epoch, a number that is new with every change: to read the list would cost more
+    than the rows of one key.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._local = threading.local()
-        self._layouts: dict[str, Layout] = {}
+        self._known: tuple[int, Generations] = (-1, [])
 
-    def write(self, view: View, rows: Sequence[Packed], progress: Callable[[int], None] | None = None) -> None:
-        """As `Rows.write`; each 10,000 rows are one transaction."""
-        with self._answering():
-            connection = self._connect()
-            upsert = _UPSERT.format(definition=self._define(connection, view), as_of=NEVER)
-            for start in range(0, len(rows), _BATCH):
-                batch = rows[start : start + _BATCH]
-                with connection:
-                    connection.execute("BEGIN IMMEDIATE")
-                    connection.executemany(upsert, batch)
-                if progress:
-                    progress(len(batch))
-
-    def replace(self, view: View, rows: Sequence[Packed], as_of: datetime, progress: Callable[[int], None] | None = None) -> None:
-        """As `Rows.replace`; each 10,000 rows, and what lies between their keys, are one transaction."""
-        with self._answering():
-            connection = self._connect()
-            definition, moment, after = self._define(connection, view), to_microseconds(as_of), ""
-            upsert = _UPSERT.format(definition=definition, as_of=moment)
-            for start in range(0, max(len(rows), 1), _BATCH):
-                batch = rows[start : start + _BATCH]
-                keys = [key for key, *_ in batch]
-                is_last = start + _BATCH >= len(rows)
-                span = {"definition": definition, "as_of": moment, "after": after, "to": None if is_last else keys[-1]}
-                with connection:
-                    connection.execute("BEGIN IMMEDIATE")
-                    connection.execute(_NOT_AMONG, {**span, "keys": orjson.dumps(keys).decode()})
-                    connection.executemany(upsert, batch)
-                    if is_last:
-                        connection.execute(_COMPLETE, (moment, definition))
-                after = keys[-1] if keys else ""
-                if progress:
-                    progress(len(batch))
-
-    def read(self, view: View, keys: Sequence[str | None]) -> tuple[Layout, list[Row | None]]:
+    def read(self, asked: Mapping[View, Sequence[str | None]]) -> dict[View, tuple[Layout, list[Row | None]]]:
         """As `Rows.read`, from the last commit."""
-        with self._answering():
-            connection = self._connect()
-            found = connection.execute(_READABLE, (view.name, view.digest, view.digest)).fetchone()
-            if found is None:
-                return Layout(view.columns), [None] * len(keys)
-            definition, columns = found
-            layout = self._layouts.get(columns)
-            if layout is None:
-                layout = self._layouts[columns] = Layout([(name, kind) for name, kind in json.loads(columns)])
-            asked = orjson.dumps([key for key in keys if key is not None]).decode()
-            rows = {key: (event, created, packed) for key, event, created, packed in connection.execute(_READ, (definition, asked))}
-            return layout, [rows.get(key) if key is not None else None for key in keys]
+        found: dict[View, tuple[Layout, list[Row | None]]] = {}
+        with self._reading() as connection:
+            generations = self._generations(connection)
+            for view, keys in asked.items():
+                generation = readable(generations, view)
+                if generation is None:
+                    found[view] = Layout(view.columns), [None] * len(keys)
+                    continue
+                rows = _rows(connection, generation, [key for key in keys if key is not None])
+                found[view] = generation.layout, [None if key is None else rows.get(key) for key in keys]
+        return found
 
-    def drop(self, view_name: str) -> None:
-        """As `Rows.drop`, in one transaction."""
+    def write(self, view: View, rows: Sequence[Packed], progress: Progress | None = None) -> None:
+        """As `Rows.write`; each 2,000 rows are one transaction."""
+        for batch in _batches(rows):
+            with self._writing() as connection:
+                for generation in written(self._defined(connection, [view]), view, is_update=False):
+                    connection.executemany(_UPSERT.format(generation=generation.id, newer=">="), batch)
+            if progress:
+                progress(len(batch))
+
+    def update(self, keys: Mapping[View, Collection[str]], change: Change, mark: str, after: int, to: int) -> int:
+        """As `Rows.update`, in one transaction, which other writers wait for."""
+        with self._writing() as connection:
+            stands = _mark(connection, mark)
+            if stands != after:
+                return stands
+            generations = self._defined(connection, keys)
+            held = {view: _rows(connection, current(generations, view), asked) for view, asked in keys.items()}
+            for view, rows in changed(change, held).items():
+                for generation in written(generations, view, is_update=True):
+                    connection.executemany(_UPSERT.format(generation=generation.id, newer=">="), rows)
+            connection.execute(_SET_MARK, (mark, to))
+            return to
+
+    def mark(self, name: str) -> int:
+        """As `Rows.mark`."""
+        with self._reading() as connection:
+            return _mark(connection, name)
+
+    def _alter(self, change: Callable[[Generations], Generations], marks: Mapping[str, int] = {}) -> Generations:
+        with self._writing() as connection:
+            made = change(self._generations(connection))
+            _save(connection, made)
+            connection.executemany(_SET_MARK, marks.items())
+            return made
+
+    def _put(self, generation: Generation, rows: Sequence[Packed], progress: Progress | None) -> None:
+        upsert = _UPSERT.format(generation=generation.id, newer=">")
+        for batch in _batches(rows):
+            with self._writing() as connection:
+                check_building(self._generations(connection), [generation])
+                connection.executemany(upsert, batch)
+            if progress:
+                progress(len(batch))
+
+    def _carry(self, before: Generation, generation: Generation, moment: int) -> None:
+        batch: list[Packed] = [("", 0, 0, b"")]
+        while batch:
+            with self._reading() as connection:
+                batch = connection.execute(_NEWER, (before.id, batch[-1][0], moment, _BATCH)).fetchall()
+            self._put(generation, batch, None)
+
+    def _remove(self, id: int) -> None:
+        gone = 1
+        while gone:
+            with self._writing() as connection:
+                gone = connection.execute(_REMOVE, {"id": id, "batch": _BATCH}).rowcount
+
+    def _generations(self, connection: sqlite3.Connection) -> Generations:
+        """The list as the open transaction sees it."""
+        (epoch,) = connection.execute("SELECT number FROM epoch").fetchone()
+        known, generations = self._known
+        if epoch != known:
+            fields = connection.execute("SELECT id, view, digest, columns, state, as_of FROM generations ORDER BY id")
+            generations = [Generation(*each) for each in fields]
+            self._known = epoch, generations
+        return generations
+
+    def _defined(self, connection: sqlite3.Connection, views: Collection[View]) -> Generations:
+        """The list; each of the views has a generation to write to."""
+        found = self._generations(connection)
+        if lacking := [view for view in views if current(found, view) is None]:
+            found = [*found, *(Generation.of(view, "current") for view in lacking)]
+            _save(connection, found)
+        return found
+
+    @contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        """A transaction that sees the last commit and holds nobody up."""
         with self._answering():
             connection = self._connect()
+            connection.execute("BEGIN DEFERRED")
             with connection:
+                yield connection
+
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        """A transaction that other writers wait for, in turn.
+
+        SQLite lets them look again after a while, so that one who writes without a pause keeps the others out. Here they queue at
+        two locks: who waits for the second holds the first, and who just had the second comes after him.
+        """
+        with self._answering():
+            connection = self._connect()
+            with ExitStack() as held:
+                with _locked(self.path.with_suffix(".next")):
+                    held.enter_context(_locked(self.path.with_suffix(".turn")))
                 connection.execute("BEGIN IMMEDIATE")
-                connection.execute("DELETE FROM rows WHERE definition IN (SELECT id FROM definitions WHERE view = ?)", (view_name,))
-                connection.execute("DELETE FROM definitions WHERE view = ?", (view_name,))
+                with connection:
+                    yield connection
 
     @contextmanager
     def _answering(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, OSError) as error:
             raise EngineError(
                 f"online store {self.path}: {error}; make room, give access or restore a backup. `shopgraph features materialize` "
                 "fills it anew where it is gone."
             ) from error
-
-    def _define(self, connection: sqlite3.Connection, view: View) -> int:
-        """Number of the view's definition, noted on first use."""
-        with connection:
-            connection.execute(
-                "INSERT INTO definitions (view, digest, columns) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
-                (view.name, view.digest, json.dumps(view.columns)),
-            )
-        row = connection.execute("SELECT id FROM definitions WHERE view = ? AND digest = ?", (view.name, view.digest)).fetchone()
-        return int(row[0])
 
     def _connect(self) -> sqlite3.Connection:
         """This thread's connection; a forked child opens a new one, since SQLite's may not cross a fork.
@@ -158,9 +207,40 @@ class EmbeddedRows:
         (found,) = connection.execute("PRAGMA user_version").fetchone()
         if found not in (0, FORMAT):
             raise FeatureError(
-                f"online store {self.path} has format {found}, this version reads {FORMAT}; run `shopgraph upgrade`."
+                f"online store {self.path} has format {found}, this version reads {FORMAT}; delete the file and run "
+                "`shopgraph features materialize`, which fills it anew."
             )
         if found == 0:
             connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {FORMAT}; COMMIT;")
         self._local.held = (os.getpid(), connection)
         return connection
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _batches(rows: Sequence[Packed]) -> Iterator[Sequence[Packed]]:
+    return (rows[start : start + _BATCH] for start in range(0, len(rows), _BATCH))
+
+
+def _save(connection: sqlite3.Connection, generations: Generations) -> None:
+    connection.execute("DELETE FROM generations")
+    fields = [(g.id, g.view, g.digest, g.columns, g.state, g.as_of) for g in generations]
+    connection.executemany("INSERT INTO generations VALUES (?, ?, ?, ?, ?, ?)", fields)
+    connection.execute("UPDATE epoch SET number = random()")
+
+
+def _rows(connection: sqlite3.Connection, generation: Generation | None, keys: Collection[str]) -> dict[str, Row]:
+    if generation is None:
+        return {}
+    asked = orjson.dumps(list(keys)).decode()
+    return {key: (event, created, packed) for key, event, created, packed in connection.execute(_READ, (generation.id, asked))}
+
+
+def _mark(connection: sqlite3.Connection, name: str) -> int:
+    found = connection.execute("SELECT value FROM marks WHERE name = ?", (name,)).fetchone()
+    return int(found[0]) if found else 0

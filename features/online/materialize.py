@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from features.columns import EVENT_TIMESTAMP
@@ -17,42 +19,73 @@ from infra.lake import Lake
 
 
 def materialize(
-    view: View,
+    views: Sequence[View],
     as_of: datetime,
     lake: Lake,
     rows: Rows,
     home: Home,
-    since: datetime | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> int:
-    """Make the online rows of a view what a reader at `as_of` sees, none older than the view keeps online; newer rows stay.
+    back_to: Mapping[str, int] | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> dict[str, int]:
+    """Make the online rows of views what a reader at `as_of` sees, none older than the view keeps online, all at one instant.
 
     Args:
-        since: write only rows whose event is at or after it; where that leaves rows out, nothing is taken away and the
-            definition is not yet complete.
-        progress: called with rows done and rows in all.
+        back_to: as `Rows.rebuild` takes it: None: newer rows stay.
+        progress: called with view, rows done and rows in all.
 
     Returns:
-        How many keys were written.
+        View -> how many keys were written.
+
+    Raises:
+        HomeError: another process of this home materialises one of the views.
+    """
+    written = {}
+    with _alone(views, lake, home), rows.rebuild(views, as_of, back_to) as put:
+        for view in views:
+            packed = pack_rows(view, _worth_keeping(view, as_of, lake))
+            put(view, packed, _counting(view.name, len(packed), progress))
+            written[view.name] = len(packed)
+    return written
+
+
+def add(view: View, since: datetime, as_of: datetime, lake: Lake, rows: Rows, home: Home) -> None:
+    """Put the online rows of a view whose event is at or after `since`; where those are all, this is `materialize`.
 
     Raises:
         HomeError: another process of this home materialises the view.
     """
-    # Of two at once the one that read an older table could have the last word.
-    with home.lock(f"materialize-{lake.shop}-{view.name}"):
-        found = latest(view, as_of, lake, None if view.online_age is None else as_of - view.online_age)
-        chosen = found if since is None else found.filter(pc.field(EVENT_TIMESTAMP) >= since)
-        packed = pack_rows(view, chosen)
-        done = 0
+    with _alone([view], lake, home):
+        found = _worth_keeping(view, as_of, lake)
+        chosen = found.filter(pc.field(EVENT_TIMESTAMP) >= since)
+        if chosen.num_rows < found.num_rows:
+            rows.write(view, pack_rows(view, chosen))
+            return
+        with rows.rebuild([view], as_of) as put:
+            put(view, pack_rows(view, found))
 
-        def advance(count: int) -> None:
-            nonlocal done
-            done += count
-            if progress:
-                progress(done, len(packed))
 
-        if chosen.num_rows == found.num_rows:
-            rows.replace(view, packed, as_of, advance)
-        else:
-            rows.write(view, packed, advance)
-        return len(packed)
+@contextmanager
+def _alone(views: Sequence[View], lake: Lake, home: Home) -> Iterator[None]:
+    """Of two that materialise a view at once, the one that read an older table could have the last word."""
+    with ExitStack() as held:
+        for name in sorted(view.name for view in views):
+            held.enter_context(home.lock(f"materialize-{lake.shop}-{name}"))
+        yield
+
+
+def _worth_keeping(view: View, as_of: datetime, lake: Lake) -> pa.Table:
+    return latest(view, as_of, lake, None if view.online_age is None else as_of - view.online_age)
+
+
+def _counting(name: str, total: int, progress: Callable[[str, int, int], None] | None) -> Callable[[int], None] | None:
+    """Adds batches up for `progress`."""
+    if progress is None:
+        return None
+    tell, done = progress, 0
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        tell(name, done, total)
+
+    return advance

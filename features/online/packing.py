@@ -35,9 +35,6 @@ _FIRST_DAY = date(1970, 1, 1)
 Packed = tuple[str, int, int, bytes]
 """Key, event and created time in microseconds UTC, packed columns."""
 
-NEVER = -(1 << 63)
-"""Before every instant, in microseconds."""
-
 
 class Layout:
     """Where each column of a definition lies in a packed row."""

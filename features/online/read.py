@@ -1,38 +1,44 @@
-"""Reading online rows: columns of a view for a list of keys."""
+"""Reading online rows: columns of views for lists of keys."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 
-from features.online.rows import Rows
+from features.online.packing import Layout
+from features.online.rows import Row, Rows
 from features.views import View
 
+Columns = tuple[list[int | None], dict[str, list[Any]]]
+"""Event times in microseconds UTC and columns, in key order."""
 
-def read_columns(
-    rows: Rows, view: View, keys: Sequence[str | None], oldest: int | None = None, newest: int | None = None
-) -> tuple[list[int | None], dict[str, list[Any]]]:
-    """Event times and columns, in key order, None where there is no row or, for a column, where its definition lacks it.
+
+def read_columns(rows: Rows, asked: Mapping[View, Sequence[str | None]], now: int | None = None) -> dict[View, Columns]:
+    """Each view's rows, all as they stood at one instant; None where there is no row or, for a column, where its definition lacks it.
 
     Args:
-        keys: key texts as `features.online.packing.key_texts` makes them.
-        oldest, newest: in microseconds UTC; a row whose event is before `oldest`, or whose event or created time is after
-            `newest`, is as good as none.
+        asked: view -> key texts as `features.online.packing.key_texts` makes them.
+        now: in microseconds UTC; a row that was not yet known then, or has expired, is as good as none. None: all count.
     """
-    layout, found = rows.read(view, keys)
+    return {view: _columns(view, *found, now) for view, found in rows.read(asked).items()}
+
+
+def _columns(view: View, layout: Layout, found: Sequence[Row | None], now: int | None) -> Columns:
+    oldest = None if now is None or view.ttl is None else now - view.ttl // timedelta(microseconds=1)
     hits = [
         (i, row)
         for i, row in enumerate(found)
-        if row is not None and (oldest is None or row[0] >= oldest) and (newest is None or max(row[0], row[1]) <= newest)
+        if row is not None and (oldest is None or row[0] >= oldest) and (now is None or max(row[0], row[1]) <= now)
     ]
     values = layout.unpack([row[2] for _, row in hits])
     known = set(layout.columns)
-    events: list[int | None] = [None] * len(keys)
+    events: list[int | None] = [None] * len(found)
     for i, row in hits:
         events[i] = row[0]
     columns: dict[str, list[Any]] = {}
     for name, kind in view.columns:
-        column: list[Any] = [None] * len(keys)
+        column: list[Any] = [None] * len(found)
         if (name, kind) in known:
             for (i, _), value in zip(hits, values[name], strict=True):
                 column[i] = value

@@ -1,142 +1,266 @@
 """Packed rows on one Redis server, with the semantics of the embedded store: what is older never overwrites, and a reader never waits.
 
-    shopgraph:<shop>:<view>:columns            hash: definition digest -> the names and types its rows were packed with
-    shopgraph:<shop>:<view>:complete           sorted set: definition digest -> as of when it is complete, microseconds UTC
-    shopgraph:<shop>:<view>:<digest>:<key>     event and created time, 8 bytes each, then the packed columns
+    shopgraph:<shop>:epoch          format version and a random word, new with every change of the list of generations
+    shopgraph:<shop>:generations    hash: number -> generation, as JSON
+    shopgraph:<shop>:rows:<number>  hash: key -> event and created time, 8 bytes each, then the packed columns
+    shopgraph:<shop>:marks          hash: name -> watermark
+
+A process remembers the list and the epoch it was read at. Each call names that epoch, in the same transaction or script as the
+rows; where it is no longer the one that stands, the list is read anew and the call made again. So nobody reads or writes rows of a
+list that has changed, and the rows of what was replaced can go at once.
 
 Lua compares times as doubles, which are exact up to the year 2255. Redis Cluster would need one key per call and is not covered.
 """
 
 from __future__ import annotations
 
-import json
+import secrets
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import datetime
 from typing import Any
 
 import redis
 
-from features.online.packing import NEVER, Layout, Packed, to_microseconds
-from features.online.rows import Row
+from features.online.generations import Generation, Generations, check_building, current, readable, written
+from features.online.packing import Layout, Packed
+from features.online.rows import Change, Progress, Row, Rows, changed
 from features.views import View
-from infra.errors import EngineError
+from infra.errors import EngineError, FeatureError
 
+FORMAT = 2
 _BATCH = 1_000
 """Rows per call: a script holds the server for about a millisecond, then readers get their turn."""
 
 _TIMES = struct.Struct(">qq")
 
-_PUT = """
-for i, key in ipairs(KEYS) do
-    local held = redis.call('GETRANGE', key, 0, 15)
-    local write = held == ''
-    if not write then
-        local event, created = struct.unpack('>i8i8', held)
-        local new_event, new_created = struct.unpack('>i8i8', ARGV[i])
-        write = new_event > event or (new_event == event and new_created >= created)
-            or math.max(event, created) <= tonumber(ARGV[#KEYS + 1])
-    end
-    if write then redis.call('SET', key, ARGV[i]) end
+_NEWER = """
+local function newer(one, other, equal)
+    local event, created = struct.unpack('>i8i8', one)
+    local other_event, other_created = struct.unpack('>i8i8', other)
+    return event > other_event or (event == other_event and (created > other_created or (equal and created == other_created)))
 end
-"""
-_PRUNE = """
-for _, key in ipairs(KEYS) do
-    local held = redis.call('GETRANGE', key, 0, 15)
-    if held ~= '' then
-        local event, created = struct.unpack('>i8i8', held)
-        if math.max(event, created) <= tonumber(ARGV[1]) then redis.call('UNLINK', key) end
-    end
+local function put(rows, key, value, equal)
+    local held = redis.call('HGET', rows, key)
+    if not held or newer(value, held, equal) then redis.call('HSET', rows, key, value) end
 end
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 """
+# KEYS: epoch, rows...; ARGV: epoch, whether a row of equal times counts, then key and value in turns
+_PUT = (
+    _NEWER
+    + """
+for k = 2, #KEYS do
+    for i = 3, #ARGV, 2 do put(KEYS[k], ARGV[i], ARGV[i + 1], ARGV[2] == '1') end
+end
+return 1
+"""
+)
+# KEYS: epoch, rows of before, rows under construction; ARGV: epoch, cursor, moment
+_CARRY = (
+    _NEWER
+    + """
+local found = redis.call('HSCAN', KEYS[2], ARGV[2], 'COUNT', 1000)
+for i = 1, #found[2], 2 do
+    local event, created = struct.unpack('>i8i8', found[2][i + 1])
+    if math.max(event, created) > tonumber(ARGV[3]) then put(KEYS[3], found[2][i], found[2][i + 1], false) end
+end
+return found[1]
+"""
+)
+# KEYS: epoch, marks, rows...; ARGV: epoch, name, after, to, how many rows were seen, then place in KEYS, key and value of each seen
+# (an empty value: there was none) and of each to put
+_UPDATE = (
+    _NEWER
+    + """
+if (redis.call('HGET', KEYS[2], ARGV[2]) or '0') ~= ARGV[3] then return 0 end
+local first = 6 + 3 * ARGV[5]
+for i = 6, first - 1, 3 do
+    if (redis.call('HGET', KEYS[tonumber(ARGV[i])], ARGV[i + 1]) or '') ~= ARGV[i + 2] then return 0 end
+end
+for i = first, #ARGV, 3 do put(KEYS[tonumber(ARGV[i])], ARGV[i + 1], ARGV[i + 2], true) end
+redis.call('HSET', KEYS[2], ARGV[2], ARGV[4])
+return 1
+"""
+)
 
 
-class RedisRows:
-    """The rows of one shop at `url`. Making the object connects to nothing.
-
-    Every method raises EngineError where Redis does not answer.
-    """
+class RedisRows(Rows):
+    """The rows of one shop at `url`. Making the object connects to nothing."""
 
     def __init__(self, url: str, shop: str) -> None:
         self._redis: Any = redis.Redis.from_url(url, socket_timeout=30, socket_connect_timeout=5)
         self._prefix = f"shopgraph:{shop}"
-        self._put = self._redis.register_script(_PUT)
-        self._prune = self._redis.register_script(_PRUNE)
-        self._complete: dict[tuple[str, str], Layout] = {}
+        self._epoch, self._list, self._marks = (f"{self._prefix}:{name}" for name in ("epoch", "generations", "marks"))
+        self._put_script, self._carry_script, self._update_script = map(self._redis.register_script, (_PUT, _CARRY, _UPDATE))
+        self._known: tuple[bytes | None, Generations] = (None, [])
 
-    def write(self, view: View, rows: Sequence[Packed], progress: Callable[[int], None] | None = None) -> None:
+    def read(self, asked: Mapping[View, Sequence[str | None]]) -> dict[View, tuple[Layout, list[Row | None]]]:
+        """As `Rows.read`; all views are one transaction and one round trip."""
+        wanted = {view: [key for key in keys if key is not None] for view, keys in asked.items()}
+        with self._answering():
+            while True:
+                epoch, generations = self._known
+                chosen = {view: readable(generations, view) for view in asked}
+                with self._redis.pipeline() as calls:
+                    calls.get(self._epoch)
+                    for view, generation in chosen.items():
+                        if generation and wanted[view]:
+                            calls.hmget(self._rows(generation.id), wanted[view])
+                    stands, *answers = calls.execute()
+                if stands == epoch:
+                    break
+                self._look()
+        found: dict[View, tuple[Layout, list[Row | None]]] = {}
+        rest = iter(answers)
+        for view, keys in asked.items():
+            generation = chosen[view]
+            values = iter(next(rest) if generation and wanted[view] else [None] * len(wanted[view]))
+            rows = [None if key is None else _row(next(values)) for key in keys]
+            found[view] = generation.layout if generation else Layout(view.columns), rows
+        return found
+
+    def write(self, view: View, rows: Sequence[Packed], progress: Progress | None = None) -> None:
         """As `Rows.write`; each 1,000 rows are one script, which nothing interrupts."""
-        self._write(self._define(view), rows, NEVER, progress)
-
-    def replace(self, view: View, rows: Sequence[Packed], as_of: datetime, progress: Callable[[int], None] | None = None) -> None:
-        """As `Rows.replace`; first the rows, then what is not among them goes, each 1,000 in one script."""
-        base, moment = self._define(view), to_microseconds(as_of)
-        self._write(base, rows, moment, progress)
-        kept = {f"{base}:{key}".encode() for key, *_ in rows}
-        with self._answering():
-            for keys in self._scan(f"{base}:*"):
-                if gone := [key for key in keys if key not in kept]:
-                    self._prune(keys=gone, args=[moment])
-            self._redis.zadd(f"{self._prefix}:{view.name}:complete", {view.digest: moment}, gt=True)
-
-    def read(self, view: View, keys: Sequence[str | None]) -> tuple[Layout, list[Row | None]]:
-        """As `Rows.read`; all keys are one MGET."""
-        with self._answering():
-            digest, layout = self._readable(view)
-            asked = [key for key in keys if key is not None]
-            base = f"{self._prefix}:{view.name}:{digest}"
-            values = iter(self._redis.mget([f"{base}:{key}" for key in asked]) if asked else [])
-        found = [next(values) if key is not None else None for key in keys]
-        return layout, [None if value is None else (*_TIMES.unpack_from(value), value[_TIMES.size :]) for value in found]
-
-    def drop(self, view_name: str) -> None:
-        """As `Rows.drop`, in batches: a reader meanwhile may find part of the rows."""
-        with self._answering():
-            for keys in self._scan(f"{self._prefix}:{view_name}:*"):
-                self._redis.unlink(*keys)
-        self._complete.clear()
-
-    def _write(self, base: str, rows: Sequence[Packed], as_of: int, progress: Callable[[int], None] | None) -> None:
-        """Put rows over those that are older, or that were visible at `as_of`."""
-        for start in range(0, len(rows), _BATCH):
-            batch = rows[start : start + _BATCH]
+        for batch in _batches(rows):
             with self._answering():
-                self._put(
-                    keys=[f"{base}:{key}" for key, *_ in batch],
-                    args=[*(_TIMES.pack(event, created) + packed for _, event, created, packed in batch), as_of],
-                )
+                while True:
+                    epoch, generations = self._defined([view])
+                    places = [self._rows(g.id) for g in written(generations, view, is_update=False)]
+                    if self._put_script(keys=[self._epoch, *places], args=[epoch, 1, *_values(batch)]):
+                        break
+                    self._look()
             if progress:
                 progress(len(batch))
 
-    def _define(self, view: View) -> str:
-        """Where the rows of the view's definition lie; its columns are noted on first use."""
+    def update(self, keys: Mapping[View, Collection[str]], change: Change, mark: str, after: int, to: int) -> int:
+        """As `Rows.update`: read, changed, and put by one script if all that was read still stands; else tried again."""
         with self._answering():
-            self._redis.hsetnx(f"{self._prefix}:{view.name}:columns", view.digest, json.dumps(view.columns))
-        return f"{self._prefix}:{view.name}:{view.digest}"
+            stands = None
+            while stands is None:
+                stands = self._try_update(keys, change, mark, after, to)
+            return stands
 
-    def _readable(self, view: View) -> tuple[str, Layout]:
-        """The definition to read: the view's own once complete, which is remembered; else the newest complete; else its own."""
-        known = self._complete.get((view.name, view.digest))
-        if known:
-            return view.digest, known
-        complete = [d.decode() for d in self._redis.zrevrange(f"{self._prefix}:{view.name}:complete", 0, -1)]
-        digest = view.digest if view.digest in complete or not complete else complete[0]
-        columns = self._redis.hget(f"{self._prefix}:{view.name}:columns", digest)
-        layout = Layout([(name, kind) for name, kind in json.loads(columns)] if columns else view.columns)
-        if view.digest in complete:
-            self._complete[view.name, view.digest] = layout
-        return digest, layout
+    def mark(self, name: str) -> int:
+        """As `Rows.mark`."""
+        with self._answering():
+            return int(self._redis.hget(self._marks, name) or 0)
 
-    def _scan(self, pattern: str) -> Iterator[list[bytes]]:
-        """The keys that match, in batches."""
-        cursor = 0
-        while True:
-            cursor, keys = self._redis.scan(cursor, match=pattern, count=_BATCH)
-            if keys:
-                yield keys
-            if cursor == 0:
-                return
+    def _try_update(self, keys: Mapping[View, Collection[str]], change: Change, mark: str, after: int, to: int) -> int | None:
+        """Where the watermark stands; None if something came between."""
+        epoch, generations = self._defined(keys)
+        asked = [
+            (view, self._rows(g.id), list(names)) for view, names in keys.items() if names and (g := current(generations, view))
+        ]
+        with self._redis.pipeline() as calls:
+            calls.get(self._epoch)
+            calls.hget(self._marks, mark)
+            for _, place, names in asked:
+                calls.hmget(place, names)
+            found_epoch, count, *answers = calls.execute()
+        if found_epoch != epoch:
+            self._look()
+            return None
+        if int(count or 0) != after:
+            return int(count or 0)
+        held: dict[View, dict[str, Row]] = {view: {} for view in keys}
+        places = [self._epoch, self._marks]
+        seen: list[Any] = []
+        for (view, place, names), values in zip(asked, answers, strict=True):
+            places.append(place)
+            for name, value in zip(names, values, strict=True):
+                seen += [len(places), name, value or b""]
+                if row := _row(value):
+                    held[view][name] = row
+        put: list[Any] = []
+        for view, rows in changed(change, held).items():
+            values = _values(rows)
+            for generation in written(generations, view, is_update=True):
+                places.append(self._rows(generation.id))
+                for key, value in zip(values[::2], values[1::2], strict=True):
+                    put += [len(places), key, value]
+        if self._update_script(keys=places, args=[epoch, mark, after, to, len(seen) // 3, *seen, *put]):
+            return to
+        self._look()
+        return None
+
+    def _alter(self, change: Callable[[Generations], Generations], marks: Mapping[str, int] = {}) -> Generations:
+        with self._answering(), self._redis.pipeline() as calls:
+            while True:
+                try:
+                    calls.watch(self._epoch)
+                    _, found = self._look(calls)
+                    made, epoch = change(found), f"{FORMAT}-{secrets.token_hex(8)}".encode()
+                    calls.multi()
+                    calls.set(self._epoch, epoch)
+                    calls.delete(self._list)
+                    if made:
+                        calls.hset(self._list, mapping={str(g.id): g.to_json() for g in made})
+                    if marks:
+                        calls.hset(self._marks, mapping=dict(marks))
+                    calls.execute()
+                except redis.WatchError:
+                    continue
+                self._known = epoch, made
+                return made
+
+    def _put(self, generation: Generation, rows: Sequence[Packed], progress: Progress | None) -> None:
+        for batch in _batches(rows):
+            self._building(generation, self._put_script, [self._rows(generation.id)], 0, *_values(batch))
+            if progress:
+                progress(len(batch))
+
+    def _carry(self, before: Generation, generation: Generation, moment: int) -> None:
+        places = [self._rows(before.id), self._rows(generation.id)]
+        cursor = self._building(generation, self._carry_script, places, 0, moment)
+        while cursor != b"0":
+            cursor = self._building(generation, self._carry_script, places, cursor, moment)
+
+    def _remove(self, id: int) -> None:
+        with self._answering():
+            self._redis.unlink(self._rows(id))  # Redis frees it in a thread of its own
+
+    def _building(self, generation: Generation, script: Any, places: Sequence[str], *arguments: Any) -> Any:
+        """What a script answers that works on a generation under construction."""
+        with self._answering():
+            while True:
+                epoch, generations = self._known
+                check_building(generations, [generation])
+                if answer := script(keys=[self._epoch, *places], args=[epoch, *arguments]):
+                    return answer
+                self._look()
+
+    def _defined(self, views: Collection[View]) -> tuple[bytes | None, Generations]:
+        """Epoch and list; each of the views has a generation to write to."""
+
+        def define(found: Generations) -> Generations:
+            return [*found, *(Generation.of(view, "current") for view in views if current(found, view) is None)]
+
+        if any(current(self._known[1], view) is None for view in views):
+            self._alter(define)
+        return self._known
+
+    def _look(self, calls: Any = None) -> tuple[bytes | None, Generations]:
+        """Epoch and list as they stand.
+
+        Raises:
+            FeatureError: another format version wrote them.
+        """
+        if calls is None:
+            with self._redis.pipeline() as together:
+                epoch, found = together.get(self._epoch).hgetall(self._list).execute()
+        else:
+            epoch, found = calls.get(self._epoch), calls.hgetall(self._list)
+        if epoch is not None and not epoch.startswith(b"%d-" % FORMAT):
+            raise FeatureError(
+                f"online store {self._prefix} on Redis has format {epoch.split(b'-')[0].decode()}, this version reads {FORMAT}; "
+                f"delete the keys {self._prefix}:* and run `shopgraph features materialize`, which fills it anew."
+            )
+        self._known = epoch, sorted(map(Generation.from_json, found.values()), key=lambda g: g.id)
+        return self._known
+
+    def _rows(self, id: int) -> str:
+        return f"{self._prefix}:rows:{id}"
 
     @contextmanager
     def _answering(self) -> Iterator[None]:
@@ -148,3 +272,16 @@ class RedisRows:
                 f"Redis at {place.get('host')}:{place.get('port')} does not answer ({error}); "
                 "start it, or correct SHOPGRAPH_ONLINE_STORE."
             ) from None
+
+
+def _batches(rows: Sequence[Packed]) -> Iterator[Sequence[Packed]]:
+    return (rows[start : start + _BATCH] for start in range(0, len(rows), _BATCH))
+
+
+def _values(rows: Sequence[Packed]) -> list[Any]:
+    """Key and value, in turns."""
+    return [part for key, event, created, packed in rows for part in (key, _TIMES.pack(event, created) + packed)]
+
+
+def _row(value: bytes | None) -> Row | None:
+    return None if value is None else (*_TIMES.unpack_from(value), value[_TIMES.size :])

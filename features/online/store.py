@@ -28,7 +28,7 @@ from feast.type_map import feast_value_type_to_python_type, python_values_to_pro
 
 from features.columns import CREATED_TIMESTAMP, EVENT_TIMESTAMP
 from features.offline.source import VALUE_TYPES
-from features.online.materialize import materialize
+from features.online.materialize import add, materialize
 from features.online.packing import from_microseconds, key_texts, pack_rows
 from features.online.read import read_columns
 from features.online.rows import Rows, open_rows
@@ -86,7 +86,8 @@ class PackedOnlineStore(OnlineStore):  # type: ignore[misc]
         parts = [
             dict(zip(key.join_keys, map(feast_value_type_to_python_type, key.entity_values), strict=True)) for key in entity_keys
         ]
-        events, values = read_columns(self._open(config), view, key_texts([[p[name] for p in parts] for name in view.key_names]))
+        keys = key_texts([[p[name] for p in parts] for name in view.key_names])
+        events, values = read_columns(self._open(config), {view: keys})[view]
         wanted = set(requested_features or view.column_names)
         protos = {
             name: python_values_to_proto_values([v.isoformat() if type(v) is date else v for v in values[name]], VALUE_TYPES[kind])
@@ -144,8 +145,12 @@ class LakeComputeEngine(ComputeEngine):  # type: ignore[misc]
             if lake.version(view.path) is None:
                 log.get(__name__).warning("table was not built yet; nothing to materialise", table=view.path)
             else:
-                online = self.repo_config.online_store
-                materialize(view, _utc(task.end_time), lake, online.rows(), Home(online.settings()).create(), since)
+                online, until = self.repo_config.online_store, _utc(task.end_time)
+                rows, home = online.rows(), Home(online.settings()).create()
+                if since is None:
+                    materialize([view], until, lake, rows, home)
+                else:
+                    add(view, since, until, lake, rows, home)
         except Exception as error:  # Feast carries a job's error to its caller inside the job
             return LocalMaterializationJob(name, MaterializationJobStatus.ERROR, error)
         return LocalMaterializationJob(name, MaterializationJobStatus.SUCCEEDED)

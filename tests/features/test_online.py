@@ -1,12 +1,16 @@
-"""Packed online rows: what is written is what is read, on SQLite and on Redis, by many at once."""
+"""The contract of the online store, the same on SQLite and on Redis. Feast's side of it is in test_repo.py, many processes at once
+in test_online_processes.py; the three together are what an upgrade of Feast has to pass.
+
+In this order: bytes of a row, keys, rows over time, definitions over time, generations, updates, and what is refused.
+"""
 
 from __future__ import annotations
 
 import math
-import multiprocessing
 import random
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -14,18 +18,20 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+import redis
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from features.columns import CREATED_TIMESTAMP, EVENT_TIMESTAMP
 from features.online.embedded import EmbeddedRows
-from features.online.packing import Layout, Packed, key_texts, pack_rows
+from features.online.packing import Layout, Packed, key_texts, pack_rows, to_microseconds
 from features.online.read import read_columns
 from features.online.redis import RedisRows
-from features.online.rows import Rows
+from features.online.rows import Row, Rows
 from features.views import View
 from infra.errors import EngineError, FeatureError
+from tests.features.conftest import OnlineStore
 from tests.ports import free_port
 
 VIEW = View(
@@ -37,6 +43,7 @@ VIEW = View(
         ("born", "date"), ("seen", "timestamp"),
     ),
 )  # fmt: skip
+OTHER = replace(VIEW, name="activity", path="features/activity")
 T0 = datetime(2024, 5, 1, tzinfo=UTC)
 US = timedelta(microseconds=1)
 
@@ -47,21 +54,34 @@ def table(rows: list[dict[str, Any]], view: View = VIEW) -> pa.Table:
     return pa.Table.from_pylist([{CREATED_TIMESTAMP: row[EVENT_TIMESTAMP], **row} for row in full], schema=view.schema)
 
 
-def get(rows: Rows, view: View = VIEW, *keys: tuple[str, str]) -> dict[str, list[Any]]:
+def packed(*rows: dict[str, Any], view: View = VIEW) -> list[Packed]:
+    return pack_rows(view, table(list(rows), view))
+
+
+def visits(at: datetime = T0, created: datetime | None = None, /, **counts: int) -> list[Packed]:
+    """A row per user and count."""
+    times = {EVENT_TIMESTAMP: at, CREATED_TIMESTAMP: created or at}
+    return packed(*({"user_id": user, "visits": count, **times} for user, count in counts.items()))
+
+
+def get(rows: Rows, view: View = VIEW, *keys: tuple[str, str], now: datetime | None = None) -> dict[str, list[Any]]:
     keys = keys or (("u", "2024-05-01"),)
-    return read_columns(rows, view, key_texts(list(zip(*keys, strict=True))))[1]
+    asked = {view: key_texts(list(zip(*keys, strict=True)))}
+    return read_columns(rows, asked, None if now is None else to_microseconds(now))[view][1]
 
 
-@pytest.fixture(params=["embedded", pytest.param("redis", marks=pytest.mark.engines)])
-def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[], Rows]]:
-    """Opens the same empty store, again and again, as other processes would."""
-    if request.param == "embedded":
-        yield lambda: EmbeddedRows(tmp_path / "online.db")
-        return
-    url = request.getfixturevalue("redis_url")
-    shop = f"s{random.randrange(10**9)}"
-    yield lambda: RedisRows(url, shop)
+def counts(rows: Rows, users: str = "u", view: View = VIEW) -> list[int | None]:
+    return get(rows, view, *((user, "2024-05-01") for user in users))["visits"]
 
+
+def rebuild(
+    rows: Rows, given: Sequence[Packed], as_of: datetime = T0, back_to: Mapping[str, int] | None = None, view: View = VIEW
+) -> None:
+    with rows.rebuild([view], as_of, back_to) as put:
+        put(view, given)
+
+
+# -- the bytes of a row ---------------------------------------------------------------------------------------------------------
 
 values = st.fixed_dictionaries({
     "name": st.none() | st.text(st.characters(exclude_categories=["Cs"])),
@@ -91,104 +111,304 @@ def test_not_a_number_is_not_null() -> None:
     assert kept[3] == math.inf
 
 
+# -- keys -----------------------------------------------------------------------------------------------------------------------
+
+
 def test_keys_do_not_run_into_each_other() -> None:
     assert len(set(key_texts([["1", "12", "", '1","23'], ["23", "3", "123", ""]]))) == 4
     assert key_texts([["a", None, "\ud800"], ["b", "b", "b"]]) == ['["a","b"]', None, None]
 
 
-def test_rows_come_back_in_key_order_and_missing_ones_are_none(open_store: Callable[[], Rows]) -> None:
-    rows = open_store()
-    rows.write(VIEW, pack_rows(VIEW, table([{"user_id": "u", "visits": 1}, {"user_id": "v", "visits": 2, "items": ["a", None]}])))
-    found = get(
-        open_store(), VIEW, ("v", "2024-05-01"), ("x", "2024-05-01"), ("u", "2024-05-02"), ("u", "2024-05-01"), ("v", "2024-05-01")
-    )
+def test_only_rows_with_a_key_are_written() -> None:
+    assert [key for key, *_ in packed({"user_id": None, "visits": 1}, {"visits": 2})] == ['["u","2024-05-01"]']
+
+
+def test_rows_come_back_in_key_order_and_missing_ones_are_none(online: OnlineStore) -> None:
+    online.open().write(VIEW, packed({"user_id": "u", "visits": 1}, {"user_id": "v", "visits": 2, "items": ["a", None]}))
+    asked = [("v", "2024-05-01"), ("x", "2024-05-01"), ("u", "2024-05-02"), ("u", "2024-05-01"), ("v", "2024-05-01")]
+    found = get(online.open(), VIEW, *asked)
     assert found["visits"] == [2, None, None, 1, 2]
     assert found["items"] == [["a", None], None, None, None, ["a", None]]
 
 
-def test_an_older_row_changes_nothing_and_a_correction_of_the_same_event_counts(open_store: Callable[[], Rows]) -> None:
-    rows = open_store()
-    for visits, event, created in ((1, T0, T0), (2, T0 - US, T0 + 9 * US), (3, T0, T0 - US), (4, T0, T0 + US), (5, T0, T0)):
-        rows.write(VIEW, pack_rows(VIEW, table([{"visits": visits, EVENT_TIMESTAMP: event, CREATED_TIMESTAMP: created}])))
-        assert get(rows)["visits"] == [4 if visits > 3 else 1]
+def test_a_key_is_any_text(online: OnlineStore) -> None:
+    users = [
+        "",
+        " ",
+        "é",
+        "e\u0301",
+        "家",
+        "\U0001f600",
+        "\x00",
+        "a\x00b",
+        "%",
+        "*",
+        "'",
+        '"',
+        "\\",
+        "\n",
+        "x" * 100_000,
+        "x" * 99_999,
+    ]
+    rows = online.open()
+    rebuild(rows, packed(*({"user_id": user, "visits": n} for n, user in enumerate(users))))
+    assert get(rows, VIEW, *((user, "2024-05-01") for user in users))["visits"] == list(range(len(users)))
 
 
-def test_a_row_written_before_a_column_was_added_gives_null_for_it(open_store: Callable[[], Rows]) -> None:
-    old, new = open_store(), open_store()
-    old.replace(VIEW, pack_rows(VIEW, table([{"name": "Ada", "visits": 7, "spent": 1.5}])), T0)
+def test_nothing_asked_and_nothing_held(online: OnlineStore) -> None:
+    rows = online.open()
+    assert rows.read({}) == {}
+    assert get(rows)["visits"] == [None]
+    rebuild(rows, [])
+    assert get(rows)["visits"] == [None]
+    assert [found for _, found in rows.read({VIEW: [], OTHER: [None]}).values()] == [[], [None]]
+
+
+# -- rows over time -------------------------------------------------------------------------------------------------------------
+
+
+def test_an_older_row_changes_nothing_and_a_correction_of_the_same_event_counts(online: OnlineStore) -> None:
+    rows = online.open()
+    told = [(1, T0, T0), (2, T0 - US, T0 + 9 * US), (3, T0, T0 - US), (4, T0, T0 + US), (5, T0, T0)]
+    for count, event, created in told:
+        rows.write(VIEW, visits(event, created, u=count))
+        assert counts(rows) == [4 if count > 3 else 1]
+    rows.write(VIEW, visits(T0, T0 + US, u=6))
+    assert counts(rows) == [6], "of two that are equally new the later stands"
+
+
+def test_a_row_before_1970_is_older(online: OnlineStore) -> None:
+    rows, long_ago = online.open(), datetime(1969, 12, 31, tzinfo=UTC)
+    rows.write(VIEW, visits(long_ago, u=1))
+    rows.write(VIEW, visits(datetime(1970, 1, 1, tzinfo=UTC), u=2))
+    rows.write(VIEW, visits(long_ago + US, u=3))
+    assert counts(rows) == [2]
+
+
+def test_a_row_expires_to_the_microsecond_and_is_not_seen_before_it_was_known(online: OnlineStore) -> None:
+    rows, view = online.open(), replace(VIEW, ttl_days=1)
+    rows.write(view, visits(T0, T0 + US, u=1))
+    instants = [T0, T0 + US, T0 + timedelta(days=1), T0 + timedelta(days=1) + US]
+    assert [get(rows, view, now=now)["visits"] for now in instants] == [[None], [1], [1], [None]]
+
+
+# -- definitions over time ------------------------------------------------------------------------------------------------------
+
+
+def test_a_row_written_before_a_column_was_added_gives_null_for_it(online: OnlineStore) -> None:
+    old, new = online.open(), online.open()
+    rebuild(old, packed({"name": "Ada", "visits": 7, "spent": 1.5}))
     wider = replace(VIEW, columns=(("added", "int"), *VIEW.columns[:2], ("visits", "string"), *VIEW.columns[3:]))
     found = get(new, wider)
     assert (found["added"], found["name"], found["spent"]) == ([None], ["Ada"], [1.5])
     assert found["visits"] == [None], "a column that changed its type is another column"
 
-    rows = pack_rows(wider, table([{"added": 1, "name": "Ada L."}], wider))
+    rows = packed({"added": 1, "name": "Ada L."}, view=wider)
     new.write(wider, rows)
     assert get(old, wider)["added"] == [None], "half a definition is not read"
-    new.replace(wider, rows, T0)
+    rebuild(new, rows, view=wider)
     assert get(old, wider)["added"] == [1]
     assert get(new)["name"] == ["Ada"], "the old definition still answers who needs it"
 
 
-def test_replacing_takes_away_what_is_no_longer_there_and_leaves_what_is_newer(open_store: Callable[[], Rows]) -> None:
-    def row(user: str, visits: int, event: datetime, created: datetime | None = None) -> dict[str, Any]:
-        return {"user_id": user, "visits": visits, EVENT_TIMESTAMP: event, CREATED_TIMESTAMP: created or event}
+def test_columns_that_moved_or_went_never_shift_another(online: OnlineStore) -> None:
+    rows = online.open()
+    row = {"name": "Ada", "items": ["a"], "visits": 7, "spent": 1.5, "is_new": True, "born": date(1815, 12, 10), "seen": T0}
+    rebuild(rows, packed(row))
+    for columns in (VIEW.columns[::-1], VIEW.columns[1:], VIEW.columns[:2] + VIEW.columns[3:], VIEW.columns[-1:]):
+        assert get(rows, replace(VIEW, columns=columns)) == {name: [row[name]] for name, _ in columns}
 
-    rows, users = open_store(), [(user, "2024-05-01") for user in "abcdef"]
-    stored = [row("b", 1, T0), row("c", 2, T0), row("d", 3, T0 + US), row("e", 4, T0 - US, T0 + US), row("f", 5, T0)]
-    rows.write(VIEW, pack_rows(VIEW, table(stored)))
-    # of c an act was taken back: its newest row is now an older one; of d and e more was learned after T0
-    rows.replace(VIEW, pack_rows(VIEW, table([row("a", 6, T0), row("c", 7, T0 - 9 * US), row("d", 8, T0)])), T0)
-    assert get(rows, VIEW, *users)["visits"] == [6, None, 7, 3, 4, None]
-    rows.replace(VIEW, [], T0)
-    assert get(rows, VIEW, *users)["visits"] == [None, None, None, 3, 4, None]
+
+def test_two_definitions_live_side_by_side_until_the_view_is_dropped(online: OnlineStore) -> None:
+    rows, narrow = online.open(), replace(VIEW, columns=VIEW.columns[2:3])
+    elsewhere = online.open()
+    for count in (1, 2):
+        rebuild(rows, visits(u=count))
+        rebuild(rows, packed({"visits": count * 10}, view=narrow), view=narrow)
+        assert (counts(elsewhere), counts(elsewhere, view=narrow)) == ([count], [count * 10])
     rows.drop(VIEW.name)
-    assert get(open_store(), VIEW, *users)["visits"] == [None] * 6
+    assert (counts(elsewhere), counts(elsewhere, view=narrow)) == ([None], [None]), "what another process dropped is not remembered"
+    assert online.count() == 0
 
 
-def test_replacing_equals_a_fresh_store_across_batches(open_store: Callable[[], Rows], monkeypatch: pytest.MonkeyPatch) -> None:
+# -- generations ----------------------------------------------------------------------------------------------------------------
+
+
+def test_rebuilding_takes_away_what_is_no_longer_there_and_leaves_what_is_newer(online: OnlineStore) -> None:
+    def row(user: str, count: int, event: datetime, created: datetime | None = None) -> dict[str, Any]:
+        return {"user_id": user, "visits": count, EVENT_TIMESTAMP: event, CREATED_TIMESTAMP: created or event}
+
+    rows = online.open()
+    rows.write(VIEW, packed(row("b", 1, T0), row("c", 2, T0), row("d", 3, T0 + US), row("e", 4, T0 - US, T0 + US), row("f", 5, T0)))
+    # of c an act was taken back: its newest row is now an older one; of d and e more was learned after T0
+    rebuild(rows, packed(row("a", 6, T0), row("c", 7, T0 - 9 * US), row("d", 8, T0)))
+    assert counts(rows, "abcdef") == [6, None, 7, 3, 4, None]
+    rebuild(rows, [])
+    assert counts(rows, "abcdef") == [None, None, None, 3, 4, None]
+    rebuild(rows, visits(T0 - 9 * US, d=9), back_to={})
+    assert counts(rows, "abcdef") == [None, None, None, 9, None, None], "of restored tables nothing newer stays"
+    assert online.count() == 1
+
+
+def test_rebuilding_equals_a_fresh_store_across_batches(online: OnlineStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("features.online.embedded._BATCH", 3)
     monkeypatch.setattr("features.online.redis._BATCH", 3)
-    rng, rows = random.Random(5), open_store()
-    names = ["", "a", "b\u00e9", "z", "家", "\U0001f600", *map(str, range(10))]
-    for _ in range(30):
+    rng, rows = random.Random(5), online.open()
+    names = ["", "a", "b\u00e9", "z", "家", "\U0001f600", *map(str, range(600))]  # more than Redis keeps in one small piece
+    newer: dict[str, int] = {}
+    for _ in range(5):
         told = {name: rng.randrange(100) for name in rng.sample(names, rng.randrange(len(names)))}
-        batch = [{"user_id": name, "visits": n, EVENT_TIMESTAMP: T0 - rng.randrange(9) * US} for name, n in told.items()]
-        rows.replace(VIEW, pack_rows(VIEW, table(batch)), T0)
-        assert get(rows, VIEW, *((name, "2024-05-01") for name in names))["visits"] == [told.get(name) for name in names]
+        rebuild(rows, packed(*({"user_id": n, "visits": v, EVENT_TIMESTAMP: T0 - rng.randrange(9) * US} for n, v in told.items())))
+        expected = told | newer
+        assert get(rows, VIEW, *((name, "2024-05-01") for name in names))["visits"] == [expected.get(name) for name in names]
+        assert online.count() == len(expected)
+        newer |= {name: rng.randrange(100) for name in rng.sample(names, 7)}
+        rows.write(VIEW, packed(*({"user_id": n, "visits": newer[n], EVENT_TIMESTAMP: T0 + US} for n in newer)))
 
 
-def _write_many(store: Callable[[], Rows], seed: int, rounds: int) -> None:
-    """Write every key again and again at random instants; the value says the instant."""
-    rng, rows = random.Random(seed), store()
-    for _ in range(rounds):
-        instants = [rng.randrange(10**6) for _ in range(40)]
-        batch = [{"user_id": str(n), EVENT_TIMESTAMP: T0 + at * US, "visits": at} for n, at in enumerate(instants)]
-        rows.write(VIEW, pack_rows(VIEW, table(batch)))
+def test_readers_see_a_rebuild_whole_and_over_all_views_at_once(online: OnlineStore) -> None:
+    rows, reader = online.open(), online.open()
+
+    def seen() -> list[list[int | None]]:
+        asked = {view: key_texts([["a", "b"], ["2024-05-01"] * 2]) for view in (VIEW, OTHER)}
+        return [columns["visits"] for _, columns in read_columns(reader, asked).values()]
+
+    assert seen() == [[None, None], [None, None]]
+    for turn in (1, 2):
+        before = seen()
+        with rows.rebuild([VIEW, OTHER], T0) as put:
+            for view in (VIEW, OTHER):
+                put(view, visits(a=turn, b=turn * 10))
+                assert seen() == before
+        assert seen() == [[turn, turn * 10]] * 2
 
 
-def _newest(seeds: range, rounds: int) -> list[int]:
-    best = [0] * 40
-    for seed in seeds:
-        rng = random.Random(seed)
-        for _ in range(rounds):
-            best = [max(old, rng.randrange(10**6)) for old in best]
-    return best
+@pytest.mark.parametrize("back_to", [None, {}])
+def test_what_is_written_during_a_rebuild_is_in_both(online: OnlineStore, back_to: Mapping[str, int] | None) -> None:
+    rows, writer = online.open(), online.open()
+    rebuild(rows, visits(a=1, b=1, c=1))
+    with rows.rebuild([VIEW], T0, back_to) as put:
+        writer.write(VIEW, visits(T0 + US, a=2))
+        writer.write(VIEW, visits(T0, b=3))
+        writer.write(VIEW, visits(T0 - US, c=4))
+        assert counts(writer, "abc") == [2, 3, 1]
+        put(VIEW, visits(a=5, b=5, c=5))
+        writer.write(VIEW, visits(T0 + 2 * US, c=6))
+        assert counts(writer, "abc") == [2, 3, 6]
+    assert counts(writer, "abc") == [2, 3, 6], "older tables never lie over it, nor equal ones that were read before"
 
 
-def test_eight_writers_and_readers_lose_nothing(open_store: Callable[[], Rows]) -> None:
-    context = multiprocessing.get_context("fork")
-    writers = [context.Process(target=_write_many, args=(open_store, seed, 25)) for seed in range(8)]
-    open_store().write(VIEW, [])
-    for writer in writers:
-        writer.start()
-    keys = [(str(n), "2024-05-01") for n in range(40)]
-    rows, seen = open_store(), [0] * 40
-    while any(writer.is_alive() for writer in writers):
-        now = [visits or 0 for visits in get(rows, VIEW, *keys)["visits"]]
-        assert all(later >= earlier for later, earlier in zip(now, seen, strict=True)), "a value went back in time"
-        seen = now
-    assert [writer.exitcode for writer in writers] == [0] * 8
-    assert get(rows, VIEW, *keys)["visits"] == _newest(range(8), 25)
+def test_a_rebuild_that_broke_off_is_never_seen_and_the_next_one_removes_it(online: OnlineStore) -> None:
+    rows = online.open()
+    rebuild(rows, visits(a=1))
+    with suppress(ZeroDivisionError), online.open().rebuild([VIEW], T0) as put:
+        put(VIEW, visits(a=2, b=2))
+        raise ZeroDivisionError
+    assert (counts(rows, "ab"), online.count()) == ([1, None], 3)
+    rows.write(VIEW, visits(T0 + US, b=3))
+    rebuild(rows, visits(a=4))
+    assert (counts(rows, "ab"), online.count()) == ([4, 3], 2)
+
+
+def test_of_two_rebuilds_at_once_the_later_stands_and_the_other_is_told(online: OnlineStore) -> None:
+    first, second = online.open(), online.open()
+
+    def overtaken() -> None:
+        with first.rebuild([VIEW, OTHER], T0) as put:
+            put(VIEW, visits(a=1))
+            with second.rebuild([VIEW], T0) as put_too:
+                put_too(VIEW, visits(a=2))
+                put(OTHER, visits(a=3))
+                with pytest.raises(FeatureError, match="profile are being rebuilt by another process"):
+                    put(VIEW, visits(b=1))
+
+    def dropped() -> None:
+        with first.rebuild([VIEW], T0):
+            second.drop(VIEW.name)
+
+    with pytest.raises(FeatureError, match="profile are being rebuilt by another process"):
+        overtaken()
+    assert (counts(first, "ab"), counts(first, "ab", OTHER)) == ([2, None], [None, None])
+    with pytest.raises(FeatureError, match="or were dropped"):
+        dropped()
+    assert counts(first, "ab") == [None, None]
+
+
+# -- updates --------------------------------------------------------------------------------------------------------------------
+
+
+def add(rows: Rows, after: int, to: int, *views: View, user: str = "u") -> int:
+    """Add one visit of `user` to each view, as the facts of a log from `after` to `to`."""
+    (key,) = key_texts([[user], ["2024-05-01"]])
+    assert key is not None
+
+    def change(held: Mapping[View, Mapping[str, Row]]) -> dict[View, list[Packed]]:
+        made = {}
+        for view, found in held.items():
+            old = Layout(view.columns).unpack([found[key][2]])["visits"][0] if key in found else 0
+            made[view] = visits(T0 + to * US, **{user: old + 1})
+        return made
+
+    return rows.update({view: [key] for view in views or (VIEW,)}, change, "log", after, to)
+
+
+def test_an_update_counts_once_in_all_its_views(online: OnlineStore) -> None:
+    rows = online.open()
+    assert rows.mark("log") == 0
+    assert add(rows, 0, 3, VIEW, OTHER) == 3
+    assert add(online.open(), 0, 3, VIEW, OTHER) == 3, "told again"
+    assert add(rows, 2, 5, VIEW, OTHER) == 3, "one would count twice"
+    assert add(rows, 4, 5, VIEW, OTHER) == 3, "one would be left out"
+    assert add(rows, 3, 5, VIEW) == 5
+    assert (counts(rows), counts(rows, view=OTHER), online.open().mark("log")) == ([2], [1], 5)
+
+
+def test_an_update_that_fails_changes_nothing(online: OnlineStore) -> None:
+    rows = online.open()
+    rebuild(rows, visits(u=1))
+    with pytest.raises(ZeroDivisionError):
+        rows.update({VIEW: ["k"]}, lambda held: 1 // 0, "log", 0, 1)  # type: ignore[arg-type, return-value]
+    with pytest.raises(ValueError, match="not asked for: activity"):
+        rows.update({VIEW: ["k"]}, lambda held: {VIEW: visits(T0 + US, u=2), OTHER: visits(u=2)}, "log", 0, 1)
+    assert (counts(rows), rows.mark("log")) == ([1], 0)
+
+
+def test_an_update_never_lies_over_a_newer_row(online: OnlineStore) -> None:
+    rows = online.open()
+    rows.write(VIEW, visits(T0 + 9 * US, u=1))
+    assert add(rows, 0, 3) == 3
+    assert counts(rows) == [1]
+
+
+def test_updates_and_their_watermark_outlive_a_rebuild(online: OnlineStore) -> None:
+    rows, writer = online.open(), online.open()
+    rebuild(rows, visits(a=10, b=20))
+    add(writer, 0, 1, user="a")
+    with rows.rebuild([VIEW], T0) as put:
+        add(writer, 1, 2, user="a")
+        put(VIEW, visits(a=10, b=21))
+        add(writer, 2, 3, user="b")
+        assert counts(writer, "ab") == [12, 21]
+    assert counts(writer, "ab") == [12, 21]
+    assert add(writer, 3, 4, user="b") == 4
+    assert counts(writer, "ab") == [12, 22]
+
+
+def test_restored_rows_know_nothing_of_updates_until_their_log_is_told_again(online: OnlineStore) -> None:
+    rows, writer = online.open(), online.open()
+    rebuild(rows, visits(a=1000))  # a mistake that was loaded
+    add(writer, 0, 1, user="a")
+    with rows.rebuild([VIEW], T0, {"log": 1}) as put:
+        add(writer, 1, 2, user="a")
+        put(VIEW, visits(T0 - US, a=10))
+        assert counts(writer, "a") == [1002]
+    assert (counts(writer, "a"), writer.mark("log")) == ([10], 1)
+    assert add(writer, 2, 3, user="a") == 1, "whoever goes on is told from where"
+    assert add(writer, 1, 3, user="a") == 3
+    assert counts(writer, "a") == [11]
+
+
+# -- what is refused ------------------------------------------------------------------------------------------------------------
 
 
 def test_a_store_of_another_format_is_refused(tmp_path: Path) -> None:
@@ -196,24 +416,40 @@ def test_a_store_of_another_format_is_refused(tmp_path: Path) -> None:
     with sqlite3.connect(path) as connection:
         connection.execute("PRAGMA user_version = 99")
     with pytest.raises(FeatureError, match="format 99"):
-        EmbeddedRows(path).read(VIEW, ["k"])
+        EmbeddedRows(path).read({VIEW: ["k"]})
     with pytest.raises(FeatureError, match="format 9"):
         Layout((("visits", "int"),)).unpack([b"\x09" + bytes(9)])
+
+
+@pytest.mark.engines
+def test_a_redis_of_another_format_is_refused(redis_url: str) -> None:
+    with redis.Redis.from_url(redis_url) as client:
+        client.set("shopgraph:later:epoch", "99-aa")
+    rows = RedisRows(redis_url, "later")
+    for use in (lambda: counts(rows), lambda: rows.write(VIEW, visits(u=1)), lambda: add(rows, 0, 1), lambda: rebuild(rows, [])):
+        with pytest.raises(FeatureError, match="format 99"):
+            use()
+
+
+@pytest.mark.engines
+def test_an_emptied_redis_is_an_empty_store(redis_url: str) -> None:
+    rows = RedisRows(redis_url, "emptied")
+    rebuild(rows, visits(u=1))
+    with redis.Redis.from_url(redis_url) as client:
+        client.delete(*client.keys("shopgraph:emptied:*"))
+    assert counts(rows) == [None]
+    rows.write(VIEW, visits(u=2))
+    assert counts(rows) == [2]
 
 
 def test_a_file_that_is_no_store_is_named(tmp_path: Path) -> None:
     (tmp_path / "online.db").write_bytes(b"not a database" * 100)
     with pytest.raises(EngineError, match="online.db: file is not a database"):
-        EmbeddedRows(tmp_path / "online.db").read(VIEW, ["a"])
+        EmbeddedRows(tmp_path / "online.db").read({VIEW: ["a"]})
 
 
 def test_a_silent_redis_is_named() -> None:
     closed = free_port()
     with pytest.raises(EngineError, match=f"Redis at 127.0.0.1:{closed} does not answer") as told:
-        RedisRows(f"redis://:secret@127.0.0.1:{closed}/0", "sample").read(VIEW, ["k"])
+        RedisRows(f"redis://:secret@127.0.0.1:{closed}/0", "sample").read({VIEW: ["k"]})
     assert "secret" not in str(told.value)
-
-
-def test_only_packed_rows_with_a_key_are_written() -> None:
-    packed: list[Packed] = pack_rows(VIEW, table([{"user_id": None, "visits": 1}, {"visits": 2}]))
-    assert [key for key, *_ in packed] == ['["u","2024-05-01"]']

@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 import pytest
+import redis
 
 import features.repo
 from features.registry import write_config
@@ -29,10 +30,10 @@ NOW = datetime.now(UTC).replace(microsecond=123_456)  # Feast knows no clock but
 DAY = timedelta(days=1)
 
 
-def write(lake: Lake, name: str, *rows: dict[str, Any]) -> None:
+def write(lake: Lake, name: str, *rows: dict[str, Any], version: int | None = None) -> None:
     table = FEATURE_TABLES[name]
     full = [{"created_timestamp": row["event_timestamp"], **row} for row in rows]
-    lake.write(table.path, pa.Table.from_pylist(full, schema=table.schema), "overwrite", digest=repr(rows), read_version=None)
+    lake.write(table.path, pa.Table.from_pylist(full, schema=table.schema), "overwrite", digest=repr(rows), read_version=version)
 
 
 @pytest.fixture
@@ -70,7 +71,20 @@ def store(settings: Settings, lake: Lake) -> FeatureStore:
     return FeatureStore(settings, Shop(name="sample", currency="EUR", time_zone="Europe/Berlin"), lake)
 
 
-def test_feasts_online_answer_is_ours(store: FeatureStore) -> None:
+@pytest.fixture(params=["embedded", pytest.param("redis", marks=pytest.mark.engines)])
+def on_either(request: pytest.FixtureRequest, store: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> FeatureStore:
+    """The store, its online rows in SQLite or on Redis; Feast takes the address from the environment."""
+    if request.param == "embedded":
+        return store
+    address = request.getfixturevalue("redis_url")
+    with redis.Redis.from_url(address) as client:
+        client.flushdb()
+    monkeypatch.setenv("SHOPGRAPH_ONLINE_STORE", address)
+    return FeatureStore(Settings.load(home=store.settings.home), store.shop, store.lake)
+
+
+def test_feasts_online_answer_is_ours(on_either: FeatureStore) -> None:
+    store = on_either
     store.apply()
     store.feast.materialize(datetime(1970, 1, 1, tzinfo=UTC), NOW)
     ours = store.online_rows("recommender", {"user_id": ["u1", "u2", "x"], "item_id": ["a", "b", "x"]})
@@ -88,20 +102,37 @@ def test_feasts_online_answer_is_ours(store: FeatureStore) -> None:
     assert store.online_rows("demand", {"item_id": ["a"], "ds": [date(2024, 4, 30)]})["units_sum"] == [2]
 
 
-def test_feasts_own_writes_are_read_by_us(store: FeatureStore) -> None:
+def test_feasts_own_writes_are_read_by_us_and_never_older_ones(on_either: FeatureStore) -> None:
+    store = on_either
     store.apply()
     store.materialize(NOW)
-    pushed = {
-        "user_id": ["u9"],
-        "item_ids": [["z"]],
-        "event_types": [["view"]],
-        "event_timestamp": [NOW],
-        "created_timestamp": [NOW],
-    }
-    store.feast.write_to_online_store("user_history", pd.DataFrame(pushed))
-    answer = store.online_rows("recommender", {"user_id": ["u9"]})
+    for item, at in (("z", NOW), ("old", NOW - timedelta(microseconds=1))):
+        times = {"event_timestamp": [at], "created_timestamp": [at]}
+        pushed = pd.DataFrame({"user_id": ["u9"], "item_ids": [[item]], "event_types": [["view"]], **times})
+        store.feast.write_to_online_store("user_history", pushed)
+    answer = store.online_rows("recommender", {"user_id": ["u9"]}, NOW)
     assert answer["item_ids"] == [["z"]]
     assert answer["user_history__event_timestamp"] == [NOW]
+
+
+def test_feast_materialises_a_range_on_top_of_what_is_there(on_either: FeatureStore) -> None:
+    store, users = on_either, {"user_id": ["u1", "u2"]}
+    store.apply()
+    store.feast.materialize(NOW - 1.5 * DAY, NOW, feature_views=["user_history"])
+    assert store.online_rows("recommender", users, NOW)["item_ids"] == [["a", "b"], None]
+    store.materialize(NOW)
+    store.feast.materialize(NOW - 1.5 * DAY, NOW, feature_views=["user_history"])
+    assert store.online_rows("recommender", users, NOW)["item_ids"] == [["a", "b"], ["c"]]
+
+
+def test_a_restored_table_takes_back_what_is_newer(on_either: FeatureStore) -> None:
+    store, items = on_either, {"item_id": ["a", "b"]}
+    store.materialize(NOW)
+    write(store.lake, "item_catalog", {"item_id": "a", "title": "Hose", "event_timestamp": NOW - 10 * DAY}, version=0)
+    store.materialize(NOW - 9.5 * DAY, ["item_catalog"])
+    assert store.online_rows("recommender", items, NOW)["title"] == ["Jacke", None], "rows newer than the instant stay"
+    assert store.materialize(NOW - 9.5 * DAY, ["item_catalog"], back_to={}) == {"item_catalog": 1}
+    assert store.online_rows("recommender", items, NOW)["title"] == ["Hose", None]
 
 
 def test_feasts_training_frame_is_ours(store: FeatureStore) -> None:
