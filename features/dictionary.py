@@ -17,7 +17,8 @@ not edit.
   microseconds UTC. A daily row of local day D is stamped with the first instant of D+1.
 - **Visible.** A reader at time t sees a row iff its event and its created time are not after t and, where the table has an
   expiry, its event is not older than that; of these, the one with the greatest (event, created). Late rows and corrections are
-  added with a later created time and overwrite nothing.
+  added with a later created time and overwrite nothing. A feature row is known by its key and event time; of its revisions the
+  newest that is visible counts, and where `retracted` (a column of every feature table) says `nothing`, nothing is known.
 - **Types.** string, strings (a list), int (64 bits), float (64 bits), bool, timestamp (microseconds UTC), date (local day),
   money (DECIMAL(18,4) in the shop's currency; float once it is served). `*` marks what is never null.
 - **Marks.** `pseudonym` stands for a person, `personal` speaks of one; what has no mark does neither.

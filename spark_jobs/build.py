@@ -185,13 +185,14 @@ class Standing:
 
 @dataclass(frozen=True)
 class Built:
-    """What became of one table."""
+    """What became of one table. `num_rows`: those its last commit brought; where they were `added`, the others stayed."""
 
     table: str
     version: int
     num_rows: int
     seconds: float
     skipped: bool
+    added: bool = False
 
 
 def build(
@@ -286,7 +287,8 @@ def build_table(snapshot: Snapshot, shop: Shop, job: Job, between: Range | None 
     metadata = {"inputs": {p: v for p, v in versions.items() if v is not None}, "basis": basis, **horizon.told()}
     if base is not None and lake.add_columns(path, job.table.stored_schema):
         base = lake.version(path)
-    if between or (changes is not None and is_comparable):
+    added = between is not None or (changes is not None and is_comparable)
+    if added:
         if between:  # the other rows are as they were built
             metadata |= {"between": [str(between.first), str(between.last)], **(standing.told() if standing else {"inputs": {}})}
         rows = _revisions(snapshot, shop, job, standing, changes or (), between)
@@ -295,7 +297,7 @@ def build_table(snapshot: Snapshot, shop: Shop, job: Job, between: Range | None 
         rows = job.run(snapshot.inputs(job, shop))
         metadata |= {REVISED: 0}
         commit = write_table(rows, lake, job.table, "overwrite", digest=digest, read_version=base, metadata=metadata)
-    return Built(job.table.name, commit.version, commit.num_rows, time.monotonic() - began, commit.skipped)
+    return Built(job.table.name, commit.version, commit.num_rows, time.monotonic() - began, commit.skipped, added)
 
 
 def _changes(lake: Lake, job: Job, versions: Mapping[str, int | None], standing: Standing) -> tuple[Change, ...] | None:

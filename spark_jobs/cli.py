@@ -156,7 +156,7 @@ def build(
         task = progress.add_task("starting Spark", total=len(builder.in_order(asked)))
 
         def told(built: builder.Built) -> None:
-            did = "up to date" if built.skipped else f"{built.num_rows:,} rows in {built.seconds:.1f} s"
+            did = "up to date" if built.skipped else f"{built.num_rows:,} rows{' added' * built.added} in {built.seconds:.1f} s"
             progress.console.print(f"{built.table} version {built.version}: {did}", highlight=False)
             progress.advance(task)
 
