@@ -53,8 +53,8 @@ from spark_jobs import (
     user_profile,
     windows,
 )
-from spark_jobs.job import FIRST, Inputs, Job
-from spark_jobs.revisions import CORRECTIONS, CORRECTIONS_TYPE, IS_REVISION, KNOWN, SINCE, revise
+from spark_jobs.job import FIRST, KNOWN, Inputs, Job
+from spark_jobs.revisions import CORRECTIONS, CORRECTIONS_TYPE, IS_REVISION, SINCE, revise
 from spark_jobs.session import read_table, session, share_out, typed, write_table
 from spark_jobs.touched import Change, cut, touched_keys
 
@@ -165,6 +165,7 @@ class Standing:
 
     inputs: Mapping[str, int]
     basis: str
+    common: Mapping[str, str]
     last_day: date
     now: datetime
     cuts: bool
@@ -175,12 +176,19 @@ class Standing:
         for entry in lake.history(path) if lake.version(path) is not None else ():
             if "basis" in entry:
                 last_day, now = date.fromisoformat(entry["last_day"]), datetime.fromisoformat(entry["now"])
-                return cls(json.loads(entry["inputs"]), entry["basis"], last_day, now, entry["cuts"] == "true")
+                return cls(
+                    json.loads(entry["inputs"]), entry["basis"], json.loads(entry["common"]), last_day, now, entry["cuts"] == "true"
+                )
         return None
 
     def told(self) -> dict[str, Any]:
         """The same as a commit keeps it."""
-        return {"inputs": self.inputs, "basis": self.basis, **Horizon(self.now, self.last_day, self.cuts).told()}
+        return {
+            "inputs": self.inputs,
+            "basis": self.basis,
+            "common": self.common,
+            **Horizon(self.now, self.last_day, self.cuts).told(),
+        }
 
 
 @dataclass(frozen=True)
@@ -283,8 +291,9 @@ def build_table(snapshot: Snapshot, shop: Shop, job: Job, between: Range | None 
         return Built(job.table.name, commit.version, commit.num_rows, time.monotonic() - began, skipped=True)
     standing = Standing.of(lake, path)
     changes = None if standing is None else _changes(lake, job, versions, standing)
-    is_comparable = standing is not None and standing.basis == basis and standing.now <= horizon.now
-    metadata = {"inputs": {p: v for p, v in versions.items() if v is not None}, "basis": basis, **horizon.told()}
+    common = job.scope.common(snapshot.inputs(job, shop)) if job.scope and job.scope.common else {}
+    is_comparable = standing is not None and standing.basis == basis and standing.common == common and standing.now <= horizon.now
+    metadata = {"inputs": {p: v for p, v in versions.items() if v is not None}, "basis": basis, "common": common, **horizon.told()}
     if base is not None and lake.add_columns(path, job.table.stored_schema):
         base = lake.version(path)
     added = between is not None or (changes is not None and is_comparable)
@@ -324,7 +333,7 @@ def _revisions(
     if job.scope and standing and not between and not (standing.cuts or horizon.cuts):
         key = job.scope.key
         keys = touched_keys(snapshot.spark, lake, job.scope, changes, inputs, standing.last_day).persist()
-        inputs = replace(inputs, frames=cut(inputs.frames, key, keys), first_days=keys.select(key, FIRST))
+        inputs = replace(inputs, frames=cut(inputs, job.scope, keys), first_days=keys.select(key, FIRST))
         computed = typed(job.run(inputs), job.table.schema)
         stored, computed = (rows.join(keys.drop(FIRST), key) for rows in (stored, computed))
         return revise(stored, computed, job.table)

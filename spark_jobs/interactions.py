@@ -6,6 +6,8 @@ Who acted: the event's user; else the user that a login joined the visitor to, f
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
@@ -19,10 +21,10 @@ from features.columns import (
     VISITOR_ID,
     VISITOR_PREFIX,
 )
-from features.tables import EVENTS, INTERACTIONS, ORDERS
-from spark_jobs.job import Inputs, Job
+from features.tables import EVENTS, INTERACTIONS, ORDERS, Table
+from spark_jobs.job import KNOWN, Inputs, Job, Scope, of_keys
 from spark_jobs.raw import ROW_ID
-from spark_jobs.sales import item_acts, sales
+from spark_jobs.sales import begins, cut_to, item_acts, sales
 
 BROWSE_TYPES = ("click", "view", "favourite", "cart")
 SESSION_GAP_S = 30 * 60
@@ -83,4 +85,41 @@ def run(inputs: Inputs) -> DataFrame:
     return transform(inputs[EVENTS], inputs[ORDERS], zone=inputs.time_zone)
 
 
-JOB = Job(INTERACTIONS, (EVENTS, ORDERS), run)
+def _of_visitors(table: Table, rows: DataFrame, inputs: Inputs) -> DataFrame | None:
+    """Whoever the acts of a visitor or of a session without one may be named after: a login moves them from one to the other."""
+    if table is not EVENTS:
+        return None
+    nobody = rows.where(F.col(USER_ID).isNull() | (F.col(EVENT_TYPE) == "login"))
+    visitors = nobody.where(F.col(VISITOR_ID).isNotNull()).groupBy(VISITOR_ID).agg(F.max(KNOWN).alias(KNOWN))
+    users = _logins(inputs[EVENTS]).join(visitors, VISITOR_ID).select(USER_ID, KNOWN)
+    unknown = visitors.select(F.concat(F.lit(VISITOR_PREFIX), VISITOR_ID).alias(USER_ID), KNOWN)
+    sessions = nobody.where(F.col(VISITOR_ID).isNull()).select(F.concat(F.lit(SESSION_PREFIX), SESSION_ID).alias(USER_ID), KNOWN)
+    return users.unionByName(unknown).unionByName(sessions)
+
+
+def _cut(inputs: Inputs, keys: DataFrame) -> Mapping[str, DataFrame]:
+    """The lines of some users, and the events of all that may be named after one of them."""
+    events = inputs[EVENTS]
+    known = of_keys(_logins(events), USER_ID, keys).select(VISITOR_ID)
+    visitors = known.unionByName(_unknown(keys, VISITOR_PREFIX, VISITOR_ID)).distinct()
+    theirs = of_keys(events, VISITOR_ID, visitors)
+    own = of_keys(events.join(visitors, VISITOR_ID, "left_anti"), USER_ID, keys)
+    is_nobody = F.col(USER_ID).isNull() & F.col(VISITOR_ID).isNull()
+    of_sessions = of_keys(events.where(is_nobody), SESSION_ID, _unknown(keys, SESSION_PREFIX, SESSION_ID))
+    return {EVENTS.path: theirs.unionByName(own).unionByName(of_sessions), ORDERS.path: cut_to(inputs[ORDERS], USER_ID, keys)}
+
+
+def _logins(events: DataFrame) -> DataFrame:
+    is_login = (F.col(EVENT_TYPE) == "login") & F.col(USER_ID).isNotNull() & F.col(VISITOR_ID).isNotNull()
+    return events.where(is_login).select(VISITOR_ID, USER_ID)
+
+
+def _unknown(keys: DataFrame, prefix: str, name: str) -> DataFrame:
+    """The ids that the names of unknown users were made of."""
+    return keys.where(F.startswith(F.col(USER_ID), F.lit(prefix))).select(F.substr(USER_ID, F.lit(len(prefix) + 1)).alias(name))
+
+
+SCOPE = Scope(
+    USER_ID, is_daily=False, others=_of_visitors, cut=_cut, common=lambda inputs: begins(inputs[ORDERS], inputs.time_zone)
+)
+JOB = Job(INTERACTIONS, (EVENTS, ORDERS), run, scope=SCOPE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import date
 from functools import reduce
 
@@ -11,9 +12,9 @@ from pyspark.sql import functions as F
 from features.columns import CREATED_TIMESTAMP, EVENT_TIMESTAMP, EVENT_TYPE, ITEM_ID, QUANTITY
 from features.tables import EVENTS, ITEM_CATALOG, ITEMS, ORDERS, REVIEWS
 from spark_jobs.days import local_day, stamp
-from spark_jobs.job import Inputs, Job
+from spark_jobs.job import Inputs, Job, Scope, of_keys
 from spark_jobs.raw import ROW_ID
-from spark_jobs.sales import MONEY, sales
+from spark_jobs.sales import MONEY, begins, cut_to, sales
 from spark_jobs.states import changes
 
 _TOLD = ("title", "category", "brand", "price", "created_at", "withdrawn_at")
@@ -85,4 +86,10 @@ def run(inputs: Inputs) -> DataFrame:
     return transform(*frames, zone=inputs.time_zone, last_day=inputs.last_day)
 
 
-JOB = Job(ITEM_CATALOG, (ITEMS, EVENTS, ORDERS, REVIEWS), run)
+def _cut(inputs: Inputs, keys: DataFrame) -> Mapping[str, DataFrame]:
+    frames = {path: of_keys(rows, ITEM_ID, keys) for path, rows in inputs.frames.items()}
+    return {**frames, ORDERS.path: cut_to(inputs[ORDERS], ITEM_ID, keys)}
+
+
+SCOPE = Scope(ITEM_ID, reach_days=0, is_daily=False, cut=_cut, common=lambda inputs: begins(inputs[ORDERS], inputs.time_zone))
+JOB = Job(ITEM_CATALOG, (ITEMS, EVENTS, ORDERS, REVIEWS), run, scope=SCOPE)

@@ -13,8 +13,8 @@ from features.tables import Table
 
 FIRST = "_first"
 """The first local day whose row may differ from what is stored."""
-ANY_DAY = "0001-01-01"
-"""A FIRST before every day: all rows may."""
+KNOWN = "_known"
+"""When the newest of the facts that touch a key became known."""
 
 
 @dataclass(frozen=True)
@@ -41,18 +41,25 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Scope:
-    """What of a table new facts touch: all its rows of a `key` (a column) depend on nothing but the input rows of that key.
+    """What of a table new facts touch: all its rows of a `key` (a column) depend on nothing but the facts of that key.
 
     Attributes:
-        key: column of the table and of the inputs that are cut to the touched keys; other inputs are handed over whole.
-        reach_days: for a daily table, how many local days after its own a fact still brings rows about; None: the table is not
-            daily, and all rows of a touched key are computed anew.
-        others: for a change of an input without the key: (table, its new rows, all inputs whole) -> a frame of touched keys.
+        key: a column of the table; the facts of a key are the rows of the inputs with that column that hold it.
+        reach_days: how many local days after its own a fact still brings rows about, once they are over; None: a fact brings all
+            of its rows about at once.
+        is_daily: whether a fact leaves the rows of the days before it as they were; else all rows of its key are computed anew.
+        others: (input, its new rows with KNOWN, all inputs whole) -> more keys that they touch, with KNOWN; None: no others.
+        cut: (all inputs whole, touched keys) -> what the rows of these keys depend on, where that is more than the facts that
+            hold them, or inputs without the key would be handed over whole.
+        common: all inputs whole -> what the rows of all keys depend on. Where it changes, the table is computed as a whole.
     """
 
     key: str
     reach_days: int | None = None
-    others: Callable[[Table, DataFrame, Inputs], DataFrame] | None = None
+    is_daily: bool = True
+    others: Callable[[Table, DataFrame, Inputs], DataFrame | None] | None = None
+    cut: Callable[[Inputs, DataFrame], Mapping[str, DataFrame]] | None = None
+    common: Callable[[Inputs], Mapping[str, str]] | None = None
 
 
 @dataclass(frozen=True)
@@ -68,3 +75,8 @@ class Job:
     run: Callable[[Inputs], DataFrame]
     settings: tuple[str, ...] = ()
     scope: Scope | None = None
+
+
+def of_keys(rows: DataFrame, key: str, keys: DataFrame) -> DataFrame:
+    """The rows that hold one of the keys."""
+    return rows.join(keys.select(key), key, "left_semi")

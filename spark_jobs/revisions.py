@@ -7,6 +7,7 @@ from pyspark.sql import functions as F
 
 from features.columns import CREATED_TIMESTAMP, EVENT_TIMESTAMP, RETRACTED, TO_BEFORE, TO_NOTHING
 from features.tables import Table
+from spark_jobs.job import KNOWN
 from spark_jobs.session import POSITION
 
 SINCE = "_since"
@@ -15,8 +16,6 @@ CORRECTIONS = "_corrections"
 """Facts of a key that correct earlier ones: `since` when, by event time, rows may differ for it (null: all), when it was `known`,
 and whether it only `takes` away: what a fact adds makes the rows that hold it known later, what one takes leaves no trace there."""
 CORRECTIONS_TYPE = "array<struct<since:timestamp,known:timestamp,takes:boolean>>"
-KNOWN = "_known"
-"""When the newest of the facts that touch a key became known."""
 IS_REVISION = "_is_revision"
 
 

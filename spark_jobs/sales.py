@@ -14,6 +14,7 @@ from pyspark.sql import functions as F
 from features.columns import CREATED_TIMESTAMP, EVENT_TIMESTAMP, EVENT_TYPE, ITEM_ID, QUANTITY, SESSION_ID, USER_ID
 from features.tables import ARROW_TYPES
 from spark_jobs.days import local_day
+from spark_jobs.job import of_keys
 from spark_jobs.raw import ROW_ID
 
 SALE_TYPES = ("purchase", "return")
@@ -33,13 +34,30 @@ def sales(events: DataFrame, orders: DataFrame, zone: str) -> DataFrame:
         (units, never negative), value (quantity x unit price less discount, never negative; null without a price), times.
     """
     lines = order_lines(orders)
-    told = lines.groupBy(EVENT_TYPE).agg(F.min(local_day(F.col(EVENT_TIMESTAMP), zone)).alias("_since"))
+    told = _since(lines, zone)
     acts = (
         item_acts(events, SALE_TYPES)
         .join(F.broadcast(told), EVENT_TYPE, "left")
         .where(F.col("_since").isNull() | (local_day(F.col(EVENT_TIMESTAMP), zone) < F.col("_since")))
     )
     return acts.select(*_COLUMNS).unionByName(lines)
+
+
+def begins(orders: DataFrame, zone: str) -> dict[str, str]:
+    """From which local day on order lines tell the sales, and the returns: all that one line can change of others."""
+    return {row[EVENT_TYPE]: str(row["_since"]) for row in _since(order_lines(orders), zone).collect()}
+
+
+def cut_to(orders: DataFrame, key: str, keys: DataFrame) -> DataFrame:
+    """The lines that hold one of the keys, and the first sold and the first returned line of all: `sales` begins where it did."""
+    is_line = (F.col(QUANTITY) != 0) & ~F.coalesce(F.col("status") == "cancelled", F.lit(False))
+    first = F.min_by(F.struct(*orders.columns), EVENT_TIMESTAMP).alias("line")
+    firsts = orders.where(is_line).groupBy(F.col(QUANTITY) > 0).agg(first).select("line.*")
+    return of_keys(orders, key, keys).unionByName(firsts.join(keys.select(key), key, "left_anti"))
+
+
+def _since(lines: DataFrame, zone: str) -> DataFrame:
+    return lines.groupBy(EVENT_TYPE).agg(F.min(local_day(F.col(EVENT_TIMESTAMP), zone)).alias("_since"))
 
 
 def order_lines(orders: DataFrame) -> DataFrame:

@@ -15,12 +15,13 @@ from features.revisions import has_revisions
 from features.tables import Table
 from infra.lake import Lake
 from spark_jobs.days import local_day, stamp
-from spark_jobs.job import ANY_DAY, FIRST, Inputs, Scope
-from spark_jobs.revisions import CORRECTIONS, CORRECTIONS_TYPE, KNOWN, SINCE
+from spark_jobs.job import FIRST, KNOWN, Inputs, Scope, of_keys
+from spark_jobs.revisions import CORRECTIONS, CORRECTIONS_TYPE, SINCE
 from spark_jobs.session import read_table
 
 _CORRECTED, _TAKES = "_corrected", "_takes"
 """Of a touch that corrects: when it became known, and whether it takes the row from its key."""
+_ANY_DAY = "0001-01-01"
 
 
 @dataclass(frozen=True)
@@ -45,28 +46,27 @@ def touched_keys(spark: SparkSession, lake: Lake, scope: Scope, changes: Sequenc
     found = [touch for change in changes for touch in _touches(spark, lake, scope, change, whole)]
     if scope.reach_days is not None and whole.last_day > built:
         day = local_day(F.col(EVENT_TIMESTAMP), zone)
-        due = day.between(F.date_sub(F.lit(built), scope.reach_days - 1), F.lit(whole.last_day))
+        due = day.between(F.date_add(F.lit(built), 1 - scope.reach_days), F.lit(whole.last_day))
         found += [
             rows.where(due).select(scope.key, F.greatest(day, F.date_add(F.lit(built), 1)).alias(FIRST))
             for rows in whole.frames.values()
             if {scope.key, EVENT_TIMESTAMP} <= set(rows.columns)
         ]
-    nothing = spark.createDataFrame(
-        [], f"`{scope.key}` string, {FIRST} date, {_CORRECTED} timestamp, {_TAKES} boolean, {KNOWN} timestamp"
-    )
+    touch = f"{FIRST} date, {KNOWN} timestamp, {_CORRECTED} timestamp, {_TAKES} boolean"
+    nothing = spark.createDataFrame([], f"`{scope.key}` string, {touch}")
     keys = (
         reduce(lambda left, right: left.unionByName(right, allowMissingColumns=True), found, nothing)
         .where(F.col(scope.key).isNotNull())
         .groupBy(scope.key)
         .agg(
-            F.min(FIRST).alias(FIRST),
+            F.min(F.coalesce(FIRST, F.lit(_ANY_DAY).cast("date"))).alias(FIRST),
             F.max(KNOWN).alias(KNOWN),
             F.collect_set(F.when(F.col(_CORRECTED).isNotNull(), F.struct(FIRST, _CORRECTED, _TAKES))).alias(CORRECTIONS),
         )
     )
 
     def since(day: Column) -> Column:
-        return F.lit(None).cast("timestamp") if scope.reach_days is None else stamp(day, zone)
+        return stamp(day, zone) if scope.is_daily else F.lit(None).cast("timestamp")
 
     corrections = F.transform(CORRECTIONS, lambda c: F.struct(since(c[FIRST]), c[_CORRECTED], c[_TAKES]))
     return keys.withColumns({SINCE: since(F.col(FIRST)), CORRECTIONS: corrections.cast(CORRECTIONS_TYPE)})
@@ -75,23 +75,28 @@ def touched_keys(spark: SparkSession, lake: Lake, scope: Scope, changes: Sequenc
 def _touches(spark: SparkSession, lake: Lake, scope: Scope, change: Change, whole: Inputs) -> list[DataFrame]:
     """The keys that the new rows of one input speak of, and those that the rows spoke of which they correct."""
     table = change.table
-    rows = read_table(spark, lake, table, change.version, change.files)
-    if scope.key not in table.names:
-        return [scope.others(table, rows, whole)] if scope.others else []
-    known = F.greatest(EVENT_TIMESTAMP, CREATED_TIMESTAMP) if EVENT_TIMESTAMP in table.names else F.col(CREATED_TIMESTAMP)
-    day = local_day(F.col(EVENT_TIMESTAMP), whole.time_zone) if EVENT_TIMESTAMP in table.names else F.lit(ANY_DAY).cast("date")
-    found = [rows.select(scope.key, day.alias(FIRST), known.alias(KNOWN))]
+    is_dated = EVENT_TIMESTAMP in table.names
+    known = F.greatest(EVENT_TIMESTAMP, CREATED_TIMESTAMP) if is_dated else F.col(CREATED_TIMESTAMP)
+    day = local_day(F.col(EVENT_TIMESTAMP), whole.time_zone) if is_dated else F.lit(None).cast("date")
+    rows = read_table(spark, lake, table, change.version, change.files).withColumn(KNOWN, known)
+    pairs = None
     if change.since is not None and has_revisions(lake, table.path, change.version, change.since):
         identity = table.identity if table.kind == "raw" else (*table.keys, EVENT_TIMESTAMP)
-        before = read_table(spark, lake, table, change.since)
-        names = [*identity, scope.key, *({RETRACTED} & set(rows.columns))]
-        anew = rows.select(*[F.col(name).alias(f"__{name}") for name in dict.fromkeys(names)], known.alias(KNOWN))
-        takes = ~F.col(scope.key).eqNullSafe(F.col(f"__{scope.key}"))
-        if RETRACTED in rows.columns:
-            takes |= F.col(f"__{RETRACTED}").isNotNull()
-        pairs = before.join(anew, _same(identity))
-        touch = [day.alias(FIRST), KNOWN, F.col(KNOWN).alias(_CORRECTED), takes.alias(_TAKES)]
-        found += [pairs.select(scope.key, *touch), pairs.select(F.col(f"__{scope.key}").alias(scope.key), *touch)]
+        anew = rows.select(*[F.col(name).alias(f"__{name}") for name in rows.columns if name != KNOWN], KNOWN)
+        pairs = read_table(spark, lake, table, change.since).join(anew, _same(identity))
+    found = []
+    if scope.key in table.names:
+        found.append(rows.select(scope.key, day.alias(FIRST), KNOWN))
+        if pairs is not None:
+            takes = ~F.col(scope.key).eqNullSafe(F.col(f"__{scope.key}"))
+            if RETRACTED in rows.columns:
+                takes |= F.col(f"__{RETRACTED}").isNotNull()
+            touch = [day.alias(FIRST), KNOWN, F.col(KNOWN).alias(_CORRECTED), takes.alias(_TAKES)]
+            found += [pairs.select(scope.key, *touch), pairs.select(F.col(f"__{scope.key}").alias(scope.key), *touch)]
+    if scope.others:
+        told = rows if pairs is None else rows.unionByName(pairs.select(*rows.columns))
+        more = scope.others(table, told, whole)
+        found += [] if more is None else [more]
     return found
 
 
@@ -99,7 +104,8 @@ def _same(identity: Sequence[str]) -> Column:
     return reduce(Column.__and__, (F.col(name).eqNullSafe(F.col(f"__{name}")) for name in identity))
 
 
-def cut(frames: Mapping[str, DataFrame], key: str, keys: DataFrame) -> dict[str, DataFrame]:
-    """The frames with only the rows of some keys; those without the key whole."""
-    wanted = keys.select(key)
-    return {path: rows.join(wanted, key, "left_semi") if key in rows.columns else rows for path, rows in frames.items()}
+def cut(whole: Inputs, scope: Scope, keys: DataFrame) -> Mapping[str, DataFrame]:
+    """What the rows of the touched keys depend on: the facts that hold one of them, and inputs without the key whole."""
+    if scope.cut:
+        return scope.cut(whole, keys)
+    return {path: of_keys(rows, scope.key, keys) if scope.key in rows.columns else rows for path, rows in whole.frames.items()}

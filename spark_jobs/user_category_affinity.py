@@ -12,7 +12,7 @@ from features.columns import CATEGORY, CREATED_TIMESTAMP, ITEM_ID, USER_ID
 from features.tables import INTERACTIONS, ITEM_CATALOG, USER_CATEGORY_AFFINITY, Table
 from features.windows import AFFINITY_SHARE_DAYS, AFFINITY_WINDOWS, WINDOWS_DAYS
 from spark_jobs.categories import with_category
-from spark_jobs.job import ANY_DAY, FIRST, Inputs, Job, Scope
+from spark_jobs.job import KNOWN, Inputs, Job, Scope
 from spark_jobs.windows import DAY, IS_CHANGE, LATE, accumulate, changes, daily, recent, stamped
 
 (_COUNT,) = AFFINITY_WINDOWS
@@ -71,12 +71,14 @@ def _other_days(days: DataFrame, totals: DataFrame) -> DataFrame:
     return spans.join(turns, USER_ID).where((F.col(DAY) > F.col("_first")) & (F.col(DAY) < F.col("_end"))).select(*_KEYS, DAY)
 
 
-def _of_items(_: Table, rows: DataFrame, inputs: Inputs) -> DataFrame:
+def _of_items(table: Table, rows: DataFrame, inputs: Inputs) -> DataFrame | None:
     """Users of the items whose new catalogue rows may say another category."""
-    told = inputs[ITEM_CATALOG].join(rows.select(ITEM_ID).distinct(), ITEM_ID, "left_semi").groupBy(ITEM_ID)
-    moved = told.agg(F.count_distinct(F.coalesce(CATEGORY, F.lit(""))).alias("_categories")).where(F.col("_categories") > 1)
-    users = inputs[INTERACTIONS].join(moved, ITEM_ID, "left_semi").select(USER_ID).distinct()
-    return users.withColumn(FIRST, F.lit(ANY_DAY).cast("date"))
+    if table is not ITEM_CATALOG:
+        return None
+    told = inputs[ITEM_CATALOG].join(rows.groupBy(ITEM_ID).agg(F.max(KNOWN).alias(KNOWN)), ITEM_ID)
+    categories = F.count_distinct(F.coalesce(CATEGORY, F.lit("")))
+    moved = told.groupBy(ITEM_ID).agg(categories.alias("_categories"), F.max(KNOWN).alias(KNOWN)).where(F.col("_categories") > 1)
+    return inputs[INTERACTIONS].join(moved, ITEM_ID).groupBy(USER_ID).agg(F.max(KNOWN).alias(KNOWN))
 
 
 def run(inputs: Inputs) -> DataFrame:
@@ -86,4 +88,4 @@ def run(inputs: Inputs) -> DataFrame:
     )
 
 
-JOB = Job(USER_CATEGORY_AFFINITY, (INTERACTIONS, ITEM_CATALOG), run, scope=Scope(USER_ID, WINDOWS_DAYS[-1], _of_items))
+JOB = Job(USER_CATEGORY_AFFINITY, (INTERACTIONS, ITEM_CATALOG), run, scope=Scope(USER_ID, WINDOWS_DAYS[-1], others=_of_items))

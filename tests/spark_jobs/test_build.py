@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from features.revisions import current_rows
 from features.tables import EVENTS, FEATURE_TABLES, ITEMS, ORDERS, RAW_TABLES, REVIEWS
 from infra.errors import HomeError, SettingsError, TableContractError
 from infra.home import Home
@@ -107,15 +108,17 @@ def test_a_shop_with_nothing_builds_empty_tables(build):
 def test_a_range_is_rebuilt_as_a_full_build_would_and_the_rest_kept(put, build, lake):
     put(facts(1, date(2024, 5, 1), 12))
     build()
-    before = {name: lake.read(f"features/{name}").to_pylist() for name in FEATURE_TABLES}
+    before = {name: current_rows(lake, FEATURE_TABLES[name]).to_pylist() for name in FEATURE_TABLES}
     changed = facts(1, date(2024, 5, 1), 12)
     changed[ORDERS] = [{**row, "quantity": row["quantity"] * 3, "unit_price": 7} for row in changed[ORDERS]]
     put(changed)
     build("interactions", "item_catalog")
     names = ("interactions", "user_activity", "daily_demand")
     build(*names, between=Range(date(2024, 5, 5), date(2024, 5, 7)))
-    partial = {name: lake.read(f"features/{name}").to_pylist() for name in names}
-    assert lake.history("features/user_activity")[0]["base"] == "0"
+    partial = {name: current_rows(lake, FEATURE_TABLES[name]).to_pylist() for name in names}
+    kept = lake.history("features/user_activity")
+    assert kept[0]["between"] == '["2024-05-05", "2024-05-07"]'
+    assert kept[0]["inputs"] == kept[1]["inputs"]  # what the other rows are from
     assert build(*names, between=Range(date(2024, 5, 5), date(2024, 5, 7)))["daily_demand"].skipped
     build(*names)
 
@@ -127,7 +130,7 @@ def test_a_range_is_rebuilt_as_a_full_build_would_and_the_rest_kept(put, build, 
         return sorted(inside), sorted(outside)
 
     for name in ("user_activity", "daily_demand"):
-        full = lake.read(f"features/{name}").to_pylist()
+        full = current_rows(lake, FEATURE_TABLES[name]).to_pylist()
         assert split(partial[name])[0] == split(full)[0] != split(before[name])[0]
         assert split(partial[name])[1] == split(before[name])[1] != split(full)[1]
 

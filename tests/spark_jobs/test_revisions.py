@@ -17,12 +17,14 @@ from features.offline.frames import join
 from features.revisions import current_rows, has_revisions
 from features.tables import CREATED_TIME, EVENT_TIME, EVENTS, FEATURE_TABLES, ITEMS, ORDERS, REVIEWS, Column, Table
 from features.views import VIEWS
+from infra import clock
 from infra.lake import Lake, digest_of
 from spark_jobs.build import Built
-from spark_jobs.revisions import CORRECTIONS, CORRECTIONS_TYPE, IS_REVISION, KNOWN, SINCE, revise
+from spark_jobs.job import KNOWN
+from spark_jobs.revisions import CORRECTIONS, CORRECTIONS_TYPE, IS_REVISION, SINCE, revise
 from spark_jobs.revisions import current as spark_current
 from spark_jobs.session import read_table
-from tests.spark_jobs.conftest import SHOP, Row, complete, facts
+from tests.spark_jobs.conftest import Row, complete, facts
 
 Facts = dict[Table, list[Row]]
 Build = Callable[..., dict[str, Built]]
@@ -87,11 +89,11 @@ def whole(tmp_path: Path) -> Lake:
 def test_three_builds_with_late_rows_between_hold_what_one_build_holds(lake: Lake, whole: Lake, build: Build) -> None:
     """And what was visible before the late rows were known stays so."""
     seen = {}
-    for step, since in zip(three_steps(), STEPS, strict=True):
+    for step in three_steps():
         append(lake, step)
         append(whole, step)
         build()
-        until = datetime.combine(since + timedelta(10), datetime.min.time(), SHOP.zone)
+        until = clock.now("data", lake)
         seen[until] = {name: past(lake, name, until) for name in FEATURE_TABLES}
     build(lake=whole)
     for name in FEATURE_TABLES:
@@ -102,8 +104,8 @@ def test_three_builds_with_late_rows_between_hold_what_one_build_holds(lake: Lak
         assert all(step["created_timestamp"] >= once["created_timestamp"] for step, once in both), name
         for until, tables in seen.items():
             assert past(lake, name, until, tables[name]).equals(tables[name]), (name, until)
-    first, *_ = seen.values()
-    changed = [name for name in FEATURE_TABLES if not past(whole, name, STEPS[0], first[name]).equals(first[name])]
+    until, first = next(iter(seen.items()))
+    changed = [name for name in FEATURE_TABLES if not past(whole, name, until, first[name]).equals(first[name])]
     assert changed  # a table built at once has forgotten it
 
 
