@@ -60,7 +60,20 @@ def three_steps() -> list[Facts]:
     for number in (1, 2):
         for table, rows in late(facts(10 + number, date(2024, 5, 3), 6 * number), STEPS[number], number).items():
             steps[number][table] = steps[number][table] + rows
+    line = {"order_id": "taken", "order_line_id": "1", "user_id": "u9", "item_id": "i1", "quantity": 3, "unit_price": 2}
+    view = {"visitor_id": "x9", "item_id": "i2", "event_type": "view"}
+    steps[0][ORDERS].append(line | {"event_timestamp": "2024-05-04T10:00+00:00"})
+    steps[0][EVENTS].append(view | {"event_id": "taken-1", "event_timestamp": "2024-05-05T10:00+00:00"})
+    steps[1][EVENTS].append(view | {"event_id": "taken-2", "event_timestamp": "2024-05-12T10:00+00:00"})
+    known = {"created_timestamp": "2024-05-25T10:00+00:00"}
+    steps[2][ORDERS].append(line | known | {"status": "cancelled", "event_timestamp": "2024-05-04T10:00+00:00"})
+    login = {"user_id": "u8", "event_type": "login", "event_id": "taken-3", "event_timestamp": "2024-05-08T10:00+00:00"}
+    steps[2][EVENTS].append({"visitor_id": "x9"} | login | known)
     return steps
+
+
+TAKEN = ("u8", "u9", "visitor:x9")
+"""Users to and from whom a late fact takes something: a cancelled order, a login that moves the view after it."""
 
 
 def current(lake: Lake, name: str, *without: str) -> list[Row]:
@@ -90,15 +103,16 @@ def test_three_builds_with_late_rows_between_hold_what_one_build_holds(lake: Lak
     """And what was visible before the late rows were known stays so."""
     seen = {}
     for step in three_steps():
-        append(lake, step)
-        append(whole, step)
+        for made in (lake, whole):
+            append(made, step, revised=1)
         build()
         until = clock.now("data", lake)
         seen[until] = {name: past(lake, name, until) for name in FEATURE_TABLES}
     build(lake=whole)
     for name in FEATURE_TABLES:
         if name in ONLY_GAIN:
-            assert current(lake, name) == current(whole, name), name
+            gained, at_once = ([r for r in current(made, name) if r.get("user_id") not in TAKEN] for made in (lake, whole))
+            assert gained == at_once, name
         assert current(lake, name, "created_timestamp") == current(whole, name, "created_timestamp"), name
         both = zip(current(lake, name), current(whole, name), strict=True)
         assert all(step["created_timestamp"] >= once["created_timestamp"] for step, once in both), name
