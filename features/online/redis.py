@@ -56,11 +56,11 @@ end
 return 1
 """
 )
-# KEYS: epoch, rows of before, rows under construction; ARGV: epoch, cursor, moment
+# KEYS: epoch, rows of before, rows under construction; ARGV: epoch, cursor, moment, batch
 _CARRY = (
     _NEWER
     + """
-local found = redis.call('HSCAN', KEYS[2], ARGV[2], 'COUNT', 1000)
+local found = redis.call('HSCAN', KEYS[2], ARGV[2], 'COUNT', ARGV[4])
 for i = 1, #found[2], 2 do
     local event, created = struct.unpack('>i8i8', found[2][i + 1])
     if math.max(event, created) > tonumber(ARGV[3]) then put(KEYS[3], found[2][i], found[2][i + 1], false) end
@@ -212,9 +212,9 @@ class RedisRows(Rows):
 
     def _carry(self, before: Generation, generation: Generation, moment: int) -> None:
         places = [self._rows(before.id), self._rows(generation.id)]
-        cursor = self._building(generation, self._carry_script, places, 0, moment)
+        cursor = self._building(generation, self._carry_script, places, 0, moment, _BATCH)
         while cursor != b"0":
-            cursor = self._building(generation, self._carry_script, places, cursor, moment)
+            cursor = self._building(generation, self._carry_script, places, cursor, moment, _BATCH)
 
     def _remove(self, id: int) -> None:
         with self._answering():

@@ -49,6 +49,9 @@ def test_from_apply_to_a_row(home: str) -> None:
     assert "missing or expired" in run(home, "get", "--key", "user_id=nobody")
     past = run(home, "get", "--key", "user_id=u1", "--as-of", "2024-04-30", "--json")
     assert json.loads(past)["item_ids"] == ["a", "a"]
+    for words, expected in (((), ["a"]), (("--rebuild",), ["a", "a"])):
+        run(home, "materialize", "user_history", "--as-of", "2024-04-30", *words)
+        assert json.loads(run(home, "get", "--key", "user_id=u1", "--json"))["item_ids"] == expected
 
 
 def test_mistakes_are_named(home: str) -> None:
