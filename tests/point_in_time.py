@@ -205,8 +205,11 @@ class World:
                 rows = [next(told) for _ in case.labels]
                 for row in rows:
                     number = row["number"]
-                    expected = dict.fromkeys(row) if number is None else {**self.values(number), **_times(case.rows[number])}
-                    assert row == expected | {"price": None if number is None else float(expected["price"])}
+                    if number is None:
+                        assert row == dict.fromkeys(row)
+                    elif number < len(case.rows):  # else it is of another case, which the oracle will tell
+                        expected = {**self.values(number), **_times(case.rows[number])}
+                        assert row == expected | {"price": float(expected["price"])}
                 found.append([row["number"] for row in rows])
             answers[ttl] = found
         return answers

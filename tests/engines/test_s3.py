@@ -12,13 +12,17 @@ import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import SparkSession
 
+from features.offline import frames
+from features.offline.labels import Labels
 from features.tables import ORDERS
 from infra.errors import TableConflictError
 from infra.home import Home
 from infra.lake import Attempt, Commit, Lake
 from infra.settings import Settings
+from spark_jobs import point_in_time
 from spark_jobs.session import read_table, write_table
 from tests.engines.conftest import S3
+from tests.point_in_time import TTLS, World, bits, draw, oracle
 
 pytestmark = pytest.mark.engines
 
@@ -75,3 +79,16 @@ def test_an_object_of_a_lost_task_is_not_committed(remote: Lake, spark: SparkSes
     monkeypatch.setattr(Lake, "commit", after_a_lost_task)
     write_table(frame, remote, ORDERS, "append", digest="1")
     assert remote.read(ORDERS.path).num_rows == 2
+
+
+def test_point_in_time_frames_are_the_oracles_by_both_engines(remote: Lake, spark: SparkSession, tmp_path: Path) -> None:
+    """Also where equals lie in different files: which one is the later is told by the order of the files."""
+    world = World(draw(200, number=1), ("string", "date"))
+    world.write(remote)
+    pq.write_table(world.labels(), tmp_path / "labels.parquet")
+    labels = Labels.find(tmp_path / "labels.parquet")
+    frame = point_in_time.join(spark, labels, world.views, world.names, remote)
+    point_in_time.write(frame, labels.num_rows, tmp_path / "frame", parts=2)
+    written = pq.read_table(tmp_path / "frame")
+    assert world.answers(written) == {ttl: [oracle(case, ttl) for case in world.cases] for ttl in TTLS}
+    assert bits(written).equals(bits(frames.join(labels.read(), world.views, world.names, remote, with_times=True)))
