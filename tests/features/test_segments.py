@@ -104,7 +104,7 @@ def test_the_verb_counts_the_users_of_now_or_then(home: str) -> None:
 
 
 def test_a_person_is_shown_with_the_tags_as_words(home: str, settings: Settings, lake: Lake) -> None:
-    materialize(VIEWS["user_profile"], NOON, lake, open_rows(settings, "sample"), Home(settings))
+    materialize([VIEWS["user_profile"]], NOON, lake, open_rows(settings, "sample"), Home(settings))
     page = run(home, "features", "get", "--service", "profile", "--key", "user_id=u2")
     assert "stage:active, week:weekday" in page
     assert "interests" in page

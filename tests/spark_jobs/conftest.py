@@ -105,11 +105,13 @@ def facts(seed: int, since: date, days: int) -> dict[Table, list[Row]]:
 def build(spark: SparkSession, lake: Lake) -> Callable[..., dict[str, Built]]:
     """Build tables of `SHOP` in the shared Spark; a fresh snapshot each time, as a command has."""
 
-    def run(*names: str, now: str | None = None, between: Range | None = None, lake: Lake = lake) -> dict[str, Built]:
-        horizon = Horizon.of(clock.now(now or SHOP.now, lake), SHOP, lake)
+    def run(
+        *names: str, now: str | None = None, between: Range | None = None, lake: Lake = lake, shop: Shop = SHOP
+    ) -> dict[str, Built]:
+        horizon = Horizon.of(clock.now(now or shop.now, lake), shop, lake)
         snapshot = Snapshot(spark, lake, horizon)
         return {
-            name: build_table(snapshot, SHOP, JOBS[name], between if name in names else None) for name in tables_in_order(names)
+            name: build_table(snapshot, shop, JOBS[name], between if name in names else None) for name in tables_in_order(names)
         }
 
     return run

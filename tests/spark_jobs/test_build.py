@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from features.profiles import ProfileRules
 from features.revisions import current_rows
 from features.tables import EVENTS, FEATURE_TABLES, ITEMS, ORDERS, RAW_TABLES, REVIEWS
 from infra.errors import HomeError, SettingsError, TableContractError
@@ -103,6 +104,20 @@ def test_a_shop_with_one_table_builds_all(put, build, only):
 
 def test_a_shop_with_nothing_builds_empty_tables(build):
     assert {built.num_rows for built in build().values()} == {0}
+
+
+def test_other_rules_of_profiles_build_profiles_again_and_nothing_else(put, build, lake):
+    at = datetime(2024, 5, 1, tzinfo=UTC)
+    put({ORDERS: [{"order_id": "o", "user_id": "u", "item_id": "a", "quantity": 1, "unit_price": 7, "event_timestamp": at}]})
+    shop = SHOP.model_copy(update={"profile": ProfileRules(price=(1, 5))})
+    now = "2024-05-03T00:00+02:00"
+    bands = []
+    for rules_of in (SHOP, shop):
+        built = build("user_activity", "user_profile", shop=rules_of, now=now)
+        bands.append(lake.read("features/user_profile")["price_band"].to_pylist())
+    assert bands == [["budget"], ["premium"]]
+    assert {name for name, table in built.items() if not table.skipped} == {"user_profile"}
+    assert build("user_profile", shop=shop, now=now)["user_profile"].skipped
 
 
 def test_a_range_is_rebuilt_as_a_full_build_would_and_the_rest_kept(put, build, lake):
