@@ -35,6 +35,18 @@ _DELTA_KEYS = {
 }  # fmt: skip
 
 
+def check(lake: Lake, path: str, to: int | None, kept: Sequence[int]) -> None:
+    """Whether `restore` would find the files it needs; nothing is changed.
+
+    Raises:
+        TableContractError: a version does not exist or was vacuumed.
+    """
+    if to is not None:
+        lake.file_uris(path, to)
+    for version in kept:
+        _check_there(lake, path, _appended(lake, path, version))
+
+
 def restore(lake: Lake, path: str, to: int | None, kept: Sequence[int] = (), *, undo: str, since: int) -> Commit:
     """Make the files of an older version the newest one. Done once per `undo`; rows appended after `since` stay.
 
@@ -82,8 +94,7 @@ def _restore(lake: Lake, table: DeltaTable, path: str, to: int | None, kept: lis
         return Commit(path, newest + 1, int(metadata[NUM_ROWS]))
     wanted = files_of(lake.table(path, to)) if to is not None else set[str]()
     for version in kept:
-        before = files_of(lake.table(path, version - 1)) if version else set[str]()
-        wanted |= files_of(lake.table(path, version)) - before
+        wanted |= _appended(lake, path, version)
     there = files_of(table)
     added, num_rows = [], 0
     for name, size, statistics in _footers(lake, path, wanted):
@@ -100,16 +111,31 @@ def _noted(entry: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in entry.items() if key not in _DELTA_KEYS}
 
 
+def _appended(lake: Lake, path: str, version: int) -> set[str]:
+    """Names of the files that one version appended."""
+    return files_of(lake.table(path, version)) - (files_of(lake.table(path, version - 1)) if version else set())
+
+
+def _check_there(lake: Lake, path: str, names: Iterable[str]) -> list[pafs.FileInfo]:
+    """What lies where the files of a table should, in order of their names.
+
+    Raises:
+        TableContractError: one of them is gone.
+    """
+    found = lake.filesystem.get_file_info([lake.on_filesystem(f"{lake.uri(path)}/{name}") for name in sorted(names)])
+    for info in found:
+        if info.type is pafs.FileType.NotFound:
+            raise TableContractError(f"table {path}: {info.path} is gone, as after `shopgraph tables vacuum`; nothing was committed.")
+    return list(found)
+
+
 def _footers(lake: Lake, path: str, names: Iterable[str]) -> Iterator[tuple[str, int, dict[str, Any]]]:
     """Name, size and Delta statistics of files of a table.
 
     Raises:
         TableContractError: one of them is gone.
     """
-    for name in sorted(names):
-        info = lake.filesystem.get_file_info(lake.on_filesystem(f"{lake.uri(path)}/{name}"))
-        if info.type is pafs.FileType.NotFound:
-            raise TableContractError(f"table {path}: {name} is gone, as after `shopgraph tables vacuum`; nothing was committed.")
+    for name, info in zip(sorted(names), _check_there(lake, path, names), strict=True):
         with lake.filesystem.open_input_file(info.path) as file:
             footer = pq.ParquetFile(file)
             yield name, info.size, statistics_of(footer.metadata, footer.schema_arrow)
