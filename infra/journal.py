@@ -86,7 +86,8 @@ class Journal:
             TableConflictError: as `Lake.commit`; what came before it is visible, and the journal stays.
         """
         writes = [
-            write if isinstance(write, TakeBack) else replace(write, since=self.lake.version(write.attempt.path)) for write in writes
+            write if isinstance(write, TakeBack) else replace(write, since=self.lake.version(write.attempt.path))
+            for write in writes
         ]
         for write in writes:  # a journal that can never be committed would stop every later write
             if isinstance(write, Write):

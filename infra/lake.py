@@ -212,20 +212,28 @@ class Lake:
             since: the earlier version; None: before the first.
 
         Returns:
-            None where a commit in between did more than add rows, or what it added cannot be told any more.
+            None where a commit in between did more than add rows, or what it added cannot be told or read any more. A compaction
+            did nothing, and neither did what was taken back.
         """
         if since is None:
             return self.file_uris(path, version)
-        if since > version:
+        history = [entry for entry in self.history(path) if int(entry["version"]) <= version]
+        if since not in {int(entry["version"]) for entry in states(history)}:
             return None
-        added: list[str] = []
-        for entry in self.history(path):
-            number = int(entry["version"])
-            if since < number <= version and not entry["operation"].startswith("ADD COLUMN"):
-                if entry.get("shopgraph.mode") != "append":
-                    return None
-                added += set(self.file_uris(path, number)) - set(self.file_uris(path, number - 1))
-        return sorted(added)
+        added: set[str] = set()
+        for entry in standing(history):
+            if (number := int(entry["version"])) <= since:
+                continue
+            if entry.get(MODE) != "append":
+                return None
+            added |= self.appended(path, number)
+        uris = [f"{self.uri(path)}/{name}" for name in sorted(added)]
+        found = self.filesystem.get_file_info([self.on_filesystem(uri) for uri in uris])
+        return None if any(info.type is pafs.FileType.NotFound for info in found) else uris
+
+    def appended(self, path: str, version: int) -> set[str]:
+        """Names, below the table's folder, of the files that one version has beyond the one before it."""
+        return files_of(self.table(path, version)) - (files_of(self.table(path, version - 1)) if version else set())
 
     def newest(self, paths: Iterable[str], column: str = "event_timestamp") -> datetime | None:
         """The greatest value of a timestamp column over several tables, in UTC, from file statistics; None if they hold no row."""
@@ -275,15 +283,12 @@ class Lake:
                 return Commit(path, int(entry["version"]), int(entry[NUM_ROWS]), skipped=True)
         return None
 
-    def rows_of(self, path: str) -> int | None:
-        """The oldest version that holds exactly the rows of the newest, None if there is no table.
+    def rows_of(self, path: str, version: int) -> int:
+        """The version that first held exactly the rows of this one.
 
         It is what lineage names: a table that was compacted, or taken back to what it was, changes nothing that was computed from it.
         """
-        table = self._find(path)
-        if table is None:
-            return None
-        return int(self.entry(path, table.version()).get(ROWS_OF, table.version()))
+        return int(self.entry(path, version).get(ROWS_OF, version))
 
     def entry(self, path: str, version: int) -> Mapping[str, Any]:
         """What the log says of the commit that made one version; empty where that part of the log is gone.
@@ -522,18 +527,29 @@ class Lake:
 
 
 def standing(history: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
-    """The commits of a history, newest first, but for restores, compactions and what a restore took back."""
+    """The commits of rows in a history, newest first, but for those that a restore took back; no restores, no compactions."""
+    for entry, _ in _walk(history):
+        if entry.get(MODE, entry.get("operation")) in ("append", "overwrite", "WRITE"):
+            yield entry
+
+
+def states(history: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    """The versions of a history, newest first, but for those that a restore took back."""
+    return (entry for entry, is_state in _walk(history) if is_state)
+
+
+def _walk(history: Iterable[Mapping[str, Any]]) -> Iterator[tuple[Mapping[str, Any], bool]]:
+    """What leads to the newest version: each commit, and whether its version is a state on the way; else only its rows are kept."""
     above, kept = None, set[int]()
     for entry in history:
         version = int(entry["version"])
-        if above is not None and version > above and version not in kept:
-            continue
-        if entry.get(MODE) == "restore":
+        is_state = above is None or version <= above
+        if is_state or version in kept:
+            yield entry, is_state
+        if is_state and entry.get(MODE) == "restore":
             restored = json.loads(entry[RESTORED])
             above = -1 if restored is None else restored
             kept |= set(json.loads(entry[KEPT]))
-        elif entry.get(MODE) != "compact":
-            yield entry
 
 
 def files_of(table: DeltaTable) -> set[str]:

@@ -70,7 +70,9 @@ def pins(lake: Lake) -> list[Pin]:
         with lake.filesystem.open_input_file(info.path) as file:
             try:
                 content = json.loads(file.read())
-                found.append(Pin(content["kind"], content["name"], {p: int(v) for p, v in content["tables"].items()}, content["since"]))
+                found.append(
+                    Pin(content["kind"], content["name"], {p: int(v) for p, v in content["tables"].items()}, content["since"])
+                )
             except (ValueError, KeyError, TypeError, AttributeError):
                 raise TableContractError(f"{info.path} is no pin of ours; restore it from a backup, or delete it.") from None
     return sorted(found, key=lambda pin: (pin.kind, pin.name))

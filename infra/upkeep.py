@@ -15,14 +15,28 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
-from deltalake import CommitProperties, DeltaTable, Schema
+from deltalake import CommitProperties, DeltaTable
 from deltalake.exceptions import CommitFailedError, DeltaError
 from deltalake.transaction import AddAction, RemoveAction
 
 from infra.errors import TableConflictError, TableContractError
 from infra.lake import (
-    DIGEST, KEPT, MODE, NUM_ROWS, PINS, RESTORED, ROWS_OF, Commit, Lake, add_action, digest_of, files_of, keep_log, refuse_foreign,
-    standing, statistics_of,
+    DIGEST,
+    KEPT,
+    MODE,
+    NUM_ROWS,
+    PINS,
+    RESTORED,
+    ROWS_OF,
+    Commit,
+    Lake,
+    add_action,
+    digest_of,
+    files_of,
+    keep_log,
+    refuse_foreign,
+    standing,
+    statistics_of,
 )  # fmt: skip
 
 UNDO = "shopgraph.undo"
@@ -44,7 +58,7 @@ def check(lake: Lake, path: str, to: int | None, kept: Sequence[int]) -> None:
     if to is not None:
         lake.file_uris(path, to)
     for version in kept:
-        _check_there(lake, path, _appended(lake, path, version))
+        _check_there(lake, path, lake.appended(path, version))
 
 
 def restore(lake: Lake, path: str, to: int | None, kept: Sequence[int] = (), *, undo: str, since: int) -> Commit:
@@ -68,12 +82,14 @@ def restore(lake: Lake, path: str, to: int | None, kept: Sequence[int] = (), *, 
             return Commit(path, int(done["version"]), int(done[NUM_ROWS]), skipped=True)
         if to == newest and not kept:
             return Commit(path, newest, lake.num_rows(path, newest), skipped=True)
-        late = [int(entry["version"]) for entry in standing(after) if entry.get(MODE)]
+        late = {int(entry["version"]): entry.get(MODE) for entry in standing(after)}
+        if "overwrite" in late.values():
+            break
         try:
             return _restore(lake, table, path, to, sorted({*kept, *late}), undo)
         except CommitFailedError:
             continue
-    raise TableConflictError(f"table {path}: other writers committed first, ten times; run again when they are done.")
+    raise TableConflictError(f"table {path}: others write it faster than it can be taken back; run again when they are done.")
 
 
 def _restore(lake: Lake, table: DeltaTable, path: str, to: int | None, kept: list[int], undo: str) -> Commit:
@@ -94,7 +110,7 @@ def _restore(lake: Lake, table: DeltaTable, path: str, to: int | None, kept: lis
         return Commit(path, newest + 1, int(metadata[NUM_ROWS]))
     wanted = files_of(lake.table(path, to)) if to is not None else set[str]()
     for version in kept:
-        wanted |= _appended(lake, path, version)
+        wanted |= lake.appended(path, version)
     there = files_of(table)
     added, num_rows = [], 0
     for name, size, statistics in _footers(lake, path, wanted):
@@ -111,11 +127,6 @@ def _noted(entry: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in entry.items() if key not in _DELTA_KEYS}
 
 
-def _appended(lake: Lake, path: str, version: int) -> set[str]:
-    """Names of the files that one version appended."""
-    return files_of(lake.table(path, version)) - (files_of(lake.table(path, version - 1)) if version else set())
-
-
 def _check_there(lake: Lake, path: str, names: Iterable[str]) -> list[pafs.FileInfo]:
     """What lies where the files of a table should, in order of their names.
 
@@ -125,7 +136,9 @@ def _check_there(lake: Lake, path: str, names: Iterable[str]) -> list[pafs.FileI
     found = lake.filesystem.get_file_info([lake.on_filesystem(f"{lake.uri(path)}/{name}") for name in sorted(names)])
     for info in found:
         if info.type is pafs.FileType.NotFound:
-            raise TableContractError(f"table {path}: {info.path} is gone, as after `shopgraph tables vacuum`; nothing was committed.")
+            raise TableContractError(
+                f"table {path}: {info.path} is gone, as after `shopgraph tables vacuum`; nothing was committed."
+            )
     return list(found)
 
 
@@ -193,7 +206,9 @@ def compact(lake: Lake, path: str, file_bytes: int = FILE_BYTES) -> Commit | Non
         for key in (RESTORED, KEPT, UNDO):
             metadata.pop(key, None)
         if num_rows != sum(_rows(table)[name] for group in groups for name in group):
-            raise TableContractError(f"table {path}: its files hold other numbers of rows than its log says; nothing was committed.")
+            raise TableContractError(
+                f"table {path}: its files hold other numbers of rows than its log says; nothing was committed."
+            )
         _replace(table, added, [name for group in groups for name in group], metadata, data_change=False)
     except BaseException as error:
         for name in made:

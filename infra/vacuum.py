@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 from urllib.parse import unquote
 
 import pyarrow.fs as pafs
@@ -114,16 +114,18 @@ def vacuum(lake: Lake, found: Waste) -> None:
             lake.filesystem.delete_file(f"{where}/{name}")
 
 
-def committed_at(entry: dict[str, object]) -> datetime:
+def committed_at(entry: Mapping[str, Any]) -> datetime:
     """When a commit of a table's history was made, in UTC."""
-    return datetime.fromtimestamp(int(str(entry["timestamp"])) / 1000, UTC)
+    return datetime.fromtimestamp(int(entry["timestamp"]) / 1000, UTC)
 
 
 def _spans(lake: Lake, path: str, newest: int) -> Iterator[_Span]:
     """Which versions each file was part of, from the log. Where the first commits are gone, a file is taken to be as old as the table."""
     open_since: dict[str, int] = {}
     selector = pafs.FileSelector(lake.on_filesystem(f"{lake.uri(path)}/_delta_log"))
-    commits = sorted((i for i in lake.filesystem.get_file_info(selector) if _COMMIT.fullmatch(i.base_name)), key=lambda i: i.base_name)
+    commits = sorted(
+        (i for i in lake.filesystem.get_file_info(selector) if _COMMIT.fullmatch(i.base_name)), key=lambda i: i.base_name
+    )
     for info in commits:
         version = int(info.base_name[:20])
         with lake.filesystem.open_input_file(info.path) as file:

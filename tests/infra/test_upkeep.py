@@ -44,7 +44,7 @@ def test_a_restore_is_a_new_commit_with_the_rows_schema_and_lineage_of_the_old_v
     assert lake.history(PATH)[0]["inputs"] == '{"raw/x": 3}'
     assert lake.committed(PATH, "1").version == 3  # a build finds it up to date
     assert lake.committed(PATH, "2") is None
-    assert (lake.rows_of(PATH), items(lake, 2)) == (0, ["b"])
+    assert (lake.rows_of(PATH, lake.version(PATH)), items(lake, 2)) == (0, ["b"])
 
 
 def test_what_was_taken_back_may_be_committed_again_and_what_stands_may_not(lake: Lake) -> None:
@@ -64,7 +64,7 @@ def test_a_restore_is_done_once_and_leaves_what_others_appended_since(lake: Lake
     assert (again.version, again.skipped) == (first.version, True)
     assert lake.committed(PATH, "late")
     assert lake.committed(PATH, "bad") is None
-    assert lake.rows_of(PATH) == first.version
+    assert lake.rows_of(PATH, lake.version(PATH)) == first.version
 
 
 def test_before_the_first_version_there_are_no_rows(lake: Lake) -> None:
@@ -95,12 +95,13 @@ def test_compaction_keeps_every_row_in_its_place(lake: Lake) -> None:
         lake.commit(attempt, SCHEMA, "append", digest=f"{number}")
     before, files, newest = lake.read(PATH), lake.file_uris(PATH), lake.newest([PATH])
     done = upkeep.compact(lake, PATH, 60_000)
-    assert done and done.num_rows == before.num_rows
+    assert done
+    assert done.num_rows == before.num_rows
     left = lake.file_uris(PATH)
     assert 1 < len(left) < len(files) / 2
     assert lake.read(PATH).equals(before)
     assert lake.read(PATH, 11).equals(before)  # until a vacuum
-    assert (lake.rows_of(PATH), lake.newest([PATH])) == (11, newest)
+    assert (lake.rows_of(PATH, lake.version(PATH)), lake.newest([PATH])) == (11, newest)
     assert all(lake.committed(PATH, f"{number}") for number in range(12))
     lake.write(PATH, rows("new"), "append", digest="new")
     assert items(lake) == [*before["item_id"].to_pylist(), "new"]

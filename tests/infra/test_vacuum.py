@@ -55,7 +55,9 @@ def test_versions_go_but_the_newest_the_pinned_and_the_young(lake: Lake) -> None
     assert sorted(path.name for path in Path(lake.uri(PATH), "_delta_log").iterdir()) == log
     assert lake.num_rows(PATH, 0) == 1
     for read in (lake.read, lake.file_uris, lake.dataset):
-        with pytest.raises(TableContractError, match=r"version 2 cannot be read: 1 of its 1 files are gone, as after `shopgraph tables"):
+        with pytest.raises(
+            TableContractError, match=r"version 2 cannot be read: 1 of its 1 files are gone, as after `shopgraph tables"
+        ):
             read(PATH, 2)
     with pytest.raises(TableContractError, match="version 0 cannot be read"):
         upkeep.restore(lake, PATH, 0, undo="u", since=3)
