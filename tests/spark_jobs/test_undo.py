@@ -38,6 +38,8 @@ COLUMNS = {
     "unit_price": "price",
     "event_timestamp": "at",
 }
+BUILT = ("item_activity", "item_catalog")
+"""Feature tables of each kind that there is, interactions come along: enough for an undo, which knows no table by name."""
 USERS, ITEMS = [f"顧客{n}" for n in range(4)], [f"商品 {n}" for n in range(3)]
 
 
@@ -63,6 +65,7 @@ class TheShop:
         }  # fmt: skip
         for name in ("till", "goods"):
             (folder / name).mkdir(parents=True)
+        (folder / "goods" / "0.csv").write_text("sku,name,at\n", encoding="utf-8")
         place = Home(settings).shop("sample")
         place.mkdir(parents=True)
         (place / "shop.yaml").write_text(yaml.safe_dump(said, allow_unicode=True), encoding="utf-8")
@@ -90,7 +93,7 @@ class TheShop:
         ingest(self.settings, self.shop, lambda: nullcontext(self.spark))
 
     def derive(self) -> None:
-        builder.build(self.settings)
+        builder.build(self.settings, BUILT)
         self.store.materialize()
 
     def tables(self) -> dict[str, pa.Table]:
@@ -159,8 +162,8 @@ def test_a_day_with_prices_times_100_is_undone_by_one_command(the: TheShop) -> N
     bad = the.online(keys)
     before = {key: before.get(key) for key in bad}
     assert bad != before
-    pin(the.lake, "model", "sample.demand-1", {"features/daily_demand": versions["features/daily_demand"]})
-    pin(the.lake, "model", "sample.demand-2", {"features/daily_demand": the.lake.version("features/daily_demand")})
+    pin(the.lake, "model", "sample.demand-1", {"features/item_activity": versions["features/item_activity"]})
+    pin(the.lake, "model", "sample.demand-2", {"features/item_activity": the.lake.version("features/item_activity")})
 
     told = plan(the.lake, ["orders"], 0)
     assert the.online(keys) == bad
@@ -173,9 +176,9 @@ def test_a_day_with_prices_times_100_is_undone_by_one_command(the: TheShop) -> N
     assert (told.tables, told.built, told.trained, told.read_again) == (done.tables, (), done.trained, done.read_again)
     assert [pin.holder for pin in done.trained] == ["model sample.demand-2"]
     assert sorted(part.rsplit("/", 1)[-1] for _, part in done.read_again) == ["3 日.csv", "3.csv"]
-    assert {"raw/orders", "raw/items", "ingest/files", "features/daily_demand"} <= {change.path for change in done.tables}
+    assert {"raw/orders", "raw/items", "ingest/files", "features/item_activity"} <= {change.path for change in done.tables}
     assert all((change.to, change.rows_after) == (versions[change.path], tables[change.path].num_rows) for change in done.tables)
-    assert all(built.skipped for built in builder.build(the.settings))
+    assert all(built.skipped for built in builder.build(the.settings, BUILT))
     assert not undo(the.settings, ["raw/orders"], 0).tables
 
     the.deliver(3, item=ITEMS[1])
@@ -259,4 +262,4 @@ def test_all_tables_go_back_to_a_time_and_what_others_added_stays_beside_a_load(
     found = plan(the.lake, ["raw/orders"], 0)
     assert [(c.path, c.to, c.kept, c.rows_after) for c in found.tables if c.path == "raw/items"] == [("raw/items", None, (1,), 1)]
     undo(the.settings, [], then)
-    assert {path: the.lake.num_rows(path) for path in the.lake.tables()} == {"ingest/files": 1, "raw/items": 0, "raw/orders": 4}
+    assert {path: the.lake.num_rows(path) for path in the.lake.tables()} == {"ingest/files": 2, "raw/items": 0, "raw/orders": 4}
