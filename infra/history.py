@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from infra.lake import KEPT, MODE, NUM_ROWS, RESTORED, ROWS_OF, Lake, states
+from infra.lake import KEPT, MODE, NUM_ROWS, RESTORED, ROWS_OF, Lake, reached
 from infra.vacuum import committed_at, waste
 
 
@@ -38,7 +38,7 @@ def log(lake: Lake, path: str) -> list[Logged]:
         TableContractError: the table does not exist, or a pin cannot be read.
     """
     history = lake.history(path)
-    standing = {int(entry["version"]) for entry in states(history)}
+    standing = {int(entry["version"]) for entry in reached(history)}
     kept = {kept.version: kept for kept in waste(lake, path, timedelta(0)).versions}
     return [
         Logged(

@@ -218,7 +218,7 @@ class Lake:
         if since is None:
             return self.file_uris(path, version)
         history = [entry for entry in self.history(path) if int(entry["version"]) <= version]
-        if since not in {int(entry["version"]) for entry in states(history)}:
+        if since not in {int(entry["version"]) for entry in reached(history)}:
             return None
         added: set[str] = set()
         for entry in standing(history):
@@ -533,7 +533,7 @@ def standing(history: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]
             yield entry
 
 
-def states(history: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+def reached(history: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
     """The versions of a history, newest first, but for those that a restore took back."""
     return (entry for entry, is_state in _walk(history) if is_state)
 

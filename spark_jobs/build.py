@@ -31,7 +31,7 @@ from infra import clock
 from infra.errors import SettingsError, TableContractError
 from infra.home import Home
 from infra.journal import Journal
-from infra.lake import Commit, Lake, digest_of, states
+from infra.lake import Commit, Lake, digest_of, reached
 from infra.settings import Settings
 from infra.source import code_digest
 from spark_jobs import (
@@ -177,7 +177,7 @@ class Standing:
     @classmethod
     def of(cls, lake: Lake, path: str) -> Standing | None:
         """The last build of a table that told all of it; None: there is none."""
-        for entry in states(lake.history(path)) if lake.version(path) is not None else ():
+        for entry in reached(lake.history(path)) if lake.version(path) is not None else ():
             if "basis" in entry:
                 last_day, now = date.fromisoformat(entry["last_day"]), datetime.fromisoformat(entry["now"])
                 return cls(json.loads(entry["inputs"]), entry["basis"], last_day, now, entry["cuts"] == "true")

@@ -22,7 +22,7 @@ from features.views import VIEWS
 from infra.errors import TableContractError
 from infra.home import Home
 from infra.journal import Journal, TakeBack
-from infra.lake import DIGEST, MODE, NUM_ROWS, RESTORED, Lake, standing, states
+from infra.lake import DIGEST, MODE, NUM_ROWS, RESTORED, Lake, reached, standing
 from infra.pins import Pin, pins
 from infra.settings import Settings
 from infra.vacuum import committed_at
@@ -172,7 +172,7 @@ def _version(path: str, history: History, version: int) -> int:
         raise TableContractError(
             f"table {path} has no version {version}; it has 0 to {newest}, `shopgraph tables log {path}` tells them."
         )
-    if not any(int(entry["version"]) == version for entry in states(history)):
+    if not any(int(entry["version"]) == version for entry in reached(history)):
         raise TableContractError(
             f"version {version} of table {path} was taken back itself; `shopgraph tables log {path}` tells which stand. To load "
             "again what it held, run `shopgraph ingest`."
@@ -209,7 +209,7 @@ def _without(lake: Lake, path: str, history: History, taken: set[str]) -> list[C
             others.append(int(entry["version"]))
     if not mine:
         return []
-    to = next((version for entry in states(history) if (version := int(entry["version"])) < min(mine)), None)
+    to = next((version for entry in reached(history) if (version := int(entry["version"])) < min(mine)), None)
     kept = tuple(sorted(version for version in others if to is None or version > to))
     return [_change(lake, path, history, to, kept)]
 
@@ -236,7 +236,7 @@ def _derived(lake: Lake, histories: Mapping[str, History], changes: Sequence[Cha
         tainted = _tainted(history, gone)
         if not tainted[int(history[0]["version"])]:
             continue
-        to = next((version for entry in states(history) if not tainted[version := int(entry["version"])]), None)
+        to = next((version for entry in reached(history) if not tainted[version := int(entry["version"])]), None)
         gone[path] = -1 if to is None else to
         if to is None:
             built.append(name)
