@@ -71,8 +71,8 @@ def log(
 @tables.command()
 def restore(
     context: typer.Context,
+    to: Annotated[str, typer.Option("--to", help="Version of the table, or a time such as 2025-11-20T06:00+00:00.")],
     table: Annotated[list[str] | None, typer.Argument(help="Raw tables such as raw/orders; default: all, to a time.")] = None,
-    to: Annotated[str, typer.Option("--to", help="Version of the table, or a time such as 2025-11-20T06:00+00:00.")] = ...,  # type: ignore[assignment]
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be touched, and change nothing.")] = False,
     as_json: AsJson = False,
 ) -> None:

@@ -21,7 +21,7 @@ from features.store import FeatureStore
 from features.views import VIEWS
 from infra.errors import TableContractError
 from infra.home import Home
-from infra.journal import Journal, TakeBack
+from infra.journal import SUFFIX, Journal, TakeBack
 from infra.lake import DIGEST, MODE, NUM_ROWS, RESTORED, Lake, reached, standing
 from infra.pins import Pin, pins
 from infra.settings import Settings
@@ -29,7 +29,7 @@ from infra.vacuum import committed_at
 from spark_jobs import build as builder
 from spark_jobs.sources import seen
 
-_OPEN = "undo.json"
+_OPEN = f"undo{SUFFIX}"
 """Names the feature tables that an undo has yet to build; there from before the first table goes back until the online rows have."""
 
 History = Sequence[Mapping[str, Any]]

@@ -161,3 +161,20 @@ def test_two_restores_at_once_are_one_after_the_other(lake: Lake, monkeypatch: p
     monkeypatch.setattr(upkeep, "_footers", slowly)
     upkeep.restore(lake, PATH, 0, kept=[2], undo="u", since=2)
     assert items(lake) == ["a", "c"]
+
+
+def test_what_was_added_since_a_version_skips_compactions_and_what_was_taken_back(lake: Lake) -> None:
+    appended(lake, "a", "b")
+    upkeep.compact(lake, PATH)
+    lake.write(PATH, rows("bad"), "append", digest="bad")
+    upkeep.restore(lake, PATH, 2, undo="u", since=3)
+    lake.write(PATH, rows("c"), "append", digest="c")
+
+    def added(since: int) -> list[str] | None:
+        found = lake.added_files(PATH, since, 5)
+        return None if found is None else [row for uri in found for row in pq.read_table(uri)["item_id"].to_pylist()]
+
+    assert (added(0), added(1), added(2), added(4), added(5)) == (["b", "c"], ["c"], ["c"], ["c"], [])
+    assert added(3) is None  # what was built from it holds rows that were taken back
+    Path(lake.file_uris(PATH, 1)[1]).unlink()
+    assert (added(0), added(1)) == (None, ["c"])
