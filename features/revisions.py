@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from features.columns import CREATED_TIMESTAMP, EVENT_TIMESTAMP, RETRACTED
 from features.offline.join import newest_rows
 from features.tables import Table
-from infra.lake import Lake
+from infra.lake import MODE, Lake, standing
 
 REVISED = "revised"
 """Where a commit says how many of its rows revise earlier ones."""
@@ -30,15 +30,12 @@ def has_revisions(lake: Lake, path: str, version: int | None = None, since: int 
         version: default: the newest.
         since: look only at what was committed after it; None: at all that the version is made of.
     """
-    for entry in lake.history(path):
-        number = int(entry["version"])
-        if version is not None and number > version:
-            continue
-        if since is not None and number <= since:
+    for entry in standing(entry for entry in lake.history(path) if version is None or int(entry["version"]) <= version):
+        if since is not None and int(entry["version"]) <= since:
             return False
-        if entry.get("shopgraph.mode") == "overwrite":
+        if entry.get(MODE) == "overwrite":
             return since is not None  # as a whole it replaces; made at once it holds each row once
-        if not entry["operation"].startswith("ADD COLUMN") and entry.get(REVISED) != "0":
+        if entry.get(REVISED) != "0":
             return True
     return False
 

@@ -19,6 +19,7 @@ import pyarrow.fs as pafs
 
 from infra.errors import TableContractError
 from infra.lake import Attempt, Commit, Lake, Mode
+from infra.upkeep import check, restore
 
 SUFFIX = ".journal.json"
 
@@ -50,40 +51,50 @@ class Overwrite(Write):
     mode = "overwrite"
 
 
+@dataclass(frozen=True)
+class TakeBack:
+    """One restore to come of the table at `path`: to version `to` (None: before the first), but for what the versions `kept` appended.
+
+    `undo` names the command, `since` is the newest version when it was planned; see `infra.upkeep.restore`.
+    """
+
+    path: str
+    to: int | None
+    kept: tuple[int, ...]
+    undo: str
+    since: int
+    mode: ClassVar[str] = "restore"
+
+
 class Journal:
     """The journal of one name in one lake. Its callers hold a lock: one writer at a time."""
 
     def __init__(self, lake: Lake, name: str) -> None:
         self.lake = lake
-        self._path = lake.on_filesystem(lake.uri(f"{name}{SUFFIX}"))
+        self._name = f"{name}{SUFFIX}"
+        self._path = lake.on_filesystem(lake.uri(self._name))
 
-    def commit(self, writes: Sequence[Write]) -> list[Commit]:
+    def commit(self, writes: Sequence[Write | TakeBack]) -> list[Commit]:
         """Make all of them visible, in order; after a crash in between, `recover` finishes.
 
         Args:
             writes: of digests that are new to their tables; who may repeat one asks `Lake.committed` first.
 
         Raises:
-            TableContractError: files or a schema that `Lake.commit` would refuse; nothing is visible, and there is no journal.
+            TableContractError: files or a schema that `Lake.commit` would refuse, or a version that was vacuumed; nothing is
+                visible, and there is no journal.
             TableConflictError: as `Lake.commit`; what came before it is visible, and the journal stays.
         """
-        writes = [replace(write, since=self.lake.version(write.attempt.path)) for write in writes]
-        for write in writes:
-            self.lake.check(write.attempt, write.schema)  # a journal that can never be committed would stop every later write
-        entries = [
-            {
-                "path": w.attempt.path,
-                "folder": w.attempt.folder,
-                "files": w.attempt.files,
-                "schema": base64.b64encode(w.schema.serialize().to_pybytes()).decode(),
-                "digest": w.digest,
-                "metadata": dict(w.metadata),
-                "mode": w.mode,
-                "since": w.since,
-            }
-            for w in writes
+        writes = [
+            write if isinstance(write, TakeBack) else replace(write, since=self.lake.version(write.attempt.path))
+            for write in writes
         ]
-        self._save(json.dumps(entries, default=str))
+        for write in writes:  # a journal that can never be committed would stop every later write
+            if isinstance(write, Write):
+                self.lake.check(write.attempt, write.schema)
+            else:
+                check(self.lake, write.path, write.to, write.kept)
+        self.lake.save(self._name, json.dumps([_entry(write) for write in writes], default=str))
         commits = [self._commit(write) for write in writes]
         self._remove()
         return commits
@@ -97,24 +108,26 @@ class Journal:
         if self.lake.filesystem.get_file_info(self._path).type is not pafs.FileType.File:
             return []
         with self.lake.filesystem.open_input_file(self._path) as file:
-            entries = json.loads(file.read())
-        kinds = {kind.mode: kind for kind in (Append, Overwrite)}
-        writes = [
-            kinds[entry.get("mode", "append")](
-                # the address is made anew: a restored or moved lake lies elsewhere
-                Attempt(entry["path"], f"{self.lake.uri(entry['path'])}/{entry['folder']}", entry["folder"], entry.get("files")),
-                pa.ipc.read_schema(pa.py_buffer(base64.b64decode(entry["schema"]))),
-                entry["digest"],
-                entry["metadata"],
-                entry.get("since"),
-            )
-            for entry in entries
-        ]
+            writes = [self._write(entry) for entry in json.loads(file.read())]
         for write in writes:
-            self._check_there(write)
+            if isinstance(write, Write):
+                self._check_there(write)
         commits = [self._commit(write) for write in writes]
         self._remove()
         return [commit for commit in commits if not commit.skipped]
+
+    def _write(self, entry: Mapping[str, Any]) -> Write | TakeBack:
+        if entry.get("mode") == TakeBack.mode:
+            return TakeBack(entry["path"], entry["to"], tuple(entry["kept"]), entry["undo"], entry["since"])
+        kinds = {kind.mode: kind for kind in (Append, Overwrite)}
+        return kinds[entry.get("mode", "append")](
+            # the address is made anew: a restored or moved lake lies elsewhere
+            Attempt(entry["path"], f"{self.lake.uri(entry['path'])}/{entry['folder']}", entry["folder"], entry.get("files")),
+            pa.ipc.read_schema(pa.py_buffer(base64.b64decode(entry["schema"]))),
+            entry["digest"],
+            entry["metadata"],
+            entry.get("since"),
+        )
 
     def _check_there(self, write: Write) -> None:
         attempt = write.attempt
@@ -126,7 +139,9 @@ class Journal:
                 "or delete the journal and run the command again. Nothing was committed."
             )
 
-    def _commit(self, write: Write) -> Commit:
+    def _commit(self, write: Write | TakeBack) -> Commit:
+        if isinstance(write, TakeBack):
+            return restore(self.lake, write.path, write.to, write.kept, undo=write.undo, since=write.since)
         path, digest = write.attempt.path, write.digest
         if done := self.lake.committed(path, digest, write.since):
             return done
@@ -135,16 +150,21 @@ class Journal:
         found = self.lake.version(path)
         return self.lake.commit(write.attempt, write.schema, write.mode, digest=digest, read_version=found, metadata=write.metadata)
 
-    def _save(self, text: str) -> None:
-        """All of the file or none of it: a rename locally, one put on S3."""
-        filesystem = self.lake.filesystem
-        draft = self._path if self.lake.is_remote else f"{self._path}.draft"
-        if not self.lake.is_remote:
-            filesystem.create_dir(self._path.rsplit("/", 1)[0], recursive=True)
-        with filesystem.open_output_stream(draft) as file:
-            file.write(text.encode())
-        if draft != self._path:
-            filesystem.move(draft, self._path)
-
     def _remove(self) -> None:
         self.lake.filesystem.delete_file(self._path)
+
+
+def _entry(write: Write | TakeBack) -> dict[str, Any]:
+    """A write as the journal keeps it."""
+    if isinstance(write, TakeBack):
+        return {**vars(write), "mode": write.mode}
+    return {
+        "path": write.attempt.path,
+        "folder": write.attempt.folder,
+        "files": write.attempt.files,
+        "schema": base64.b64encode(write.schema.serialize().to_pybytes()).decode(),
+        "digest": write.digest,
+        "metadata": dict(write.metadata),
+        "mode": write.mode,
+        "since": write.since,
+    }

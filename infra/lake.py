@@ -16,7 +16,7 @@ import re
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from functools import cached_property
@@ -39,7 +39,17 @@ from infra.settings import Settings
 Mode = Literal["append", "overwrite"]
 
 _FOREIGN_FEATURES = {"deletionVectors": "deletion vectors", "columnMapping": "column mapping"}
-_DIGEST = "shopgraph.digest"
+DIGEST = "shopgraph.digest"
+MODE = "shopgraph.mode"
+NUM_ROWS = "shopgraph.num_rows"
+RESTORED = "shopgraph.restored"
+"""Of a commit of mode `restore`: the version it went back to, as JSON; null: to before the first."""
+KEPT = "shopgraph.kept"
+"""Of a commit of mode `restore`: versions after `RESTORED` whose appended rows stayed, a JSON list."""
+ROWS_OF = "shopgraph.rows_of"
+"""Of a commit of mode `restore` or `compact`: the version before it that holds exactly its rows."""
+PINS = "shopgraph.pins"
+"""Kept with every commit of code that pins what a model is trained on; a version without it may have holders that nobody noted."""
 _STATS_TYPES = (pa.types.is_timestamp, pa.types.is_date)
 _VERSION = re.compile(r"(?P<table>.+)/_delta_log/\d{20}\.(?:json|checkpoint.*\.parquet)")
 """Path of what tells a table's version in its log: a commit or a checkpoint."""
@@ -163,14 +173,21 @@ class Lake:
 
         Raises:
             TableContractError: a foreign table whose files alone do not say its rows (deletion vectors, column mapping,
-                partition values kept in the log).
+                partition values kept in the log), or a named version whose files were vacuumed.
         """
         table = self.table(path, version)
         refuse_foreign(table)
         # not table.file_uris(): it percent-encodes folders such as `中文 home`
-        names = pa.table(table.get_add_actions(flatten=True))["path"].to_pylist()
         # delta-rs lists the newest commit first; an attempt's folder begins with its time
-        return [f"{self.uri(path)}/{name}" for name in sorted(unquote(name) for name in names)]
+        uris = [f"{self.uri(path)}/{name}" for name in sorted(files_of(table))]
+        if version is not None:
+            found = self.filesystem.get_file_info([self.on_filesystem(uri) for uri in uris])
+            if gone := sum(info.type is pafs.FileType.NotFound for info in found):
+                raise TableContractError(
+                    f"table {path} version {version} cannot be read: {gone} of its {len(uris)} files are gone, as after `shopgraph tables "
+                    f"vacuum`; `shopgraph tables log {path}` lists the versions that can."
+                )
+        return uris
 
     def num_rows(self, path: str, version: int | None = None) -> int:
         """Rows of one version (default: the newest), from the counts in its log: no data file is opened.
@@ -195,20 +212,28 @@ class Lake:
             since: the earlier version; None: before the first.
 
         Returns:
-            None where a commit in between did more than add rows, or what it added cannot be told any more.
+            None where a commit in between did more than add rows, or what it added cannot be told or read any more. A compaction
+            did nothing, and neither did what was taken back.
         """
         if since is None:
             return self.file_uris(path, version)
-        if since > version:
+        history = [entry for entry in self.history(path) if int(entry["version"]) <= version]
+        if since not in {int(entry["version"]) for entry in reached(history)}:
             return None
-        added: list[str] = []
-        for entry in self.history(path):
-            number = int(entry["version"])
-            if since < number <= version and not entry["operation"].startswith("ADD COLUMN"):
-                if entry.get("shopgraph.mode") != "append":
-                    return None
-                added += set(self.file_uris(path, number)) - set(self.file_uris(path, number - 1))
-        return sorted(added)
+        added: set[str] = set()
+        for entry in standing(history):
+            if (number := int(entry["version"])) <= since:
+                continue
+            if entry.get(MODE) != "append":
+                return None
+            added |= self.appended(path, number)
+        uris = [f"{self.uri(path)}/{name}" for name in sorted(added)]
+        found = self.filesystem.get_file_info([self.on_filesystem(uri) for uri in uris])
+        return None if any(info.type is pafs.FileType.NotFound for info in found) else uris
+
+    def appended(self, path: str, version: int) -> set[str]:
+        """Names, below the table's folder, of the files that one version has beyond the one before it."""
+        return files_of(self.table(path, version)) - (files_of(self.table(path, version - 1)) if version else set())
 
     def newest(self, paths: Iterable[str], column: str = "event_timestamp") -> datetime | None:
         """The greatest value of a timestamp column over several tables, in UTC, from file statistics; None if they hold no row."""
@@ -241,7 +266,8 @@ class Lake:
     def committed(self, path: str, digest: str, since: int | None = None) -> Commit | None:
         """The commit that already holds the result of `digest`, if a rerun would only repeat it.
 
-        An append counts wherever it is in the history; an overwrite only while it is the newest version.
+        An append counts wherever it is in the history, unless a restore took it back; an overwrite only while it is the newest
+        version.
 
         Args:
             since: a version up to which no append is of `digest`, so that only the history after it, and the newest version, is
@@ -250,10 +276,32 @@ class Lake:
         table = self._find(path)
         if table is None:
             return None
-        for index, entry in enumerate(table.history(None if since is None else max(table.version() - since, 1))):
-            if entry.get(_DIGEST) == digest and (index == 0 or entry.get("shopgraph.mode") == "append"):
-                return Commit(path, int(entry["version"]), int(entry["shopgraph.num_rows"]), skipped=True)
+        history = table.history(None if since is None else max(table.version() - since, 1))
+        appended = (entry for entry in standing(history) if entry.get(MODE) == "append")
+        for entry in (history[0], *appended):
+            if entry.get(DIGEST) == digest:
+                return Commit(path, int(entry["version"]), int(entry[NUM_ROWS]), skipped=True)
         return None
+
+    def rows_of(self, path: str, version: int) -> int:
+        """The version that first held exactly the rows of this one.
+
+        It is what lineage names: a table that was compacted, or taken back to what it was, changes nothing that was computed from it.
+        """
+        return int(self.entry(path, version).get(ROWS_OF, version))
+
+    def entry(self, path: str, version: int) -> Mapping[str, Any]:
+        """What the log says of the commit that made one version; empty where that part of the log is gone.
+
+        delta-rs numbers a history from the version that it opened, also where newer ones are there meanwhile; this does not.
+        """
+        commit = self.on_filesystem(f"{self.uri(path)}/_delta_log/{version:020}.json")
+        try:
+            with self.filesystem.open_input_file(commit) as file:
+                actions = [json.loads(line) for line in file.read().splitlines()]
+        except FileNotFoundError:
+            return {}
+        return next((action["commitInfo"] for action in actions if "commitInfo" in action), {})
 
     def commit(
         self,
@@ -290,9 +338,10 @@ class Lake:
                     key: value if isinstance(value, str) else json.dumps(value, default=str)
                     for key, value in (metadata or {}).items()
                 },
-                _DIGEST: digest,
-                "shopgraph.mode": mode,
-                "shopgraph.num_rows": str(num_rows),
+                PINS: "1",
+                DIGEST: digest,
+                MODE: mode,
+                NUM_ROWS: str(num_rows),
             },
             max_commit_retries=0 if mode == "overwrite" else 20,
         )
@@ -318,7 +367,7 @@ class Lake:
             self._check_schema(path, pa.schema(existing.schema().to_arrow()), schema)
             base = existing.version()
             existing.create_write_transaction(
-                actions, mode, delta_schema, commit_properties=properties, post_commithook_properties=_keep_log()
+                actions, mode, delta_schema, commit_properties=properties, post_commithook_properties=keep_log()
             )
         except (CommitFailedError, DeltaError) as error:
             if isinstance(error, CommitFailedError) or "already exists" in str(error).lower():
@@ -326,7 +375,7 @@ class Lake:
             raise
         existing.update_incremental()
         after = existing.history(existing.version() - base)
-        written = next(int(entry["version"]) for entry in after if entry.get(_DIGEST) == digest)
+        written = next(int(entry["version"]) for entry in after if entry.get(DIGEST) == digest)
         return Commit(path, written, num_rows)
 
     def check(self, attempt: Attempt, schema: pa.Schema) -> None:
@@ -379,8 +428,20 @@ class Lake:
         added = [f for f in schema if f.name not in known]
         if added:
             fields = Schema.from_arrow(pa.schema([f.with_nullable(True) for f in added])).fields
-            table.alter.add_columns(list(fields), post_commithook_properties=_keep_log())
+            noted = CommitProperties({PINS: "1"})
+            table.alter.add_columns(list(fields), commit_properties=noted, post_commithook_properties=keep_log())
         return [f.name for f in added]
+
+    def save(self, name: str, text: str) -> None:
+        """Write a small file of the shop, such as `pins/model-demand-3.json`: all of it or none, a rename locally, one put on S3."""
+        path = self.on_filesystem(self.uri(name))
+        draft = path if self.is_remote else f"{path}.{uuid.uuid4().hex[:8]}.draft"
+        if not self.is_remote:
+            self.filesystem.create_dir(path.rsplit("/", 1)[0], recursive=True)
+        with self.filesystem.open_output_stream(draft) as file:
+            file.write(text.encode())
+        if draft != path:
+            self.filesystem.move(draft, path)
 
     # -- inside -------------------------------------------------------------------------------------------------------------
 
@@ -442,7 +503,7 @@ class Lake:
                 footer = pq.ParquetFile(file)
                 found = {f.name: f.type for f in footer.schema_arrow}
                 try:
-                    statistics = _statistics(footer.metadata, schema)
+                    statistics = statistics_of(footer.metadata, schema)
                 except OverflowError:  # no Python time holds it
                     raise TableContractError(
                         f"table {attempt.path}: {info.base_name} holds a time outside the years 1 to 9999. Nothing was committed."
@@ -461,24 +522,51 @@ class Lake:
             if not statistics["numRecords"]:
                 continue
             total += statistics["numRecords"]
-            actions.append(
-                AddAction(
-                    path=f"{attempt.folder}/{info.path.removeprefix(base).lstrip('/')}",
-                    size=info.size,
-                    partition_values={},
-                    modification_time=int(time.time() * 1000),
-                    data_change=True,
-                    stats=json.dumps(statistics),
-                )
-            )
+            actions.append(add_action(f"{attempt.folder}/{info.path.removeprefix(base).lstrip('/')}", info.size, statistics))
         return actions, total
+
+
+def standing(history: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    """The commits of rows in a history, newest first, but for those that a restore took back; no restores, no compactions."""
+    for entry, _ in _walk(history):
+        if entry.get(MODE, entry.get("operation")) in ("append", "overwrite", "WRITE"):
+            yield entry
+
+
+def reached(history: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    """The versions of a history, newest first, but for those that a restore took back."""
+    return (entry for entry, is_state in _walk(history) if is_state)
+
+
+def _walk(history: Iterable[Mapping[str, Any]]) -> Iterator[tuple[Mapping[str, Any], bool]]:
+    """What leads to the newest version: each commit, and whether its version is a state on the way; else only its rows are kept."""
+    above, kept = None, set[int]()
+    for entry in history:
+        version = int(entry["version"])
+        is_state = above is None or version <= above
+        if is_state or version in kept:
+            yield entry, is_state
+        if is_state and entry.get(MODE) == "restore":
+            restored = json.loads(entry[RESTORED])
+            above = -1 if restored is None else restored
+            kept |= set(json.loads(entry[KEPT]))
+
+
+def files_of(table: DeltaTable) -> set[str]:
+    """Names of the table's files, below its folder, as they lie on disk."""
+    return {unquote(name) for name in pa.table(table.get_add_actions())["path"].to_pylist()}
+
+
+def add_action(name: str, size: int, statistics: Mapping[str, Any], data_change: bool = True) -> AddAction:
+    """What makes a file of that name, below the table's folder, part of a version."""
+    return AddAction(name, size, {}, int(time.time() * 1000), data_change, json.dumps(statistics))
 
 
 def _folder(file: str) -> str:
     return file.rpartition("/")[0]
 
 
-def _keep_log() -> PostCommitHookProperties:
+def keep_log() -> PostCommitHookProperties:
     """What keeps a commit of ours from dropping the log, also of a table that was made without `_KEPT_LOG`."""
     return PostCommitHookProperties(cleanup_expired_logs=False)
 
@@ -571,7 +659,7 @@ def filesystem(options: Mapping[str, str]) -> pafs.FileSystem:
     )
 
 
-def _statistics(metadata: pq.FileMetaData, schema: pa.Schema) -> dict[str, Any]:
+def statistics_of(metadata: pq.FileMetaData, schema: pa.Schema) -> dict[str, Any]:
     """Delta statistics of one file: row count, nulls per column, and the range of times (what `newest` and pruning need)."""
     nulls: dict[str, int] = {}
     low: dict[str, Any] = {}

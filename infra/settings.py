@@ -40,6 +40,9 @@ class Settings(BaseSettings):
     artifact_root: str | None = Field(
         None, description="Where MLflow keeps artifacts: a folder or `s3://bucket/prefix`. Default: `<home>/artifacts`."
     )
+    table_retention_days: float = Field(
+        30, ge=0, description="Days after which `tables vacuum` lets go of a table version that was replaced and that nothing pins."
+    )
     s3_endpoint: str | None = Field(None, description="Endpoint of an S3-compatible store; default: AWS.")
     s3_region: str = Field("us-east-1", description="S3 region.")
     s3_access_key_id: SecretStr | None = Field(None, description="S3 key id; default: the AWS chain of the process.")

@@ -17,6 +17,8 @@ from pydantic import ValidationError
 
 from infra.errors import EngineError, ReleaseError
 from infra.home import Home
+from infra.lake import Lake
+from infra.pins import pin
 from infra.settings import Settings
 from serving.graph import Manifest
 
@@ -94,12 +96,13 @@ class Releases:
         return manifest.version
 
     def point(self, version: str, who: str, why: str) -> int:
-        """Let a stored version answer for its product from now on; the epoch of the move.
+        """Let a stored version answer for its product from now on, and pin the tables its models learned from; the epoch of the move.
 
         Raises:
             ReleaseError: there is no such version in this shop.
         """
         manifest = self.manifest(version)
+        pin(Lake.open(self.settings, self.shop), "graph", version, manifest.tables)
         with self._transaction() as sql:
             move = _pointers.insert().values(
                 shop=self.shop, product=manifest.product, version=version, moved_at=_now(), who=who, why=why

@@ -33,7 +33,7 @@ from infra import clock
 from infra.errors import SettingsError, TableContractError
 from infra.home import Home
 from infra.journal import Journal
-from infra.lake import Commit, Lake, digest_of
+from infra.lake import Commit, Lake, digest_of, reached
 from infra.settings import Settings
 from infra.source import code_digest
 from spark_jobs import (
@@ -124,6 +124,11 @@ class Snapshot:
         """The version that is read; None if the table does not exist."""
         return self._versions[table.path] if table.kind == "raw" else self.lake.version(table.path)
 
+    def lineage(self, table: Table) -> int | None:
+        """The version that first held the rows that are read: what a table built from them names. None if the table does not exist."""
+        version = self.version(table)
+        return None if version is None else self.lake.rows_of(table.path, version)
+
     def frame(self, table: Table) -> DataFrame:
         """Current feature rows; raw rows in their newest version, none from after the shop's now, kept for the next job.
 
@@ -175,7 +180,7 @@ class Standing:
     @classmethod
     def of(cls, lake: Lake, path: str) -> Standing | None:
         """The last build of a table that told all of it; None: there is none."""
-        for entry in lake.history(path) if lake.version(path) is not None else ():
+        for entry in reached(lake.history(path)) if lake.version(path) is not None else ():
             if "basis" in entry:
                 last_day, now = date.fromisoformat(entry["last_day"]), datetime.fromisoformat(entry["now"])
                 return cls(
@@ -292,7 +297,7 @@ def build_table(snapshot: Snapshot, shop: Shop, job: Job, between: Range | None 
     """
     began = time.monotonic()
     lake, horizon, path = snapshot.lake, snapshot.horizon, job.table.path
-    versions = {table.path: snapshot.version(table) for table in job.reads}
+    versions = {table.path: snapshot.lineage(table) for table in job.reads}
     if between and lake.version(path) is None:
         raise TableContractError(
             f"table {path} has no rows outside {between.first} to {between.last} to keep; build it once without --from and --to."

@@ -10,7 +10,10 @@ from typing import Annotated
 
 import typer
 
+from spark_jobs.tables_cli import tables as tables_app
+
 app = typer.Typer()
+app.add_typer(tables_app, name="tables")
 
 _DAY = {"formats": ["%Y-%m-%d"]}
 

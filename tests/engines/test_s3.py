@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,13 @@ from features.quality.models import Trained, model_drift, remember, remembered
 from features.quality.report import Reports
 from features.shop import Shop
 from features.tables import ORDERS, Table
+from infra import upkeep
 from infra.errors import TableConflictError, TableContractError
 from infra.home import Home
 from infra.lake import Attempt, Commit, Lake
+from infra.pins import pin, pins, unpin
 from infra.settings import Settings
+from infra.vacuum import vacuum, waste
 from spark_jobs import point_in_time
 from spark_jobs.session import read_table, write_table
 from tests.engines.conftest import S3
@@ -54,6 +57,26 @@ def test_append_overwrite_time_travel_and_statistics(remote: Lake) -> None:
     assert sorted(remote.read(ORDERS.path, version=1)["order_id"].to_pylist()) == ["a", "b"]
     assert remote.newest([ORDERS.path]) == datetime(2025, 1, 1, 12, 30, 0, 123456, tzinfo=UTC)
     assert remote.tables() == [ORDERS.path]
+
+
+def test_restore_compaction_pins_and_vacuum_as_on_a_local_folder(remote: Lake) -> None:
+    for name in ("a", "b", "bad", "c"):
+        remote.write(ORDERS.path, orders(name), "append", digest=name)
+    pin(remote, "model", "sample.demand-1", {ORDERS.path: 1})
+    upkeep.restore(remote, ORDERS.path, 1, kept=[3], undo="u", since=3)
+    assert remote.read(ORDERS.path)["order_id"].to_pylist() == ["a", "b", "c"]
+    compacted = upkeep.compact(remote, ORDERS.path)
+    assert compacted
+    assert (compacted.version, len(remote.file_uris(ORDERS.path))) == (5, 1)
+    assert remote.read(ORDERS.path)["order_id"].to_pylist() == ["a", "b", "c"]
+    upkeep.restore(remote, ORDERS.path, 1, undo="v", since=5)
+    assert remote.read(ORDERS.path).equals(remote.read(ORDERS.path, 1))
+    vacuum(remote, waste(remote, ORDERS.path, timedelta(0)))
+    assert [remote.read(ORDERS.path, version)["order_id"].to_pylist() for version in (1, 6)] == [["a", "b"], ["a", "b"]]
+    with pytest.raises(TableContractError, match="version 3 cannot be read"):
+        remote.read(ORDERS.path, 3)
+    assert [pin.holder for pin in pins(remote)] == ["model sample.demand-1"]
+    assert unpin(remote, "model", "sample.demand-1")
 
 
 def test_a_second_writer_is_told(remote: Lake) -> None:

@@ -3,15 +3,17 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from infra import upkeep
 from infra.errors import TableContractError
-from infra.journal import Append, Journal
-from infra.lake import Lake
+from infra.journal import Append, Journal, TakeBack
+from infra.lake import Commit, Lake
 
 ONE = pa.schema([pa.field("a", pa.int64())])
 TWO = ONE.append(pa.field("b", pa.string()))
@@ -129,3 +131,38 @@ def test_a_journal_reads_the_history_since_it_was_begun(lake: Lake, monkeypatch:
             journal.commit([prepared(lake, "raw/x", pa.table({"a": [4]}, schema=ONE), "4")])
     assert journal.recover() == []
     assert lake.read("raw/x")["a"].to_pylist() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("done", [0, 1, 2])
+def test_a_killed_take_back_is_finished_once(lake: Lake, monkeypatch: pytest.MonkeyPatch, done: int) -> None:
+    for number, path in enumerate(("raw/x", "raw/y")):
+        for name in ("good", "bad"):
+            lake.write(path, pa.table({"a": [number]}, schema=ONE), "append", digest=name)
+    writes = [TakeBack(path, 0, (), "u", 1) for path in ("raw/x", "raw/y")]
+    left = [done]
+
+    def killed(*args: Any, **more: Any) -> Commit:
+        if not left[0]:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        return upkeep.restore(*args, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("infra.journal.restore", killed)
+        patch.setattr(Journal, "_remove", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            Journal(lake, "ingest").commit(writes)
+    assert len(Journal(lake, "ingest").recover()) == 2 - done
+    assert [(lake.version(path), lake.num_rows(path)) for path in ("raw/x", "raw/y")] == [(2, 1), (2, 1)]
+    assert Journal(lake, "ingest").recover() == []
+
+
+def test_a_take_back_of_what_was_vacuumed_leaves_no_journal(lake: Lake) -> None:
+    for name in ("a", "b"):
+        lake.write("raw/x", pa.table({"a": [1]}, schema=ONE), "overwrite", digest=name, read_version=lake.version("raw/x"))
+    (path,) = lake.file_uris("raw/x", 0)
+    Path(path).unlink()
+    with pytest.raises(TableContractError, match="version 0 cannot be read"):
+        Journal(lake, "ingest").commit([TakeBack("raw/x", 0, (), "u", 1)])
+    assert Journal(lake, "ingest").recover() == []
+    assert lake.version("raw/x") == 1

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from infra.errors import EngineError, ReleaseError
+from infra.lake import Lake
+from infra.pins import pins
 from infra.settings import Settings
 from serving.graph import compose
 from serving.releases import Releases
@@ -33,6 +35,16 @@ def test_the_newest_pointer_holds_and_all_are_kept(settings: Settings) -> None:
 def test_the_same_on_postgres(settings: Settings, postgres: str) -> None:
     configured = Settings.load(home=settings.home, releases_db=f"postgresql+psycopg://shop@{postgres}/postgres")
     check_pointers(Releases(configured, "sample"))
+
+
+def test_a_released_graph_pins_what_its_models_learned_from(settings: Settings) -> None:
+    manifest = compose("sample", "recommend", {"recommender": Registered(1, "ab" * 32, "run", {"features/interactions": 4})})
+    releases = Releases(settings, "sample")
+    releases.store(manifest)
+    assert pins(Lake.open(settings)) == []
+    releases.point(manifest.version, who="me", why="test")
+    (found,) = pins(Lake.open(settings))
+    assert (found.holder, found.tables) == (f"graph {manifest.version}", {"features/interactions": 4})
 
 
 def test_shops_do_not_see_each_other(settings: Settings) -> None:

@@ -30,12 +30,13 @@ _PARAM_CHARS, _TAG_CHARS, _BATCH = 6000, 5000, 100
 
 
 class Run:
-    """A run that is being written; made by `Tracking.run`."""
+    """A run that is being written; made by `Tracking.run`. `tables`: the versions it reads, path -> version."""
 
-    def __init__(self, connect: Callable[[], MlflowClient], run_id: str, experiment: str) -> None:
+    def __init__(self, connect: Callable[[], MlflowClient], run_id: str, experiment: str, tables: Mapping[str, int]) -> None:
         self._connect = connect
         self.id = run_id
         self.experiment = experiment
+        self.tables = tables
         self._waiting: list[Metric] = []
         self._warned = False
 
@@ -89,8 +90,8 @@ class Run:
         self.client.set_tag(self.id, "mlflow.note.content", markdown[:_TAG_CHARS])
         self.text(markdown, "card.md")
 
-    def inputs(self, tables: Mapping[str, int], uris: Mapping[str, str]) -> None:
-        """Name the table versions the run read."""
+    def inputs(self, uris: Mapping[str, str]) -> None:
+        """Name the table versions the run read; `uris`: path -> address of the table."""
         self.client.log_inputs(
             self.id,
             datasets=[
@@ -98,7 +99,7 @@ class Run:
                     Dataset(path, f"v{version}", "delta_table", json.dumps({"path": uris.get(path, path), "version": version})),
                     [InputTag("mlflow.data.context", "training")],
                 )
-                for path, version in tables.items()
+                for path, version in self.tables.items()
             ],
         )
 

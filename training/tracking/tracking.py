@@ -20,6 +20,7 @@ from infra import log
 from infra.errors import EngineError
 from infra.home import Home
 from infra.lake import Lake, digest_of
+from infra.pins import pin, unpin
 from infra.settings import Settings
 from training.tracking import registry
 from training.tracking.registry import Origin, Saved
@@ -81,12 +82,13 @@ class Tracking:
             name: what a reviewer reads in the list of runs.
             role: a model, or a baseline it must beat.
             recipe: the whole configuration.
-            inputs: table versions it reads: path -> version; their digest joins runs over the same data.
+            inputs: table versions it reads: path -> version; their digest joins runs over the same data. No vacuum takes them
+                while it runs, nor those of a model that was registered.
 
         Raises:
             EngineError: MLflow does not answer or refuses what is sent, or the experiment was deleted there.
         """
-        lake = Lake.open(self.settings, self.shop)
+        lake = self._lake
         experiment = f"{self.shop}/{task}"
         with answering():
             made = self.client.create_run(
@@ -104,10 +106,11 @@ class Tracking:
                     **{key: str(value) for key, value in (tags or {}).items()},
                 },
             )
-            run = Run(lambda: self.client, made.info.run_id, experiment)
+            run = Run(lambda: self.client, made.info.run_id, experiment, inputs)
+            pin(lake, "run", run.id, inputs)
             try:
                 run.params(recipe)
-                run.inputs(inputs, {path: lake.uri(path) for path in inputs})
+                run.inputs({path: lake.uri(path) for path in inputs})
                 yield run
             except BaseException:
                 try:
@@ -115,7 +118,10 @@ class Tracking:
                 except (EngineError, MlflowException) as silent:  # must not hide why the run failed
                     log.get(__name__).warning("run could not be marked as failed", run=run.id, error=str(silent)[:200])
                 raise
-            run.finish("FINISHED")
+            else:
+                run.finish("FINISHED")
+            finally:
+                unpin(lake, "run", run.id)
 
     @answering()
     def close_abandoned(self, task: str) -> list[str]:
@@ -130,7 +136,13 @@ class Tracking:
         runs = self.client.search_runs([self._experiment(f"{self.shop}/{task}")], mine)
         for run in runs:
             self.client.set_terminated(run.info.run_id, "KILLED")
+            if not self.client.search_model_versions(f"run_id='{run.info.run_id}'"):  # else killed before the model's own pin
+                unpin(self._lake, "run", run.info.run_id)
         return [str(run.info.run_id) for run in runs]
+
+    @property
+    def _lake(self) -> Lake:
+        return Lake.open(self.settings, self.shop)
 
     @property
     def _here(self) -> str:
@@ -138,13 +150,16 @@ class Tracking:
         return digest_of({"host": platform.node(), "home": str(self.home.path)})[:16]
 
     def register(self, run: Run, task: str, folder: Path, input_spec: dict[str, tuple[tuple[int, ...], str]], card: str) -> int:
-        """Register the model in `folder` as the next version of `<shop>.<task>`; the version number.
+        """Register the model in `folder` as the next version of `<shop>.<task>`, which pins its tables; the version number.
 
         Raises:
             EngineError: MLflow does not answer and cannot be started.
             MlflowException: it refuses, or falls silent meanwhile; `run` makes it an EngineError.
         """
-        return registry.register(self.client, run, f"{self.shop}.{task}", folder, input_spec, card)
+        name = f"{self.shop}.{task}"
+        version = registry.register(self.client, run, name, folder, input_spec, card)
+        pin(self._lake, "model", f"{name}-{version}", run.tables)
+        return version
 
     @answering()
     def fetch(self, task: str, version: str | None = None) -> Saved:

@@ -18,11 +18,13 @@ from safetensors.torch import load_file, save_file
 
 from infra.errors import EngineError, ModelNotFoundError
 from infra.home import Home
+from infra.lake import Lake
+from infra.pins import Pin, pins
 from infra.processes import processes, running, start, stop
 from infra.settings import Settings
 from tests.ports import free_port
 from training.tracking import Run, Tracking
-from training.tracking.registry import fetch
+from training.tracking.registry import fetch, register
 from training.tracking.server import NAME, ensure_server, server_uri
 
 
@@ -84,6 +86,23 @@ def test_what_the_server_refuses_fails_the_run_in_words_that_help(tracking: Trac
     assert tracking.client.get_run(run.id).info.status == "FAILED"
 
 
+def held(tracking: Tracking) -> list[Pin]:
+    return pins(Lake.open(tracking.settings, tracking.shop))
+
+
+def test_a_run_pins_its_tables_and_hands_the_pin_to_the_model_it_registers(tracking: Tracking, folder: Path) -> None:
+    with tracking.run("stock", name="demo", role="model", recipe={}, inputs=INPUTS) as run:
+        assert [dict(pin.tables) for pin in held(tracking) if pin.holder == f"run {run.id}"] == [INPUTS]
+        version = tracking.register(run, "stock", folder, SPEC, "card")
+    assert [dict(pin.tables) for pin in held(tracking) if pin.holder == f"model shop_a.stock-{version}"] == [INPUTS]
+    assert not [pin for pin in held(tracking) if pin.name == run.id]
+    killed = tracking.run("stock", name="demo", role="model", recipe={}, inputs=INPUTS)
+    run = killed.__enter__()
+    register(tracking.client, run, "shop_a.stock", folder, SPEC, "card")  # and the process died before the model's own pin
+    assert tracking.close_abandoned("stock") == [run.id]
+    assert [pin.name for pin in held(tracking) if pin.kind == "run"].count(run.id) == 1
+
+
 def test_what_a_killed_training_left_running_is_closed_and_nothing_else(tracking: Tracking) -> None:
     elsewhere = Settings.load(home=tracking.home.path.with_name("other"), mlflow_uri=server_uri(tracking.home))
     contexts = [
@@ -91,7 +110,9 @@ def test_what_a_killed_training_left_running_is_closed_and_nothing_else(tracking
     ]
     left, own = (context.__enter__() for context in contexts)
     assert tracking.close_abandoned("sentiment") == []
+    assert {pin.holder for pin in held(tracking)} >= {f"run {left.id}"}
     assert tracking.close_abandoned("demand") == [left.id]
+    assert f"run {left.id}" not in {pin.holder for pin in held(tracking)}
     assert tracking.client.get_run(left.id).info.status == "KILLED"
     assert tracking.client.get_run(own.id).info.status == "RUNNING"
     assert tracking.close_abandoned("demand") == []

@@ -1,0 +1,265 @@
+"""A load is undone by one command: tables and online rows as if it had never come, and no reader fails meanwhile."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+import yaml
+from pyspark.sql import SparkSession
+
+from features.online.packing import key_texts
+from features.online.rows import Row
+from features.shop import Shop
+from features.store import FeatureStore
+from features.views import VIEWS, View
+from infra import journal
+from infra.errors import HomeError, TableContractError
+from infra.home import Home
+from infra.lake import Lake
+from infra.pins import pin
+from infra.settings import Settings
+from spark_jobs import build as builder
+from spark_jobs.ingest import ingest
+from spark_jobs.undo import plan, undo
+
+HEADER = "order,line,customer,sku,qty,price,at\n"
+COLUMNS = {
+    "order_id": "order",
+    "order_line_id": "line",
+    "user_id": "customer",
+    "item_id": "sku",
+    "quantity": "qty",
+    "unit_price": "price",
+    "event_timestamp": "at",
+}
+BUILT = ("item_activity", "item_catalog")
+"""Feature tables of each kind that there is, interactions come along: enough for an undo, which knows no table by name."""
+USERS, ITEMS = [f"顧客{n}" for n in range(4)], [f"商品 {n}" for n in range(3)]
+
+
+class TheShop:
+    """A shop of two sources, run in the tests' one Spark."""
+
+    def __init__(self, settings: Settings, spark: SparkSession, folder: Path) -> None:
+        self.settings = settings
+        self.spark = spark
+        self.folder = folder
+        said = {
+            "name": "sample",
+            "currency": "EUR",
+            "time_zone": "Europe/Berlin",
+            "now": "data",
+            "sources": [
+                {"name": "till", "format": "csv", "path": str(folder / "till"), "tables": [{"table": "orders", "columns": COLUMNS}]},
+                {
+                    "name": "catalogue", "format": "csv", "path": str(folder / "goods"),
+                    "tables": [{"table": "items", "columns": {"item_id": "sku", "title": "name", "event_timestamp": "at"}}],
+                },
+            ],
+        }  # fmt: skip
+        for name in ("till", "goods"):
+            (folder / name).mkdir(parents=True)
+        (folder / "goods" / "0.csv").write_text("sku,name,at\n", encoding="utf-8")
+        place = Home(settings).shop("sample")
+        place.mkdir(parents=True)
+        (place / "shop.yaml").write_text(yaml.safe_dump(said, allow_unicode=True), encoding="utf-8")
+        self.shop = Shop.load(Home(settings))
+        self.lake = Lake.open(settings)
+
+    @property
+    def store(self) -> FeatureStore:
+        return FeatureStore(self.settings, self.shop, self.lake)
+
+    def deliver(self, day: int, times: int = 1, item: str | None = None) -> None:
+        """The orders of one day, at their prices times `times`, and one item of the catalogue, as files of the sources."""
+        at = datetime(2025, 11, day, 10, tzinfo=UTC)
+        lines = [
+            f"{day}-{n},1,{user},{ITEMS[(n + day) % 3]},{1 + n % 2},{(n + 2) * times},{(at + timedelta(minutes=n)).isoformat()}\n"
+            for n, user in enumerate(USERS)
+        ]
+        (self.folder / "till" / f"{day} 日.csv").write_text(HEADER + "".join(lines), encoding="utf-8")
+        if item:
+            (self.folder / "goods" / f"{day}.csv").write_text(
+                f"sku,name,at\n{item},Name {day},{at.isoformat()}\n", encoding="utf-8"
+            )
+
+    def load(self) -> None:
+        ingest(self.settings, self.shop, lambda: nullcontext(self.spark))
+
+    def derive(self) -> None:
+        builder.build(self.settings, BUILT)
+        self.store.materialize()
+
+    def tables(self) -> dict[str, pa.Table]:
+        return {path: self.lake.read(path) for path in self.lake.tables()}
+
+    def keys(self) -> dict[View, list[str | None]]:
+        """The keys of every row of the online views' tables."""
+        found = {}
+        for view in VIEWS.values():
+            if view.online and self.lake.version(view.path) is not None:
+                rows = self.lake.read(view.path, columns=list(view.key_names))
+                parts = [[v.isoformat() if isinstance(v, date) else v for v in rows[name].to_pylist()] for name in view.key_names]
+                found[view] = sorted(set(filter(None, key_texts(parts))))
+        return found
+
+    def online(self, keys: dict[View, list[str | None]]) -> dict[tuple[str, str | None], Row | None]:
+        """The online rows of these keys as they stand at one instant."""
+        read = self.store.rows.read(keys)
+        return {(view.name, key): row for view in keys for key, row in zip(keys[view], read[view][1], strict=True)}
+
+
+@pytest.fixture
+def the(settings: Settings, spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TheShop:
+    monkeypatch.setattr(builder, "session", lambda *_: nullcontext(spark))
+    return TheShop(settings, spark, tmp_path / "daten 数据")
+
+
+@contextmanager
+def reading(the: TheShop, keys: dict[View, list[str | None]]) -> Iterator[list[object]]:
+    """Reads online rows and tables over and over from another thread; the different online answers, and the errors, that it saw."""
+    seen: list[object] = []
+    over = threading.Event()
+
+    def read() -> None:
+        while not over.is_set():
+            try:
+                answer: object = the.online(keys)
+                for path in the.lake.tables():
+                    the.lake.read(path)
+            except Exception as error:
+                answer = error
+            if answer not in seen:
+                seen.append(answer)
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        over.set()
+        thread.join()
+
+
+def test_a_day_with_prices_times_100_is_undone_by_one_command(the: TheShop) -> None:
+    the.deliver(1, item=ITEMS[0])
+    the.deliver(2)
+    the.load()
+    the.derive()
+    tables, keys = the.tables(), the.keys()
+    versions = {path: the.lake.version(path) for path in tables}
+    before = the.online(keys)
+    the.deliver(3, times=100, item=ITEMS[1])
+    the.load()
+    the.derive()
+    keys = {view: sorted({*keys[view], *found}) for view, found in the.keys().items()}
+    bad = the.online(keys)
+    before = {key: before.get(key) for key in bad}
+    assert bad != before
+    pin(the.lake, "model", "sample.demand-1", {"features/item_activity": versions["features/item_activity"]})
+    pin(the.lake, "model", "sample.demand-2", {"features/item_activity": the.lake.version("features/item_activity")})
+
+    told = plan(the.lake, ["orders"], 0)
+    assert the.online(keys) == bad
+    with reading(the, keys) as seen:
+        done = undo(the.settings, ["raw/orders"], 0)
+    assert seen in ([bad, before], [before], [bad])
+    assert the.online(keys) == before
+    assert {path: rows.num_rows for path, rows in the.tables().items()} == {path: rows.num_rows for path, rows in tables.items()}
+    assert all(the.lake.read(path).equals(rows) for path, rows in tables.items())
+    assert (told.tables, told.built, told.trained, told.read_again) == (done.tables, (), done.trained, done.read_again)
+    assert [pin.holder for pin in done.trained] == ["model sample.demand-2"]
+    assert sorted(part.rsplit("/", 1)[-1] for _, part in done.read_again) == ["3 日.csv", "3.csv"]
+    assert {"raw/orders", "raw/items", "ingest/files", "features/item_activity"} <= {change.path for change in done.tables}
+    assert all((change.to, change.rows_after) == (versions[change.path], tables[change.path].num_rows) for change in done.tables)
+    assert all(built.skipped for built in builder.build(the.settings, BUILT))
+    assert not undo(the.settings, ["raw/orders"], 0).tables
+
+    the.deliver(3, item=ITEMS[1])
+    the.load()
+    assert the.lake.num_rows("raw/orders") == 12
+    assert max(the.lake.read("raw/orders")["unit_price"].to_pylist()) == 5
+
+
+def test_an_undo_that_was_killed_is_finished_by_the_same_command(the: TheShop, monkeypatch: pytest.MonkeyPatch) -> None:
+    the.deliver(1)
+    the.load()
+    builder.build(the.settings, ["item_catalog"])
+    the.deliver(2)
+    the.load()
+    tables, keys = the.tables(), the.keys()  # a good load that no table was built from
+    the.deliver(3, times=100)
+    the.load()
+    builder.build(the.settings, ["item_catalog"])
+    the.store.materialize()
+    to = the.lake.version("raw/orders") - 1
+    restore, done = journal.restore, []
+
+    def killed(*args: object, **more: object) -> object:
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        done.append(args)
+        return restore(*args, **more)
+
+    monkeypatch.setattr(journal, "restore", killed)
+    with pytest.raises(KeyboardInterrupt):
+        undo(the.settings, ["raw/orders"], to)
+    monkeypatch.setattr(journal, "restore", restore)
+    with monkeypatch.context() as patch:
+        patch.setattr(FeatureStore, "materialize", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            undo(the.settings, ["raw/orders"], to)
+    finished = undo(the.settings, ["raw/orders"], to)
+    assert (finished.tables, finished.built) == ((), ("item_catalog",))
+    assert all(the.lake.read(path).equals(rows) for path, rows in tables.items() if not path.startswith("features/"))
+    assert builder.build(the.settings, ["item_catalog"])[-1].skipped
+    found = the.online(keys)
+    the.store.rows.drop("item_catalog")
+    the.store.materialize()
+    assert found == the.online(keys)
+    assert not undo(the.settings, ["raw/orders"], to).online
+
+
+def test_what_cannot_be_taken_back_is_told(the: TheShop) -> None:
+    for day in (1, 2, 3):
+        the.deliver(day)
+        the.load()
+    undo(the.settings, ["raw/orders"], 1)
+    before = datetime(2001, 1, 1, tzinfo=UTC)
+    for tables, to, words in (
+        (["raw/ordres"], 0, "shop sample has no raw table raw/ordres; there are raw/orders"),
+        (["商品"], 0, "no raw table raw/商品"),
+        (["raw/orders"], 9, "raw/orders has no version 9; it has 0 to 3"),
+        (["raw/orders"], 2, "version 2 of table raw/orders was taken back itself"),
+        (["raw/orders"], before, "had none of these tables at 2001-01-01"),
+        ([], before, "had none of these tables at 2001-01-01"),
+        ([], 1, "name one table, or give a time"),
+    ):
+        with pytest.raises(TableContractError, match=words):
+            undo(the.settings, tables, to)
+    home = Home(the.settings)
+    for name in ("build-sample", "ingest-sample"):
+        with home.lock(name), pytest.raises(HomeError, match=f"`{name}` is already running"):
+            undo(the.settings, ["raw/orders"], 0)
+    assert the.lake.num_rows("raw/orders") == 8
+
+
+def test_all_tables_go_back_to_a_time_and_what_others_added_stays_beside_a_load(the: TheShop) -> None:
+    the.deliver(1)
+    the.load()
+    then = datetime.now(UTC)
+    the.deliver(2, item=ITEMS[2])
+    the.load()
+    (row,) = the.lake.read("raw/items").to_pylist()
+    mine = pa.Table.from_pylist([{**row, "item_id": "mine"}], schema=the.lake.read("raw/items").schema)
+    the.lake.write("raw/items", mine, "append", digest="mine")
+    found = plan(the.lake, ["raw/orders"], 0)
+    assert [(c.path, c.to, c.kept, c.rows_after) for c in found.tables if c.path == "raw/items"] == [("raw/items", None, (1,), 1)]
+    undo(the.settings, [], then)
+    assert {path: the.lake.num_rows(path) for path in the.lake.tables()} == {"ingest/files": 2, "raw/items": 0, "raw/orders": 4}
