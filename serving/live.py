@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from features.online.packing import from_microseconds
 from infra import clock, log
 from infra.lake import Lake
 from serving.batching import Batcher
@@ -33,14 +34,21 @@ class ShopClock:
         self.mode = mode
         self.lake = lake
         self.instant = clock.now(mode, lake)
+        self._posted = datetime.min.replace(tzinfo=UTC)
 
     def now(self) -> datetime:
         """UTC: the machine's time where the clock is `wall`, else the instant of the last `refresh`."""
         return datetime.now(UTC) if self.mode == "wall" else self.instant
 
+    def follow(self, known: int) -> None:
+        """Something became known at that instant (microseconds UTC) that no table holds yet (clock `data`)."""
+        if self.mode == "data":
+            self._posted = max(self._posted, from_microseconds(known) + clock.INSTANT)
+            self.instant = max(self.instant, self._posted)
+
     def refresh(self) -> None:
         """Follow the newest fact (clock `data`)."""
-        self.instant = clock.now(self.mode, self.lake)
+        self.instant = max(self._posted, clock.now(self.mode, self.lake))
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from pydantic.json_schema import models_json_schema
 
 from serving.graph import PRODUCTS, Product
 from serving.problems import CONTENT_TYPE, TITLES
-from serving.schemas import ANSWERS, REQUESTS, ProblemDetails, Readiness
+from serving.schemas import ANSWERS, REQUESTS, TOLD, ProblemDetails, Readiness, ToldAnswer
 
 COMMITTED = Path(__file__).with_name("openapi.json")
 
@@ -40,13 +40,34 @@ _FAILURES = {
     500: "internal",
     503: "no-graph",
 }
+_TOLD_ABOUT: dict[str, tuple[str, dict[str, Any]]] = {
+    "events": (
+        "What people did; counts at once.",
+        {
+            "events": [
+                {
+                    "event_id": "e1",
+                    "user_id": "u0000001",
+                    "item_id": "i000001",
+                    "event_type": "view",
+                    "event_timestamp": "2025-12-01T10:00:00Z",
+                }
+            ]
+        },
+    ),
+    "items": (
+        "What changed about items: new, price, stock, withdrawn; counts at once.",
+        {"items": [{"item_id": "i000001", "price": 19.9, "withdrawn_at": None}]},
+    ),
+}
+_TOLD_FAILURES = {**_FAILURES, 503: "not-kept"}
 
 
 @cache
 def document() -> dict[str, Any]:
     """The OpenAPI document."""
-    models: list[type[BaseModel]] = [*REQUESTS.values(), ProblemDetails]
-    answers: list[type[BaseModel]] = [*ANSWERS.values(), Readiness]
+    models: list[type[BaseModel]] = [*REQUESTS.values(), *TOLD.values(), ProblemDetails]
+    answers: list[type[BaseModel]] = [*ANSWERS.values(), ToldAnswer, Readiness]
     names, definitions = models_json_schema(
         [*((model, "validation") for model in models), *((model, "serialization") for model in answers)],
         ref_template="#/components/schemas/{model}",
@@ -67,6 +88,22 @@ def document() -> dict[str, Any]:
                 "responses": {
                     "200": {"description": answered, "content": {"application/json": {"schema": answer}}},
                     **{str(status): {"description": TITLES[kind][1], "content": problem} for status, kind in _FAILURES.items()},
+                },
+            }
+        }
+    for kind, model in TOLD.items():
+        request, answer = names[model, "validation"], names[ToldAnswer, "serialization"]
+        summary, example = _TOLD_ABOUT[kind]
+        paths[f"/v1/{kind}"] = {
+            "post": {
+                "operationId": kind,
+                "summary": summary,
+                "requestBody": {"required": True, "content": {"application/json": {"schema": request, "example": example}}},
+                "responses": {
+                    "202": {"description": "What became of each row.", "content": {"application/json": {"schema": answer}}},
+                    **{
+                        str(status): {"description": TITLES[kind][1], "content": problem} for status, kind in _TOLD_FAILURES.items()
+                    },
                 },
             }
         }
@@ -114,7 +151,8 @@ def page() -> bytes:
                 example = html.escape(json.dumps(content["example"], ensure_ascii=False))
                 line = f"curl -s http://127.0.0.1:8000{path} -H 'content-type: application/json' -d '{example}'"
                 parts.append(f"<pre>{line}</pre><h3>Request</h3>{_table(content['schema'], schemas)}")
-            answer = operation["responses"]["200"].get("content", {}).get("application/json")
+            good = next(response for status, response in operation["responses"].items() if status.startswith("2"))
+            answer = good.get("content", {}).get("application/json")
             if answer:
                 parts.append(f"<h3>Answer</h3>{_table(answer['schema'], schemas)}")
     parts.append("<h2>Problems</h2><table><tr><th>type</th><th>status</th><th>title</th></tr>")

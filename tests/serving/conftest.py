@@ -16,6 +16,7 @@ import pyarrow as pa
 import pytest
 import torch
 
+from features.fresh.intake import Intake
 from features.shop import Shop
 from features.store import FeatureStore
 from features.tables import FEATURE_TABLES
@@ -24,6 +25,7 @@ from infra.lake import Lake
 from infra.settings import Settings
 from serving.gateway import Gateway
 from serving.graph import Manifest, compose
+from serving.inbox import Inbox
 from serving.live import LiveGraphs, ShopClock
 from serving.loading import Loader
 from serving.metrics import Metrics
@@ -75,7 +77,11 @@ class ServedShop:
         live = self.live()
         live.poll()
         assert live.waiting == {}
-        return Gateway(live, live.metrics, max_body_bytes=100_000)
+        return Gateway(live, self.inbox(live), live.metrics, max_body_bytes=100_000)
+
+    def inbox(self, live: LiveGraphs) -> Inbox:
+        """What takes posted rows, not yet committing them to tables."""
+        return Inbox(Intake(self.settings, self.lake, live.clock.mode, live.clock.now), live.clock, live.metrics)
 
 
 Ask = Callable[..., httpx.Response]
