@@ -80,12 +80,13 @@ class Intake:
             TableContractError: a stored table is not as it is declared.
         """
         rows: dict[str, int] = {}
-        if self.spool.last() <= self.spool.progress().drained:
+        last = self.spool.last()  # what comes meanwhile is for the next drain
+        if last <= self.spool.progress().drained:
             return rows
         with self.home.lock(f"ingest-{self.lake.shop}"):
             progress = self.spool.progress()
             drained, versions = progress.drained, dict(progress.versions)
-            while entries := self.spool.after(drained, _MOST_DRAINED):
+            while drained < last and (entries := self.spool.after(drained, _MOST_DRAINED)):
                 paths = sorted({entry.path for entry in entries})
                 for path in paths:
                     committed = self._committed(path, progress.id, versions.get(path))

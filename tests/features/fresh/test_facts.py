@@ -75,7 +75,12 @@ def test_every_type_of_the_closed_list_is_taken() -> None:
 
 
 def test_a_row_is_kept_as_the_table_will_hold_it() -> None:
-    zoned = {"event_timestamp": "2024-05-01T14:00:00.123456+02:00", "price": 0.30000000000000004, "user_id": " 17850.0 ", "query": ""}
+    zoned = {
+        "event_timestamp": "2024-05-01T14:00:00.123456+02:00",
+        "price": 0.30000000000000004,
+        "user_id": " 17850.0 ",
+        "query": "",
+    }
     (told,) = EVENT_CONTRACT.read([EVENT | zoned], "test", "part", NOW).told
     assert told.row["event_timestamp"] == to_microseconds(NOW + timedelta(microseconds=123456))
     assert told.row["price"] == "0.3000"
@@ -99,7 +104,9 @@ def test_an_item_that_breaks_the_contract_is_told_why(row: dict[str, Any], reaso
 
 
 def test_an_item_gives_a_row_of_facts_and_one_of_stock() -> None:
-    told = ITEM_CONTRACT.read([{"item_id": "i1", "price": None, "on_hand": 0}, {"item_id": "i2", "title": "t"}], "test", "p", NOW).told
+    told = ITEM_CONTRACT.read(
+        [{"item_id": "i1", "price": None, "on_hand": 0}, {"item_id": "i2", "title": "t"}], "test", "p", NOW
+    ).told
     assert [(one.path, one.place, one.row) for one in told] == [
         ("raw/items", 0, {"item_id": "i1", "price": None}),
         ("raw/inventory", 0, {"item_id": "i1", "on_hand": 0}),
