@@ -82,16 +82,21 @@ class LiveGraphs:
         """Set once the pointers have been read and what they name was loaded or could not be."""
         self._retry_at: dict[str, float] = {}
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._follow, name="releases", daemon=True)
+        self._threads = [
+            threading.Thread(target=self._follow, name="releases", daemon=True),
+            threading.Thread(target=self._listen, name="told", daemon=True),
+        ]
 
     def start(self) -> None:
-        """Begin to follow the pointers; to be called once."""
-        self._thread.start()
+        """Begin to follow the pointers and what is told of items; to be called once."""
+        for thread in self._threads:
+            thread.start()
 
     def stop(self) -> None:
-        """Follow the pointers no more; waits up to 10 s for a load under way. What is loaded goes on answering."""
+        """Follow no more; waits up to 10 s for a load under way. What is loaded goes on answering."""
         self._stop.set()
-        self._thread.join(timeout=10)
+        for thread in self._threads:
+            thread.join(timeout=10)
 
     def poll(self) -> None:
         """Look at the pointers once and load what they name anew; what cannot be loaded is left for RETRY_S seconds.
@@ -117,6 +122,16 @@ class LiveGraphs:
             except Exception as error:  # the last good facts of one product go on, those of the others are read
                 log.get(__name__).warning("facts not read", product=product, error=str(error))
 
+    def tell(self) -> None:
+        """Take up what was told of items since the last look.
+
+        Raises:
+            EngineError: the spool cannot be read.
+        """
+        if self.loader.told.poll():
+            for served in self.served.values():
+                served.graph.tell(self.clock.now())
+
     def _load(self, product: str, version: str) -> None:
         self.waiting[product] = f"graph {version} is loading"
         began = time.monotonic()
@@ -136,10 +151,21 @@ class LiveGraphs:
 
         versions = {name: str(pin.version) for name, pin in graph.manifest.pins.items()}
         self.served = {**self.served, product: Served(graph, Batcher(work, product, graph.max_batch), version, versions)}
+        graph.tell(self.clock.now())  # what was told while it was loaded
         self.waiting.pop(product, None)
         self.metrics.loaded.labels(product, version).set_to_current_time()
         took = round(time.monotonic() - began, 2)
         log.get(__name__).info("graph answers", product=product, graph_version=version, seconds=took)
+
+    def _listen(self) -> None:
+        """In a thread of its own: neither a graph that is loading nor a database that is away may hold up a withdrawal."""
+        while not self._stop.is_set():
+            try:
+                self.tell()
+            except Exception as error:  # it is told again
+                log.get(__name__).warning("what is told of items not read", error=str(error))
+                self._stop.wait(RETRY_S)
+            self._stop.wait(POLL_S)
 
     def _follow(self) -> None:
         refreshed = time.monotonic()

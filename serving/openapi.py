@@ -20,6 +20,8 @@ from serving.graph import PRODUCTS, Product
 from serving.problems import CONTENT_TYPE, TITLES
 from serving.schemas import ANSWERS, REQUESTS, TOLD, ProblemDetails, Readiness, ToldAnswer
 
+Schema = Mapping[str, Any]
+
 COMMITTED = Path(__file__).with_name("openapi.json")
 
 _ABOUT: dict[Product, tuple[str, str]] = {
@@ -60,7 +62,6 @@ _TOLD_ABOUT: dict[str, tuple[str, dict[str, Any]]] = {
         {"items": [{"item_id": "i000001", "price": 19.9, "withdrawn_at": None}]},
     ),
 }
-_TOLD_FAILURES = {**_FAILURES, 503: "not-kept"}
 
 
 @cache
@@ -81,30 +82,19 @@ def document() -> dict[str, Any]:
             "post": {
                 "operationId": product,
                 "summary": summary,
-                "requestBody": {
-                    "required": True,
-                    "content": {"application/json": {"schema": request, "example": _EXAMPLES[product]}},
-                },
-                "responses": {
-                    "200": {"description": answered, "content": {"application/json": {"schema": answer}}},
-                    **{str(status): {"description": TITLES[kind][1], "content": problem} for status, kind in _FAILURES.items()},
-                },
+                "requestBody": _body(request, _EXAMPLES[product]),
+                "responses": {"200": _content(answered, answer), **_problems(_FAILURES, problem)},
             }
         }
     for kind, model in TOLD.items():
-        request, answer = names[model, "validation"], names[ToldAnswer, "serialization"]
         summary, example = _TOLD_ABOUT[kind]
+        answer = _content("What became of each row; all that was accepted is on the disk.", names[ToldAnswer, "serialization"])
         paths[f"/v1/{kind}"] = {
             "post": {
                 "operationId": kind,
                 "summary": summary,
-                "requestBody": {"required": True, "content": {"application/json": {"schema": request, "example": example}}},
-                "responses": {
-                    "202": {"description": "What became of each row.", "content": {"application/json": {"schema": answer}}},
-                    **{
-                        str(status): {"description": TITLES[kind][1], "content": problem} for status, kind in _TOLD_FAILURES.items()
-                    },
-                },
+                "requestBody": _body(names[model, "validation"], example),
+                "responses": {"202": answer, **_problems({**_FAILURES, 503: "not-kept"}, problem)},
             }
         }
     ready = {"application/json": {"schema": names[Readiness, "serialization"]}}
@@ -170,6 +160,18 @@ def page() -> bytes:
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>shopgraph API</title><style>{style}</style>{body}</table>'
         '<p>The same for machines: <a href="/openapi.json">/openapi.json</a></p></html>'
     ).encode()
+
+
+def _body(schema: Schema, example: Schema) -> dict[str, Any]:
+    return {"required": True, "content": {"application/json": {"schema": schema, "example": example}}}
+
+
+def _content(told: str, schema: Schema) -> dict[str, Any]:
+    return {"description": told, "content": {"application/json": {"schema": schema}}}
+
+
+def _problems(kinds: Mapping[int, str], content: Schema) -> dict[str, Any]:
+    return {str(status): {"description": TITLES[kind][1], "content": content} for status, kind in kinds.items()}
 
 
 def _page(summary: str, responses: Mapping[str, Any]) -> dict[str, Any]:

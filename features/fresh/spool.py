@@ -12,7 +12,7 @@ import os
 import sqlite3
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -40,6 +40,7 @@ _INSERT = "INSERT INTO entries (path, key, instant, digest, row, received, writt
 _VERSIONS = "SELECT digest, received FROM entries WHERE path = ? AND key = ? AND instant = ?"
 _LATEST = "SELECT instant, row FROM entries WHERE path = ? AND key = ? ORDER BY instant DESC, received DESC, number DESC LIMIT 1"
 _AFTER = "SELECT number, path, key, instant, row, received FROM entries WHERE number > ? ORDER BY number LIMIT ?"
+_OF = "SELECT number, path, key, instant, row, received FROM entries WHERE path = ? AND number > ? ORDER BY number"
 _PRUNE = """
 DELETE FROM entries WHERE written < ? AND number <= min(?, (SELECT drained FROM state))
 AND (path <> ? OR number NOT IN (SELECT max(number) FROM entries WHERE path = ? GROUP BY key))
@@ -119,10 +120,12 @@ class Spool:
     def after(self, number: int, limit: int) -> list[Entry]:
         """At most `limit` entries that were accepted after the one of that number, in order."""
         with self._answering():
-            found = self._connect().execute(_AFTER, (number, limit)).fetchall()
-        return [
-            Entry(number, path, key, instant, orjson.loads(row), received) for number, path, key, instant, row, received in found
-        ]
+            return _entries(self._connect().execute(_AFTER, (number, limit)))
+
+    def of(self, path: str, number: int) -> list[Entry]:
+        """The entries for one table that were accepted after the one of that number, in order."""
+        with self._answering():
+            return _entries(self._connect().execute(_OF, (path, number)))
 
     def last(self) -> int:
         """Number of the newest entry there ever was; 0 where there was none."""
@@ -264,6 +267,10 @@ class Spool:
             raise FeatureError(f"spool {self.path} has format {found}, this version reads {FORMAT}; run `shopgraph upgrade`.")
         self._local.held = (os.getpid(), connection)
         return connection
+
+
+def _entries(found: Iterable[tuple[int, str, str, int, str, int]]) -> list[Entry]:
+    return [Entry(number, path, key, instant, orjson.loads(row), received) for number, path, key, instant, row, received in found]
 
 
 def _last(connection: sqlite3.Connection) -> int:
