@@ -216,7 +216,7 @@ def drain(context: typer.Context, as_json: AsJson = False) -> None:
     from features.fresh.intake import Intake
 
     store = _store(context.obj)
-    rows = Intake(store.settings, store.lake, store.settings.now or store.shop.now, store.now).drain()
+    rows = Intake(store.settings, store.shop, store.lake, store.rows, store.settings.now or store.shop.now, store.now).drain()
     if as_json:
         typer.echo(json.dumps({"rows": rows}))
     else:

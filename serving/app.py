@@ -20,6 +20,7 @@ MAX_ONGOING_REQUESTS = 1024
 def gateway(metrics_folder: str) -> Any:
     """The ASGI application of this replica, from the replica's own settings."""
     from features.fresh.intake import Intake
+    from features.online.rows import open_rows
     from serving.gateway import Gateway
     from serving.inbox import Inbox
     from serving.live import LiveGraphs, ShopClock
@@ -34,7 +35,9 @@ def gateway(metrics_folder: str) -> Any:
     metrics = Metrics(Path(metrics_folder))
     shop_clock = ShopClock(settings.now or shop.now, lake)
     live = LiveGraphs(Releases(settings, shop.name), Loader(settings, shop, lake), shop_clock, metrics)
-    inbox = Inbox(Intake(settings, lake, shop_clock.mode, shop_clock.now), shop_clock, metrics)
+    inbox = Inbox(
+        Intake(settings, shop, lake, open_rows(settings, shop.name), shop_clock.mode, shop_clock.now), shop_clock, metrics
+    )
     return Gateway(live, inbox, metrics, settings.http_max_body_bytes, echoes_request_id=False)
 
 

@@ -54,10 +54,10 @@ class Inbox:
         self._thread.join(timeout=10)
 
     async def take(self, kind: Kind, rows: list[Any], request_id: str) -> dict[str, Any]:
-        """Keep the rows of one request; what the answer says. It is on the disk then.
+        """Keep the rows of one request; what the answer says. It is on the disk and in the online rows then.
 
         Raises:
-            Problem: too many requests wait, or the disk does not take it; nothing was kept.
+            Problem: too many requests wait, or the disk or the online store does not take it.
         """
         delivery = _CONTRACTS[kind].read(rows, "http", request_id, self.intake.present)
         receipt = await self._keep(delivery)
@@ -84,7 +84,8 @@ class Inbox:
             raise Problem("overloaded", "nothing was kept; send it again in a second.", headers=retry) from None
         except EngineError as error:
             log.get(__name__).error("nothing can be kept", error=str(error))
-            raise Problem("not-kept", "nothing was kept; send it again, and report it if it stays.", headers=retry) from None
+            detail = "send it again, and report it if it stays; what is on the disk already counts once."
+            raise Problem("not-kept", detail, headers=retry) from None
 
     def drain(self) -> None:
         """Commit what waits to the tables, unless another replica or an ingest is at it."""
@@ -100,13 +101,16 @@ class Inbox:
     def _drain_on(self) -> None:
         settings = self.intake.settings
         pruned = 0.0
-        is_last = False
-        while not is_last:
-            is_last = self._stop.wait(settings.drain_s)
+        while True:
+            is_last = self._stop.is_set()
             try:
+                self.intake.catch_up()
                 self.drain()
                 if time.monotonic() - pruned > _PRUNE_S:
                     pruned = time.monotonic()
                     self.intake.prune(time.time() - settings.spool_days * _DAY_S)
             except Exception as error:  # it stays in the spool and is tried again
                 log.get(__name__).warning("spool not drained", error=str(error))
+            if is_last:
+                return
+            self._stop.wait(settings.drain_s)

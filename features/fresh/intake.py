@@ -14,9 +14,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from features.columns import CREATED_TIMESTAMP, EVENT_TIMESTAMP, ITEM_ID
+from features.fresh.applied import Applied
 from features.fresh.facts import Delivery, Row
 from features.fresh.spool import Entry, Known, Receipt, Spool
 from features.online.packing import to_microseconds
+from features.online.rows import Rows
+from features.shop import Shop
 from features.tables import ARROW_TYPES, ITEMS, QUARANTINE_SCHEMA, RAW_TABLES
 from infra.home import Home
 from infra.lake import Lake, digest_of
@@ -32,17 +35,20 @@ class Intake:
     """What one shop is told.
 
     Args:
+        shop: whose local days count.
+        rows: the online store.
         mode: the shop's clock, as `infra.clock` names it.
         now: the present instant of that clock.
     """
 
-    def __init__(self, settings: Settings, lake: Lake, mode: str, now: Callable[[], datetime]) -> None:
+    def __init__(self, settings: Settings, shop: Shop, lake: Lake, rows: Rows, mode: str, now: Callable[[], datetime]) -> None:
         self.settings = settings
         self.home = Home(settings)
         self.lake = lake
         self.mode = mode
         self.now = now
         self.spool = Spool(self.home.spool / f"{lake.shop}.db")
+        self.applied = Applied(self.spool, rows, lake, shop.zone)
 
     @property
     def present(self) -> datetime:
@@ -50,10 +56,11 @@ class Intake:
         return datetime.now(UTC) if self.mode == "data" else self.now()
 
     def take(self, deliveries: Sequence[Delivery]) -> list[Receipt]:
-        """Keep what is told; once this returns it is on the disk.
+        """Keep what is told; once this returns it is on the disk and in the online rows.
 
         Raises:
-            EngineError: the spool cannot be written; nothing was kept.
+            EngineError: the spool cannot be written: nothing was kept. Or the online store cannot: all was kept; told again, it is
+                a duplicate and gets into the rows.
         """
         now = to_microseconds(self.now())
 
@@ -61,11 +68,17 @@ class Intake:
             return max(now, event) if self.mode == "data" and event is not None else now
 
         patched = sorted({told.key for delivery in deliveries for told in delivery.told if told.is_patch})
-        return self.spool.append(deliveries, known_at, time.time(), self._items(patched))
+        receipts = self.spool.append(deliveries, known_at, time.time(), self._items(patched))
+        self.applied.apply(receipts[0].last)
+        return receipts
+
+    def catch_up(self) -> None:
+        """Put into the online rows what was kept by somebody who died before it got there (EngineError as in `take`)."""
+        self.applied.apply(self.spool.last())
 
     def prune(self, before: float) -> int:
         """Forget what was written before this time (seconds since 1970) and is where it belongs; how many rows."""
-        return self.spool.prune(before, self.spool.last())
+        return self.spool.prune(before, self.applied.number())
 
     def drain(self) -> dict[str, int]:
         """Commit what waits in the spool to the tables, each entry exactly once, whatever was killed before.

@@ -12,7 +12,7 @@ import os
 import sqlite3
 import threading
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -41,6 +41,10 @@ _VERSIONS = "SELECT digest, received FROM entries WHERE path = ? AND key = ? AND
 _LATEST = "SELECT instant, row FROM entries WHERE path = ? AND key = ? ORDER BY instant DESC, received DESC, number DESC LIMIT 1"
 _AFTER = "SELECT number, path, key, instant, row, received FROM entries WHERE number > ? ORDER BY number LIMIT ?"
 _OF = "SELECT number, path, key, instant, row, received FROM entries WHERE path = ? AND number > ? ORDER BY number"
+_OF_KEYS = """
+SELECT number, path, key, instant, row, received FROM entries
+WHERE path = ? AND key IN (SELECT value FROM json_each(?)) AND number <= ? ORDER BY number
+"""
 _PRUNE = """
 DELETE FROM entries WHERE written < ? AND number <= min(?, (SELECT drained FROM state))
 AND (path <> ? OR number NOT IN (SELECT max(number) FROM entries WHERE path = ? GROUP BY key))
@@ -126,6 +130,12 @@ class Spool:
         """The entries for one table that were accepted after the one of that number, in order."""
         with self._answering():
             return _entries(self._connect().execute(_OF, (path, number)))
+
+    def versions(self, path: str, keys: Collection[str], to: int) -> list[Entry]:
+        """All that was told of these keys up to the entry of that number, in order."""
+        asked = orjson.dumps(list(keys)).decode()
+        with self._answering():
+            return _entries(self._connect().execute(_OF_KEYS, (path, asked, to)))
 
     def last(self) -> int:
         """Number of the newest entry there ever was; 0 where there was none."""

@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from features.fresh.intake import Intake
+from features.online.rows import open_rows
 from features.shop import Shop
 from features.store import FeatureStore
 from features.tables import FEATURE_TABLES
@@ -81,7 +82,9 @@ class ServedShop:
 
     def inbox(self, live: LiveGraphs) -> Inbox:
         """What takes posted rows, not yet committing them to tables."""
-        return Inbox(Intake(self.settings, self.lake, live.clock.mode, live.clock.now), live.clock, live.metrics)
+        rows = open_rows(self.settings, self.shop.name)
+        intake = Intake(self.settings, self.shop, self.lake, rows, live.clock.mode, live.clock.now)
+        return Inbox(intake, live.clock, live.metrics)
 
 
 Ask = Callable[..., httpx.Response]

@@ -18,6 +18,8 @@ from features.fresh.facts import EVENT_CONTRACT, ITEM_CONTRACT
 from features.fresh.intake import Intake
 from features.fresh.spool import Receipt
 from features.online.packing import to_microseconds
+from features.online.rows import open_rows
+from features.shop import Shop
 from features.tables import EVENTS, ITEMS
 from infra.errors import EngineError, HomeError
 from infra.home import Home
@@ -25,6 +27,7 @@ from infra.lake import Lake
 from infra.settings import Settings
 
 NOW = datetime(2024, 5, 1, 12, tzinfo=UTC)
+SHOP = Shop(name="sample", currency="EUR", time_zone="Europe/Berlin")
 SECOND = timedelta(seconds=1)
 
 
@@ -45,7 +48,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def intake(settings: Settings, lake: Lake, clock: Clock) -> Intake:
-    return Intake(settings, lake, "wall", clock)
+    return Intake(settings, SHOP, lake, open_rows(settings, "sample"), "wall", clock)
 
 
 def event(number: int = 1, **more: Any) -> dict[str, Any]:
@@ -192,7 +195,7 @@ def test_what_is_said_of_an_item_comes_in_order_and_once_per_instant(intake: Int
 
 
 def test_on_a_data_clock_a_row_is_known_when_it_is_true(settings: Settings, lake: Lake) -> None:
-    intake = Intake(settings, lake, "data", lambda: NOW)
+    intake = Intake(settings, SHOP, lake, open_rows(settings, "sample"), "data", lambda: NOW)
     receipt = post(intake, event(1, event_timestamp="2025-01-01T00:00:00Z"), event(2))
     assert counts(receipt) == (2, 0, 0, 0)  # ahead of the shop's newest fact, but not of the machine's clock
     assert receipt.known == to_microseconds(datetime(2025, 1, 1, tzinfo=UTC))
@@ -232,7 +235,7 @@ def test_takers_that_are_sent_the_same_at_once_keep_and_commit_it_once(settings:
     barrier = threading.Barrier(3)
 
     def take_all(_: int) -> int:
-        intake = Intake(settings, lake, "wall", lambda: NOW)
+        intake = Intake(settings, SHOP, lake, open_rows(settings, "sample"), "wall", lambda: NOW)
         barrier.wait()
         accepted = 0
         for start in range(0, 600, 20):
@@ -244,5 +247,5 @@ def test_takers_that_are_sent_the_same_at_once_keep_and_commit_it_once(settings:
 
     with ThreadPoolExecutor(3) as threads:
         assert sum(threads.map(take_all, range(3))) == 600
-    Intake(settings, lake, "wall", lambda: NOW).drain()
+    Intake(settings, SHOP, lake, open_rows(settings, "sample"), "wall", lambda: NOW).drain()
     assert sorted(lake.read(EVENTS.path)["event_id"].to_pylist()) == sorted(f"e{number}" for number in range(600))
