@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import uuid4
 
 import pyarrow as pa
 import pytest
@@ -32,7 +33,7 @@ def rows(request: pytest.FixtureRequest, settings: Settings) -> Iterator[Rows]:
     if request.param == "redis":
         from features.online.redis import RedisRows
 
-        yield RedisRows(request.getfixturevalue("redis_url"), f"s{id(settings)}")
+        yield RedisRows(request.getfixturevalue("redis_url"), f"s{uuid4().hex}")
         return
     yield open_rows(settings, "sample")
 
