@@ -13,13 +13,17 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from features.columns import HISTORY_STEPS
 from features.fresh.facts import MAX_ROWS
+from features.shop import Shop
+from features.store import FeatureStore
 from features.tables import EVENTS, INVENTORY, ITEMS
 from infra.errors import EngineError
 from infra.home import Home
@@ -30,6 +34,7 @@ from tests.ports import free_port, wait_until_open
 from tests.serving.conftest import NOW, ServedShop, ask
 
 EVENT = {"event_id": "e1", "user_id": "u1", "item_id": "i1", "event_type": "view", "event_timestamp": "2024-05-01T12:00:00Z"}
+SHOP = Shop(name="sample", currency="EUR", time_zone="Europe/Berlin")
 ROOT = Path(__file__).parents[2]
 
 
@@ -201,15 +206,21 @@ def gateways(settings: Settings) -> Iterator[Gateways]:
         yield made
 
 
-LOT = 50
+LOT, USERS = 50, 10
+
+
+def event(number: int) -> dict[str, Any]:
+    """Each of another instant and item, of ten users in turn."""
+    at = NOW + timedelta(seconds=number)
+    more = {"user_id": f"u{number % USERS}", "item_id": f"i{number}", "event_timestamp": at.isoformat()}
+    return EVENT | {"event_id": f"e{number}", **more}
 
 
 def send_all(ports: list[int], number: int, turn: int, on_sent: Callable[[], None]) -> None:
     """A client that sends events in lots, each again until a gateway answered with 202; it begins with gateway `turn`."""
     with httpx.Client(timeout=30) as http:
         for start in range(0, number, LOT):
-            ids = [f"e{one}" for one in range(start, start + LOT)]
-            body = {"events": [EVENT | {"event_id": one} for one in ids]}
+            body = {"events": [event(one) for one in range(start, start + LOT)]}
             while True:
                 with suppress(httpx.HTTPError):
                     answer = http.post(f"http://127.0.0.1:{ports[turn % len(ports)]}/v1/events", json=body)
@@ -217,12 +228,15 @@ def send_all(ports: list[int], number: int, turn: int, on_sent: Callable[[], Non
                         break
                 turn += 1
                 time.sleep(0.05)
-            assert answer.json()["accepted"] + answer.json()["duplicates"] == len(ids)
+            assert answer.json()["accepted"] + answer.json()["duplicates"] == LOT
             on_sent()
 
 
 def twice_with_a_kill(gateways: Gateways, lake: Lake, number: int) -> None:
-    """Two clients send the same events to two gateways, one of which is killed in the middle and comes back."""
+    """Two clients send the same events to two gateways, one of which is killed in the middle and comes back.
+
+    Each event is in the table exactly once and in its user's history exactly once.
+    """
     ports = [free_port(), free_port()]
     gateways.start(*ports)
     lots, half = [0], threading.Event()
@@ -246,6 +260,10 @@ def twice_with_a_kill(gateways: Gateways, lake: Lake, number: int) -> None:
         assert time.monotonic() < deadline
         time.sleep(0.1)
     gateways.stop()
+    users = [f"u{user}" for user in range(USERS)]
+    found = FeatureStore(gateways.settings, SHOP, lake).online_rows("recommender", {"user_id": users})
+    for user, items in enumerate(found["item_ids"]):
+        assert items == [f"i{one}" for one in range(user, number, USERS)][-HISTORY_STEPS:]
     ids = lake.read(EVENTS.path)["event_id"].to_pylist()
     assert Counter(ids) == {f"e{one}": 1 for one in range(number)}
 
