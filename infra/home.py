@@ -5,6 +5,7 @@
 <home>/lake/<shop>/      Delta tables, raw/ and features/
 <home>/sql/              SQLite files: mlflow.db, registry.db (Feast), releases.db
 <home>/spool/            what a running shop told, one file per shop, until it is in the tables and some days longer
+<home>/streams/          how far each streamed source was read
 <home>/online/           embedded online store
 <home>/artifacts/        MLflow artifacts
 <home>/run/              pids, sockets, tokens, locks

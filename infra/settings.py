@@ -77,6 +77,12 @@ class Settings(BaseSettings):
         7.0, ge=1, description="Days for which an event that was posted is known, so that it counts once when it is posted again."
     )
 
+    kafka: str | None = Field(
+        None,
+        pattern=r"^[^/]+:\d+/[^/]+$",
+        description="Where `shopgraph stream` reads events: `host:port/topic`. Never run here: it needs a jar that pip's Spark lacks.",
+    )
+
     pseudonym_key: SecretStr | None = Field(
         None, description="Key of the hash that stands for a user outside the lake; default: one made under the home."
     )
