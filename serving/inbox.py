@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from features.fresh.facts import EVENT_CONTRACT, ITEM_CONTRACT, Contract, Delivery
@@ -40,7 +41,7 @@ class Inbox:
         self.intake = intake
         self.clock = clock
         self.metrics = metrics
-        self._batcher = Batcher(intake.take, "intake", _MAX_BATCH, _MAX_WAITING)
+        self._batcher = Batcher(self._take, "intake", _MAX_BATCH, _MAX_WAITING)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._drain_on, name="drain", daemon=True)
 
@@ -79,13 +80,21 @@ class Inbox:
     async def _keep(self, delivery: Delivery) -> Receipt:
         retry = {"retry-after": "1"}
         try:
-            return await self._batcher.submit(delivery)
+            receipt = await self._batcher.submit(delivery)
         except QueueFullError:
             raise Problem("overloaded", "nothing was kept; send it again in a second.", headers=retry) from None
+        if receipt is None:
+            detail = "send it again, and report it if it stays; what is on the disk already counts once."
+            raise Problem("not-kept", detail, headers=retry)
+        return receipt
+
+    def _take(self, deliveries: Sequence[Delivery]) -> Sequence[Receipt | None]:
+        """Receipts; None for all where the disk or the online store takes nothing: to try each alone would only take as long again."""
+        try:
+            return self.intake.take(deliveries)
         except EngineError as error:
             log.get(__name__).error("nothing can be kept", error=str(error))
-            detail = "send it again, and report it if it stays; what is on the disk already counts once."
-            raise Problem("not-kept", detail, headers=retry) from None
+            return [None] * len(deliveries)
 
     def drain(self) -> None:
         """Commit what waits to the tables, unless another replica or an ingest is at it."""

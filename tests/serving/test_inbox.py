@@ -125,6 +125,21 @@ def test_a_disk_that_takes_nothing_is_told_and_nothing_was_kept(gateway: Gateway
     assert ask(gateway, "/v1/events", {"events": [EVENT]}).json()["accepted"] == 1
 
 
+def test_an_online_store_that_is_away_is_told_and_the_event_counts_once_it_is_back(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: Any) -> None:
+        raise EngineError("Redis does not answer")
+
+    intake = gateway.inbox.intake
+    with monkeypatch.context() as patch:
+        patch.setattr(intake.applied.rows, "update", away)
+        assert ask(gateway, "/v1/events", {"events": [EVENT]}).status_code == 503
+    assert intake.applied.number() < intake.spool.last()
+    assert ask(gateway, "/v1/events", {"events": [EVENT]}).json()["duplicates"] == 1
+    assert intake.applied.number() == intake.spool.last()
+
+
 def test_requests_that_wait_share_a_flush_and_too_many_are_refused(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
     spool, batches = gateway.inbox.intake.spool, list[int]()
     append = spool.append
