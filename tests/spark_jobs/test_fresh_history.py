@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -54,10 +55,10 @@ def events_of(rng: random.Random, case: int) -> list[dict[str, Any]]:
     return events
 
 
-def tell(intake: Intake, rng: random.Random, events: list[dict[str, Any]]) -> None:
-    """All events in any order, in lots of any size, some of them twice; some are first told otherwise and corrected."""
+def tell(intake: Intake, rng: random.Random, events: list[dict[str, Any]], again: Sequence[dict[str, Any]] = ()) -> None:
+    """All events in any order, in lots of any size, some twice, some first told otherwise and corrected; others once more."""
     wrong = [event | {"item_id": "wrong"} for event in rng.sample(events, len(events) // 10)]
-    turns = [*wrong, *events, *rng.sample(events, len(events) // 5)]
+    turns = [*wrong, *events, *rng.sample(events, len(events) // 5), *again]
     rng.shuffle(turns)
     for event in wrong:  # the wrong one first: a later content is a correction
         before, after = turns.index(event), next(i for i, one in enumerate(turns) if one["event_id"] == event["event_id"])
@@ -105,7 +106,7 @@ def test_fresh_and_built_agree(spark: SparkSession, settings: Settings, lake: La
         put(HISTORY, pack_rows(HISTORY, table))
     assert fresh() == of(table)
     now[0] = datetime(2024, 11, 6, 12, tzinfo=UTC)
-    tell(intake, rng, late + rng.sample(early, 50))
+    tell(intake, rng, late, again=rng.sample(early, 50))
     intake.drain()
     final = built(spark, lake, date(2024, 11, 5))
     assert fresh() == of(final)
