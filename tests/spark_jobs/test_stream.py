@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import random
+from collections import Counter
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -16,9 +18,11 @@ from features.shop import Shop
 from features.store import FeatureStore
 from features.tables import EVENTS
 from infra.errors import EngineError, SettingsError
+from infra.home import Home
 from infra.lake import Lake
 from infra.settings import Settings
 from spark_jobs.stream import stream
+from tests.installation import installation
 
 SHOP = Shop(name="sample", currency="EUR", time_zone="Europe/Berlin")
 
@@ -76,3 +80,19 @@ def test_a_source_that_is_not_there_is_named(spark: SparkSession, settings: Sett
         stream(settings, SHOP, start, None)
     with pytest.raises(EngineError, match="kafka"):
         stream(settings.model_copy(update={"kafka": "127.0.0.1:1/events"}), SHOP, start, None)
+
+
+@pytest.mark.soak
+def test_a_stream_killed_at_ten_random_moments_takes_each_event_once(tmp_path: Path) -> None:
+    made = installation(tmp_path / "home")
+    shop = Home(made.settings).create().shop("sample")
+    shop.mkdir()
+    (shop / "shop.yaml").write_text("name: sample\ncurrency: EUR\ntime_zone: Europe/Berlin\n")
+    rng, folder, number = random.Random(7), tmp_path / "arrivals", 0
+    for turn in range(10):
+        put(folder, f"{turn}.jsonl", *(event(one, user_id=f"u{one % 50}") for one in range(number, number + 5_000)))
+        number += 5_000
+        made.killed(rng.uniform(4, 14), "stream", str(folder))
+    made.shopgraph("stream", str(folder))
+    made.shopgraph("drain")
+    assert Counter(made.lake.read(EVENTS.path)["event_id"].to_pylist()) == {f"e{one}": 1 for one in range(number)}
