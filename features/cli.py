@@ -243,6 +243,24 @@ def quality(
         raise typer.Exit(1)
 
 
+@app.command()
+def drain(context: typer.Context, as_json: AsJson = False) -> None:
+    """Commit to the raw tables what was posted and is not there yet.
+
+    A running gateway does so every few seconds by itself; this is for what was left when it was killed.
+
+    shopgraph drain
+    """
+    from features.fresh.intake import Intake
+
+    store = _store(context.obj)
+    rows = Intake(store.settings, store.shop, store.lake, store.rows, store.settings.now or store.shop.now, store.now).drain()
+    if as_json:
+        typer.echo(json.dumps({"rows": rows}))
+    else:
+        typer.echo("\n".join(f"{path:24}{count:>12,} rows" for path, count in rows.items()) or "nothing waits.")
+
+
 def _store(settings: Settings) -> FeatureStore:
     from features.shop import Shop
     from features.store import FeatureStore

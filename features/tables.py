@@ -465,6 +465,18 @@ RAW_TABLES: dict[str, Table] = {
         TICKETS, CALENDAR, RATES,
     )
 }  # fmt: skip
+QUARANTINE_SCHEMA = pa.schema(
+    [
+        pa.field("reason", pa.string(), nullable=False),
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("part", pa.string(), nullable=False),
+        pa.field("row", pa.int64()),
+        pa.field("source_row", pa.string(), nullable=False),
+        pa.field("ingest", pa.string(), nullable=False),
+    ]
+)
+"""Of the tables `quarantine/<raw table>`: why, from where, the source's own row as JSON, and the digest of the ingest or drain."""
+
 FEATURE_TABLES: dict[str, Table] = {
     t.name: t
     for t in (

@@ -42,7 +42,7 @@ def examine(settings: Settings) -> list[Finding]:
     """Look at everything; never raises for what it finds."""
     home = Home(settings)
     checks: tuple[Callable[[Home], Iterator[Finding]], ...] = (
-        _python, _packages, _java, _memory, _home, _secrets, _ports, _listeners, _telemetry, _engines, _platform,
+        _python, _packages, _java, _memory, _home, _secrets, _ports, _listeners, _telemetry, _engines, _kafka, _platform,
     )  # fmt: skip
     return [finding for check in checks for finding in check(home)]
 
@@ -219,6 +219,15 @@ def _engines(home: Home) -> Iterator[Finding]:
         answers = _answers(parts.hostname, port)
         told = "answers" if answers else f"does not answer; start it or change SHOPGRAPH_{name.upper()}"
         yield Finding(f"{name} at {parts.hostname}:{port}", "ok" if answers else "fail", told)
+
+
+def _kafka(home: Home) -> Iterator[Finding]:
+    if home.settings.kafka is not None:
+        told = (
+            "the Kafka source of `shopgraph stream` is written and untested: put spark-sql-kafka-0-10 of your Spark's version, and what "
+            "it needs, among Spark's jars; files in a folder need nothing"
+        )
+        yield Finding(f"kafka at {home.settings.kafka}", "note", told)
 
 
 def _answers(host: str, port: int) -> bool:

@@ -4,6 +4,8 @@
 <home>/shops/<shop>/     the shop's project folder: shop.yaml, features/, recipes/, rules/, readers/
 <home>/lake/<shop>/      Delta tables, raw/ and features/
 <home>/sql/              SQLite files: mlflow.db, registry.db (Feast), releases.db
+<home>/spool/            what a running shop told, one file per shop, until it is in the tables and some days longer
+<home>/streams/          how far each streamed source was read
 <home>/online/           embedded online store
 <home>/artifacts/        MLflow artifacts
 <home>/run/              pids, sockets, tokens, locks
@@ -19,6 +21,7 @@ import hmac
 import os
 import re
 import secrets
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -27,6 +30,9 @@ from infra.errors import HomeError, SettingsError
 from infra.settings import Settings
 
 FORMAT = 1
+
+_MOMENT_S = 2.0
+"""How long a lock is waited for: the drain of a running gateway holds that of the raw tables for a moment every few seconds."""
 
 
 class Home:
@@ -53,6 +59,11 @@ class Home:
     def online(self) -> Path:
         """Folder of the embedded online stores, one file per shop."""
         return self.path / "online"
+
+    @property
+    def spool(self) -> Path:
+        """Folder of the spools, one file per shop."""
+        return self.path / "spool"
 
     def model_folder(self, name: str, version: int, digest: str) -> Path:
         """Where this machine keeps the files of a registered model version; the digest is part of the name."""
@@ -90,7 +101,7 @@ class Home:
         """
         marker = self.path / "format"
         try:
-            for folder in (self.shops, self.sql, self.online, self.run, self.logs):
+            for folder in (self.shops, self.sql, self.spool, self.online, self.run, self.logs):
                 folder.mkdir(parents=True, exist_ok=True)
             self.run.chmod(0o700)
             if not marker.exists():
@@ -146,21 +157,27 @@ class Home:
 
     @contextmanager
     def lock(self, name: str) -> Iterator[None]:
-        """Hold a named lock between processes of this home; it dies with its holder.
+        """Hold a named lock between processes of this home; it dies with its holder. One that is held for a moment is waited for.
 
         Raises:
             HomeError: another process holds it.
         """
         self.run.mkdir(parents=True, exist_ok=True)
+        deadline = time.monotonic() + _MOMENT_S
         with (self.run / f"{name}.lock").open("a+") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                file.seek(0)
-                holder = file.read().strip() or "unknown"
-                raise HomeError(
-                    f"`{name}` is already running in this home (process {holder}); wait for it, then run again."
-                ) from None
+            while True:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except OSError:
+                    if time.monotonic() < deadline:
+                        time.sleep(0.02)
+                        continue
+                    file.seek(0)
+                    holder = file.read().strip() or "unknown"
+                    raise HomeError(
+                        f"`{name}` is already running in this home (process {holder}); wait for it, then run again."
+                    ) from None
             file.truncate(0)
             file.write(str(os.getpid()))
             file.flush()

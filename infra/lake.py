@@ -197,13 +197,16 @@ class Lake:
         """
         return int(self.table(path, version).count())
 
-    def history(self, path: str) -> list[dict[str, Any]]:
+    def history(self, path: str, limit: int | None = None) -> list[dict[str, Any]]:
         """Commits of the table, newest first: version, time, operation, our metadata.
+
+        Args:
+            limit: only so many of them.
 
         Raises:
             TableContractError: the table does not exist.
         """
-        return list(self.table(path).history())
+        return list(self.table(path).history(limit))
 
     def added_files(self, path: str, since: int | None, version: int) -> list[str] | None:
         """Addresses of the files with the rows that a version has beyond an earlier one, oldest attempt first.

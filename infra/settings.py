@@ -75,6 +75,17 @@ class Settings(BaseSettings):
     http_replicas: int = Field(1, ge=1, description="Gateway replicas.")
     http_max_body_bytes: int = Field(1_000_000, ge=1_000, description="Largest request body accepted, in bytes.")
 
+    drain_s: float = Field(5.0, gt=0, le=3600, description="Seconds between two commits of what was posted to the tables.")
+    spool_days: float = Field(
+        7.0, ge=1, description="Days for which an event that was posted is known, so that it counts once when it is posted again."
+    )
+
+    kafka: str | None = Field(
+        None,
+        pattern=r"^[^/]+:\d+/[^/]+$",
+        description="Where `shopgraph stream` reads events: `host:port/topic`. Never run here: it needs a jar that pip's Spark lacks.",
+    )
+
     pseudonym_key: SecretStr | None = Field(
         None, description="Key of the hash that stands for a user outside the lake; default: one made under the home."
     )

@@ -19,7 +19,10 @@ MAX_ONGOING_REQUESTS = 1024
 
 def gateway(metrics_folder: str) -> Any:
     """The ASGI application of this replica, from the replica's own settings."""
+    from features.fresh.intake import Intake
+    from features.online.rows import open_rows
     from serving.gateway import Gateway
+    from serving.inbox import Inbox
     from serving.live import LiveGraphs, ShopClock
     from serving.loading import Loader
     from serving.metrics import Metrics
@@ -30,10 +33,12 @@ def gateway(metrics_folder: str) -> Any:
     shop = Shop.load(Home(settings), settings.shop)
     lake = Lake.open(settings, shop.name)
     metrics = Metrics(Path(metrics_folder))
-    live = LiveGraphs(
-        Releases(settings, shop.name), Loader(settings, shop, lake), ShopClock(settings.now or shop.now, lake), metrics
+    shop_clock = ShopClock(settings.now or shop.now, lake)
+    live = LiveGraphs(Releases(settings, shop.name), Loader(settings, shop, lake), shop_clock, metrics)
+    inbox = Inbox(
+        Intake(settings, shop, lake, open_rows(settings, shop.name), shop_clock.mode, shop_clock.now), shop_clock, metrics
     )
-    return Gateway(live, metrics, settings.http_max_body_bytes, echoes_request_id=False)
+    return Gateway(live, inbox, metrics, settings.http_max_body_bytes, echoes_request_id=False)
 
 
 @serve.deployment(name=NAME, max_ongoing_requests=MAX_ONGOING_REQUESTS, max_surge_percent=100, ray_actor_options={"num_cpus": 0.1})

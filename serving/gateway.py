@@ -17,12 +17,13 @@ from infra import log
 from serving import openapi
 from serving.batching import QueueFullError
 from serving.graph import MODELS, PRODUCTS, Product
+from serving.inbox import KINDS, Inbox, Kind
 from serving.live import LiveGraphs
 from serving.metrics import CONTENT_TYPE as METRICS_CONTENT_TYPE
 from serving.metrics import Metrics
 from serving.problems import CONTENT_TYPE as PROBLEM_CONTENT_TYPE
 from serving.problems import Problem, from_validation
-from serving.schemas import REQUESTS
+from serving.schemas import LISTS, REQUESTS
 
 Scope = Mapping[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -33,6 +34,8 @@ _STARTUP_S = 30.0
 """How long a replica holds back for the releases; a release database that is away must not keep it from saying so."""
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._~-]{1,128}")
 _ADAPTERS: dict[str, TypeAdapter[Any]] = {product: TypeAdapter(model) for product, model in REQUESTS.items()}
+_LISTS: dict[str, TypeAdapter[Any]] = {kind: TypeAdapter(model) for kind, model in LISTS.items()}
+_INBOX_ROUTES: dict[str, Kind] = {f"/v1/{kind}": kind for kind in KINDS}
 _ROUTES: dict[str, Product] = {f"/v1/{product}": product for product in PRODUCTS}
 
 
@@ -41,13 +44,17 @@ class Gateway:
 
     Args:
         live: the graphs that answer.
+        inbox: takes what is posted.
         metrics: where requests are counted.
         max_body_bytes: the largest body that is read.
         echoes_request_id: add `x-request-id` to answers; Ray Serve adds it by itself.
     """
 
-    def __init__(self, live: LiveGraphs, metrics: Metrics, max_body_bytes: int, echoes_request_id: bool = True) -> None:
+    def __init__(
+        self, live: LiveGraphs, inbox: Inbox, metrics: Metrics, max_body_bytes: int, echoes_request_id: bool = True
+    ) -> None:
         self.live = live
+        self.inbox = inbox
         self.metrics = metrics
         self.max_body_bytes = max_body_bytes
         self.echoes_request_id = echoes_request_id
@@ -69,15 +76,19 @@ class Gateway:
         path, headers = scope["path"], dict(scope["headers"])
         given = headers.get(b"x-request-id", b"")
         request_id = given.decode() if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
-        product = _ROUTES.get(path)
+        product, kind = _ROUTES.get(path), _INBOX_ROUTES.get(path)
         more: dict[str, str] = {}
         began = time.perf_counter()
         try:
-            if product:
+            if product or kind:
                 _check_method(scope, path, "POST")
                 body = await self._body(headers, receive)
                 began = time.perf_counter()
-                status, content_type, content = 200, JSON, await self._answer(product, body, request_id)
+                content_type = JSON
+                if product:
+                    status, content = 200, await self._answer(product, body, request_id)
+                elif kind:
+                    status, content = 202, await self._take(kind, body, request_id)
             elif path in self._pages:
                 _check_method(scope, path, "GET", "HEAD")
                 status, content_type, content = self._pages[path]()
@@ -90,8 +101,8 @@ class Gateway:
             log.get(__name__).exception("request failed", path=path, request_id=request_id, error=str(error))
             ours = Problem("internal", "nothing is wrong with the request; try again, and report the request_id if it stays.")
             status, content_type, content = ours.status, PROBLEM_CONTENT_TYPE, ours.body(path[:100], request_id)
-        if product:
-            self.metrics.seconds.labels(product, status).observe(time.perf_counter() - began)
+        if asked := product or kind:
+            self.metrics.seconds.labels(asked, status).observe(time.perf_counter() - began)
         sent = [(b"content-type", content_type.encode()), (b"content-length", b"%d" % len(content))]
         sent += [(name.encode(), value.encode()) for name, value in more.items()]
         if self.echoes_request_id:
@@ -101,7 +112,9 @@ class Gateway:
 
     async def _body(self, headers: Mapping[bytes, bytes], receive: Receive) -> bytes:
         """The whole body, refused as soon as it is known to be too large."""
-        too_large = Problem("too-large", f"at most {self.max_body_bytes} bytes are read; send fewer series or texts at a time.")
+        too_large = Problem(
+            "too-large", f"at most {self.max_body_bytes} bytes are read; send fewer rows, series or texts at a time."
+        )
         declared = headers.get(b"content-length", b"")
         if declared.isdigit() and int(declared) > self.max_body_bytes:
             raise too_large
@@ -141,6 +154,15 @@ class Gateway:
         about = {"graph_version": served.version, "model_versions": served.model_versions, "request_id": request_id}
         return orjson.dumps({**content, **about})
 
+    async def _take(self, kind: Kind, body: bytes, request_id: str) -> bytes:
+        try:
+            request = _LISTS[kind].validate_python(orjson.loads(body))
+        except ValidationError as error:
+            raise from_validation(error) from None
+        except ValueError as error:
+            raise Problem("malformed-json", f"{error}; send one JSON object in UTF-8.") from None
+        return orjson.dumps(await self.inbox.take(kind, getattr(request, kind), request_id))
+
     def _no_graph(self, product: Product) -> Problem:
         if told := self.live.waiting.get(product):
             detail = f"{told}."
@@ -163,10 +185,12 @@ class Gateway:
             message = await receive()
             if message["type"] == "lifespan.startup":
                 self.live.start()
+                self.inbox.start()
                 await asyncio.to_thread(self.live.has_polled.wait, _STARTUP_S)
                 await send({"type": "lifespan.startup.complete"})
             elif message["type"] == "lifespan.shutdown":
                 self.live.stop()
+                await asyncio.to_thread(self.inbox.stop)
                 await send({"type": "lifespan.shutdown.complete"})
                 return
 

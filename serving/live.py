@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from features.online.packing import from_microseconds
 from infra import clock, log
 from infra.lake import Lake
 from serving.batching import Batcher
@@ -33,14 +34,21 @@ class ShopClock:
         self.mode = mode
         self.lake = lake
         self.instant = clock.now(mode, lake)
+        self._posted = datetime.min.replace(tzinfo=UTC)
 
     def now(self) -> datetime:
         """UTC: the machine's time where the clock is `wall`, else the instant of the last `refresh`."""
         return datetime.now(UTC) if self.mode == "wall" else self.instant
 
+    def follow(self, known: int) -> None:
+        """Something became known at that instant (microseconds UTC) that no table holds yet (clock `data`)."""
+        if self.mode == "data":
+            self._posted = max(self._posted, from_microseconds(known) + clock.INSTANT)
+            self.instant = max(self.instant, self._posted)
+
     def refresh(self) -> None:
         """Follow the newest fact (clock `data`)."""
-        self.instant = clock.now(self.mode, self.lake)
+        self.instant = max(self._posted, clock.now(self.mode, self.lake))
 
 
 @dataclass(frozen=True)
@@ -74,16 +82,21 @@ class LiveGraphs:
         """Set once the pointers have been read and what they name was loaded or could not be."""
         self._retry_at: dict[str, float] = {}
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._follow, name="releases", daemon=True)
+        self._threads = [
+            threading.Thread(target=self._follow, name="releases", daemon=True),
+            threading.Thread(target=self._listen, name="told", daemon=True),
+        ]
 
     def start(self) -> None:
-        """Begin to follow the pointers; to be called once."""
-        self._thread.start()
+        """Begin to follow the pointers and what is told of items; to be called once."""
+        for thread in self._threads:
+            thread.start()
 
     def stop(self) -> None:
-        """Follow the pointers no more; waits up to 10 s for a load under way. What is loaded goes on answering."""
+        """Follow no more; waits up to 10 s for a load under way. What is loaded goes on answering."""
         self._stop.set()
-        self._thread.join(timeout=10)
+        for thread in self._threads:
+            thread.join(timeout=10)
 
     def poll(self) -> None:
         """Look at the pointers once and load what they name anew; what cannot be loaded is left for RETRY_S seconds.
@@ -109,6 +122,16 @@ class LiveGraphs:
             except Exception as error:  # the last good facts of one product go on, those of the others are read
                 log.get(__name__).warning("facts not read", product=product, error=str(error))
 
+    def tell(self) -> None:
+        """Take up what was told of items since the last look.
+
+        Raises:
+            EngineError: the spool cannot be read.
+        """
+        if self.loader.told.poll():
+            for served in self.served.values():
+                served.graph.tell(self.clock.now())
+
     def _load(self, product: str, version: str) -> None:
         self.waiting[product] = f"graph {version} is loading"
         began = time.monotonic()
@@ -128,10 +151,21 @@ class LiveGraphs:
 
         versions = {name: str(pin.version) for name, pin in graph.manifest.pins.items()}
         self.served = {**self.served, product: Served(graph, Batcher(work, product, graph.max_batch), version, versions)}
+        graph.tell(self.clock.now())  # what was told while it was loaded
         self.waiting.pop(product, None)
         self.metrics.loaded.labels(product, version).set_to_current_time()
         took = round(time.monotonic() - began, 2)
         log.get(__name__).info("graph answers", product=product, graph_version=version, seconds=took)
+
+    def _listen(self) -> None:
+        """In a thread of its own: neither a graph that is loading nor a database that is away may hold up a withdrawal."""
+        while not self._stop.is_set():
+            try:
+                self.tell()
+            except Exception as error:  # it is told again
+                log.get(__name__).warning("what is told of items not read", error=str(error))
+                self._stop.wait(RETRY_S)
+            self._stop.wait(POLL_S)
 
     def _follow(self) -> None:
         refreshed = time.monotonic()

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from features.fresh.items import ToldItems
+from features.fresh.spool import Spool
 from features.shop import Shop
 from features.store import FeatureStore
 from infra.errors import ReleaseError
@@ -39,6 +41,11 @@ class Loader:
         """The shop's feature store, made on first use."""
         return FeatureStore(self.settings, self.shop, self.lake)
 
+    @cached_property
+    def told(self) -> ToldItems:
+        """What was told of items since the tables were built."""
+        return ToldItems(Spool(self.home.spool / f"{self.shop.name}.db"))
+
     def load(self, manifest: Manifest, at: datetime) -> Graph[Any]:
         """The graph, ready to answer; its models are used once, so that no request pays for the first use.
 
@@ -53,7 +60,7 @@ class Loader:
         if manifest.product == "recommend":
             recommender = Recommender.load(folders["recommender"])
             recommender.recommend([list(recommender.encoder.items[:2])], 1)
-            rules = ItemRules(self.store, recommender.encoder.items, at)
+            rules = ItemRules(self.store, recommender.encoder.items, at, self.told)
             return Recommend(manifest, UserHistory(self.store), recommender, rules)
         if manifest.product == "forecast":
             forecaster = Forecaster.load(folders["demand"])

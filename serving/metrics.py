@@ -41,6 +41,23 @@ class Metrics:
             registry=registry,
         )
 
+        self.told = Counter(
+            "shopgraph_told_rows_total", "Events and items posted, by what became of them.", ["kind", "fate"], registry=registry
+        )
+        self.drained = Counter("shopgraph_drained_rows_total", "Rows committed from the spool.", ["table"], registry=registry)
+        self.spool_waiting = Gauge(
+            "shopgraph_spool_waiting_rows",
+            "Rows that were accepted and are not in the tables yet.",
+            multiprocess_mode="mostrecent",
+            registry=registry,
+        )
+        self.spool_oldest = Gauge(
+            "shopgraph_spool_oldest_seconds",
+            "How long the oldest of them waits.",
+            multiprocess_mode="mostrecent",
+            registry=registry,
+        )
+
     def text(self) -> bytes:
         """The exposition format."""
         if self.folder is None:

@@ -18,7 +18,9 @@ from pydantic.json_schema import models_json_schema
 
 from serving.graph import PRODUCTS, Product
 from serving.problems import CONTENT_TYPE, TITLES
-from serving.schemas import ANSWERS, REQUESTS, ProblemDetails, Readiness
+from serving.schemas import ANSWERS, REQUESTS, TOLD, ProblemDetails, Readiness, ToldAnswer
+
+Schema = Mapping[str, Any]
 
 COMMITTED = Path(__file__).with_name("openapi.json")
 
@@ -40,13 +42,33 @@ _FAILURES = {
     500: "internal",
     503: "no-graph",
 }
+_TOLD_ABOUT: dict[str, tuple[str, dict[str, Any]]] = {
+    "events": (
+        "What people did; counts at once.",
+        {
+            "events": [
+                {
+                    "event_id": "e1",
+                    "user_id": "u0000001",
+                    "item_id": "i000001",
+                    "event_type": "view",
+                    "event_timestamp": "2025-12-01T10:00:00Z",
+                }
+            ]
+        },
+    ),
+    "items": (
+        "What changed about items: new, price, stock, withdrawn; counts at once.",
+        {"items": [{"item_id": "i000001", "price": 19.9, "withdrawn_at": None}]},
+    ),
+}
 
 
 @cache
 def document() -> dict[str, Any]:
     """The OpenAPI document."""
-    models: list[type[BaseModel]] = [*REQUESTS.values(), ProblemDetails]
-    answers: list[type[BaseModel]] = [*ANSWERS.values(), Readiness]
+    models: list[type[BaseModel]] = [*REQUESTS.values(), *TOLD.values(), ProblemDetails]
+    answers: list[type[BaseModel]] = [*ANSWERS.values(), ToldAnswer, Readiness]
     names, definitions = models_json_schema(
         [*((model, "validation") for model in models), *((model, "serialization") for model in answers)],
         ref_template="#/components/schemas/{model}",
@@ -60,14 +82,19 @@ def document() -> dict[str, Any]:
             "post": {
                 "operationId": product,
                 "summary": summary,
-                "requestBody": {
-                    "required": True,
-                    "content": {"application/json": {"schema": request, "example": _EXAMPLES[product]}},
-                },
-                "responses": {
-                    "200": {"description": answered, "content": {"application/json": {"schema": answer}}},
-                    **{str(status): {"description": TITLES[kind][1], "content": problem} for status, kind in _FAILURES.items()},
-                },
+                "requestBody": _body(request, _EXAMPLES[product]),
+                "responses": {"200": _content(answered, answer), **_problems(_FAILURES, problem)},
+            }
+        }
+    for kind, model in TOLD.items():
+        summary, example = _TOLD_ABOUT[kind]
+        answer = _content("What became of each row; all that was accepted is on the disk.", names[ToldAnswer, "serialization"])
+        paths[f"/v1/{kind}"] = {
+            "post": {
+                "operationId": kind,
+                "summary": summary,
+                "requestBody": _body(names[model, "validation"], example),
+                "responses": {"202": answer, **_problems({**_FAILURES, 503: "not-kept"}, problem)},
             }
         }
     ready = {"application/json": {"schema": names[Readiness, "serialization"]}}
@@ -114,7 +141,8 @@ def page() -> bytes:
                 example = html.escape(json.dumps(content["example"], ensure_ascii=False))
                 line = f"curl -s http://127.0.0.1:8000{path} -H 'content-type: application/json' -d '{example}'"
                 parts.append(f"<pre>{line}</pre><h3>Request</h3>{_table(content['schema'], schemas)}")
-            answer = operation["responses"]["200"].get("content", {}).get("application/json")
+            good = next(response for status, response in operation["responses"].items() if status.startswith("2"))
+            answer = good.get("content", {}).get("application/json")
             if answer:
                 parts.append(f"<h3>Answer</h3>{_table(answer['schema'], schemas)}")
     parts.append("<h2>Problems</h2><table><tr><th>type</th><th>status</th><th>title</th></tr>")
@@ -132,6 +160,18 @@ def page() -> bytes:
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>shopgraph API</title><style>{style}</style>{body}</table>'
         '<p>The same for machines: <a href="/openapi.json">/openapi.json</a></p></html>'
     ).encode()
+
+
+def _body(schema: Schema, example: Schema) -> dict[str, Any]:
+    return {"required": True, "content": {"application/json": {"schema": schema, "example": example}}}
+
+
+def _content(told: str, schema: Schema) -> dict[str, Any]:
+    return {"description": told, "content": {"application/json": {"schema": schema}}}
+
+
+def _problems(kinds: Mapping[int, str], content: Schema) -> dict[str, Any]:
+    return {str(status): {"description": TITLES[kind][1], "content": content} for status, kind in kinds.items()}
 
 
 def _page(summary: str, responses: Mapping[str, Any]) -> dict[str, Any]:

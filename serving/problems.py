@@ -25,6 +25,7 @@ TITLES: dict[str, tuple[int, str]] = {
     "invalid-request": (422, "The body does not fit the schema."),
     "internal": (500, "An error of ours; it is in the server's log under this request_id."),
     "no-graph": (503, "No graph answers this yet."),
+    "not-kept": (503, "What was posted cannot be kept now."),
     "overloaded": (503, "Too many requests wait already."),
 }
 """Every kind of problem: its status and title. The type of a problem is `urn:shopgraph:problem:<kind>`."""

@@ -42,6 +42,9 @@ class Graph(Protocol[R]):
     def refresh(self, at: datetime) -> None:
         """Read anew what the graph keeps in memory; called off the request path."""
 
+    def tell(self, at: datetime) -> None:
+        """Take up what was told of items meanwhile; called off the request path."""
+
 
 class Recommend:
     """user_history -> recommender -> item_rules."""
@@ -62,6 +65,10 @@ class Recommend:
     def refresh(self, at: datetime) -> None:
         """Read the item facts as of `at`."""
         self.rules.refresh(at)
+
+    def tell(self, at: datetime) -> None:
+        """Put what was told of items over the facts."""
+        self.rules.tell(at)
 
     def answer(self, requests: Sequence[RecommendRequest], at: datetime) -> list[Content | Problem]:
         """A list per request, best first: items like the given one, those that trend, or those that follow from the history.
@@ -138,6 +145,9 @@ class Forecast:
     def refresh(self, at: datetime) -> None:
         """Nothing is kept in memory."""
 
+    def tell(self, at: datetime) -> None:
+        """Nothing is kept in memory."""
+
     def answer(self, requests: Sequence[ForecastRequest], at: datetime) -> list[Content | Problem]:
         """Units per series and day, from the local day of `at` on.
 
@@ -183,6 +193,9 @@ class Sentiment:
             raise invalid("/texts", f"this graph takes at most {self.manifest.limits.texts} texts in one request")
 
     def refresh(self, at: datetime) -> None:
+        """Nothing is kept in memory."""
+
+    def tell(self, at: datetime) -> None:
         """Nothing is kept in memory."""
 
     def answer(self, requests: Sequence[SentimentRequest], at: datetime) -> list[Content | Problem]:  # noqa: ARG002

@@ -6,9 +6,11 @@ Fields are only added; a change that would break a client fails the test of the 
 from __future__ import annotations
 
 from datetime import date, datetime
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from features.fresh.facts import MAX_ROWS, Event, Item
 
 Id = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 """An id of the shop."""
@@ -197,6 +199,50 @@ class SentimentAnswer(Answer):
     degraded: list[SentimentReason] = Field(description="What could not be read of at least one text.")
 
 
+class EventList(Request):
+    """Rows are looked at one by one: a bad one is quarantined and does not keep the others from being accepted."""
+
+    events: list[Any] = Field(min_length=1, max_length=MAX_ROWS)
+
+
+class ItemList(Request):
+    """As for events."""
+
+    items: list[Any] = Field(min_length=1, max_length=MAX_ROWS)
+
+
+class EventsRequest(Request):
+    """What people did. It is on the disk, and counts, once it is answered; each row is judged by itself."""
+
+    events: list[Event] = Field(min_length=1, max_length=MAX_ROWS)
+
+
+class ItemsRequest(Request):
+    """What changed about items. It is on the disk, and counts, once it is answered; each row is judged by itself."""
+
+    items: list[Item] = Field(min_length=1, max_length=MAX_ROWS)
+
+
+class QuarantinedRow(BaseModel):
+    """A row that breaks the contract; it is kept in quarantine."""
+
+    row: int = Field(description="Its number in the request, from 0.")
+    reason: str
+
+
+class ToldAnswer(BaseModel):
+    """What became of the rows; accepted + duplicates + quarantined are all of them."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    accepted: int = Field(description="Rows that are new or correct another one.")
+    corrections: int = Field(description="Those of them that say something else of an event, or of an item's instant, told before.")
+    duplicates: int = Field(description="Rows that were sent before with the same content; nothing changed.")
+    quarantined: list[QuarantinedRow] = Field(description="Rows that break the contract, with the reason.")
+    as_of: datetime = Field(description="The shop's present instant.")
+    request_id: str = Field(description="The request's x-request-id, or one made for it.")
+
+
 class FieldError(BaseModel):
     """One field that does not fit."""
 
@@ -226,6 +272,10 @@ class Readiness(BaseModel):
     waiting: dict[str, str] = Field(description="Product -> why its released graph is not the one that answers.")
 
 
+TOLD: dict[str, type[Request]] = {"events": EventsRequest, "items": ItemsRequest}
+"""What may be posted."""
+LISTS: dict[str, type[Request]] = {"events": EventList, "items": ItemList}
+"""The same before its rows are looked at."""
 REQUESTS: dict[str, type[Request]] = {
     "recommend": RecommendRequest,
     "forecast": ForecastRequest,

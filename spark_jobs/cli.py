@@ -128,6 +128,32 @@ def sample(
 
 
 @app.command()
+def stream(
+    context: typer.Context,
+    folder: Annotated[Path | None, typer.Argument(help="Files with one JSON object per line. Default: SHOPGRAPH_KAFKA.")] = None,
+    follow: Annotated[bool, typer.Option("--follow", help="Go on until Ctrl-C; else end once all that is there was read.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Report as JSON.")] = False,
+) -> None:
+    """Take events from files that arrive in a folder, by Spark Structured Streaming, as POST /v1/events takes them.
+
+    Each event counts once, also after a kill. Put files into the folder whole: write them elsewhere and rename. An event enters by one
+    path: what is streamed is neither posted nor ingested from files.
+
+    shopgraph stream arrivals/\n
+    shopgraph stream arrivals/ --follow
+    """
+    from features.shop import Shop
+    from infra.home import Home
+    from spark_jobs.session import session
+    from spark_jobs.stream import stream as run
+
+    settings = context.obj
+    shop = Shop.load(Home(settings).create(), settings.shop)
+    counts = run(settings, shop, lambda: session(settings, "stream"), folder, follow)
+    typer.echo(json.dumps(counts) if as_json else ", ".join(f"{word} {count:,}" for word, count in counts.items()))
+
+
+@app.command()
 def build(
     context: typer.Context,
     tables: Annotated[

@@ -29,7 +29,7 @@ from features.columns import CREATED_TIMESTAMP, EVENT_TIMESTAMP, ITEM_ID
 from features.mapping import Source, TableMapping
 from features.revisions import REVISED
 from features.shop import Shop
-from features.tables import ITEMS, ORDERS, RATES, RAW_TABLES, Table
+from features.tables import ITEMS, ORDERS, QUARANTINE_SCHEMA, RATES, RAW_TABLES, Table
 from infra import clock
 from infra.errors import HomeError, IngestError, disk_trouble
 from infra.home import Home
@@ -48,17 +48,6 @@ from spark_jobs.sources.seen import Seen
 from spark_jobs.sources.staging import Staged, check_columns, stage
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-QUARANTINE_SCHEMA = pa.schema(
-    [
-        pa.field("reason", pa.string(), nullable=False),
-        pa.field("source", pa.string(), nullable=False),
-        pa.field("part", pa.string(), nullable=False),
-        pa.field("row", pa.int64()),
-        pa.field("source_row", pa.string(), nullable=False),
-        pa.field("ingest", pa.string(), nullable=False),
-    ]
-)
-"""Of the tables `quarantine/<raw table>`: why, from where, the source's own row as JSON, and the digest of the ingest."""
 
 
 def ingest(

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
+from features.fresh.history import ACTS, acts_of, is_told_by, merged
 from features.online.packing import Layout
 from features.online.rows import Row, Rows
 from features.views import View
@@ -21,7 +22,34 @@ def read_columns(rows: Rows, asked: Mapping[View, Sequence[str | None]], now: in
         asked: view -> key texts as `features.online.packing.key_texts` makes them.
         now: in microseconds UTC; a row that was not yet known then, or has expired, is as good as none. None: all count.
     """
-    return {view: _columns(view, *found, now) for view, found in rows.read(asked).items()}
+    history = next((view for view in asked if view.name == "user_history"), None)
+    found = rows.read({**asked, ACTS: asked[history]} if history else asked)
+    columns = {view: _columns(view, *found[view], now) for view in asked}
+    if history:
+        _add_acts(columns[history], found[history][1], *found[ACTS], now)
+    return columns
+
+
+def _add_acts(
+    columns: Columns, histories: Sequence[Row | None], layout: Layout, found: Sequence[Row | None], now: int | None
+) -> None:
+    """Put the acts that were told since on top of what `user_history` says."""
+    events, values = columns
+    if not {"item_ids", "event_types"} <= values.keys():
+        return
+    for i, row in enumerate(found):
+        if row is None:
+            continue
+        history = histories[i] if events[i] is not None else None
+        acts = [
+            act
+            for act in acts_of(layout.unpack([row[2]])["acts"][0])
+            if not (history and is_told_by(act, history[0], history[1])) and (now is None or max(act.time, act.known) <= now)
+        ]
+        if acts:
+            items, types = merged(values["item_ids"][i] or [], values["event_types"][i] or [], acts)
+            values["item_ids"][i], values["event_types"][i] = items, types
+            events[i] = max(events[i] or -(1 << 63), *(act.time for act in acts))
 
 
 def _columns(view: View, layout: Layout, found: Sequence[Row | None], now: int | None) -> Columns:

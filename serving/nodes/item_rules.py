@@ -1,6 +1,7 @@
 """Rules node: which items of a model's catalogue may be shown now, and which are trending.
 
-Item facts are kept in memory as columns in the model's item order and read anew every minute, off the request path.
+Item facts are kept in memory as columns in the model's item order and read anew every minute, off the request path. What is told
+of an item while the shop runs is put over them within a second.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from features.columns import EVENT_TIMESTAMP
+from features.fresh.items import ToldItems
+from features.online.packing import to_microseconds
 from features.store import FeatureStore
 from features.views import VIEWS
 from serving.schemas import Filters
@@ -24,6 +28,8 @@ TREND_COLUMNS = ("item_views_count_7d", "item_carts_count_7d", "buyers_count_7d"
 """What makes an item trend: acts of the last seven days, a purchase counted once per user."""
 
 _MASKS_KEPT = 256
+NEVER = (1 << 63) - 1
+"""After every instant, in microseconds."""
 
 
 @dataclass(frozen=True)
@@ -39,18 +45,45 @@ class Facts:
     """By filter, so that equal filters share one array."""
 
 
+@dataclass(frozen=True)
+class Tables:
+    """What the tables say of the items, in the model's item order; times are microseconds UTC."""
+
+    category: list[str]
+    price: NDArray[np.float64]
+    withdrawn: NDArray[np.int64]
+    since: NDArray[np.int64]
+    trend: NDArray[np.float64]
+
+
 class ItemRules:
     """Facts about the items of one model version."""
 
-    def __init__(self, store: FeatureStore, items: Sequence[str], at: datetime) -> None:
+    def __init__(self, store: FeatureStore, items: Sequence[str], at: datetime, told: ToldItems) -> None:
         self.store = store
         self.items = tuple(items)
+        self.told = told
         self._index = pa.array(self.items, pa.string())
-        self.facts = self._read(at)
+        self._position = {item: position for position, item in enumerate(self.items)}
+        self.refresh(at)
 
     def refresh(self, at: datetime) -> None:
         """Read the facts anew; requests see the old ones until it is done."""
-        self.facts = self._read(at)
+        self._tables = self._read(at)
+        self.tell(at)
+
+    def tell(self, at: datetime) -> None:
+        """Put what was told of items since the tables were built over what they say."""
+        tables, moment = self._tables, to_microseconds(at)
+        category, price, withdrawn = list(tables.category), tables.price.copy(), tables.withdrawn.copy()
+        for item, entry in self.told.states.items():
+            position = self._position.get(item)
+            if position is not None and entry.instant >= tables.since[position]:
+                category[position] = entry.row.get("category", "")
+                withdrawn[position] = entry.row.get("withdrawn_at", NEVER)
+                if "price" in entry.row:  # else the last price paid stands, which the tables know
+                    price[position] = float(entry.row["price"])
+        self.facts = Facts(at, np.array(category, dtype=str), price, withdrawn > moment, tables.trend)
 
     def allowed(self, filters: Filters | None) -> Bools:
         """(I,) True where an item is on sale and passes the filters. One array per filter: equal filters, same object."""
@@ -69,16 +102,15 @@ class ItemRules:
         named = [(self.items[i], float(trend[i])) for i in order if trend[i] > 0 and self.items[i] not in exclude]
         return named[:k]
 
-    def _read(self, at: datetime) -> Facts:
-        catalog = self._aligned("item_catalog", ("category", "price", "withdrawn_at"), at)
+    def _read(self, at: datetime) -> Tables:
+        catalog = self._aligned("item_catalog", ("category", "price", "withdrawn_at", EVENT_TIMESTAMP), at)
         activity = self._aligned("item_activity", TREND_COLUMNS, at)
-        gone = pc.fill_null(pc.less_equal(catalog["withdrawn_at"], pa.scalar(at, catalog["withdrawn_at"].type)), False)
         trend = sum(np.nan_to_num(_floats(activity[name])) for name in TREND_COLUMNS)
-        return Facts(
-            as_of=at,
-            category=np.array(pc.fill_null(catalog["category"], "").to_pylist(), dtype=str),
+        return Tables(
+            category=pc.fill_null(catalog["category"], "").to_pylist(),
             price=_floats(catalog["price"]),
-            is_on_sale=~gone.to_numpy(zero_copy_only=False).astype(bool),
+            withdrawn=_microseconds(catalog["withdrawn_at"], NEVER),
+            since=_microseconds(catalog[EVENT_TIMESTAMP], -NEVER),
             trend=np.asarray(trend, dtype=np.float64),
         )
 
@@ -102,6 +134,11 @@ def _mask(facts: Facts, filters: Filters | None) -> Bools:
     if filters.price_max is not None:
         mask &= facts.price <= filters.price_max
     return mask
+
+
+def _microseconds(column: pa.Array, missing: int) -> NDArray[np.int64]:
+    values: NDArray[np.int64] = column.cast(pa.int64()).fill_null(missing).to_numpy(zero_copy_only=False)
+    return values
 
 
 def _floats(column: pa.Array) -> NDArray[np.float64]:

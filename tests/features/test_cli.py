@@ -9,6 +9,10 @@ import pyarrow as pa
 import pytest
 from typer.testing import CliRunner
 
+from features.fresh.facts import EVENT_CONTRACT
+from features.fresh.intake import Intake
+from features.online.rows import open_rows
+from features.shop import Shop
 from features.tables import FEATURE_TABLES
 from infra.errors import FeatureError, SettingsError
 from infra.home import Home
@@ -17,6 +21,7 @@ from infra.settings import Settings
 from shopgraph import app
 
 NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)
+SHOP = Shop(name="sample", currency="EUR", time_zone="Europe/Berlin")
 
 
 @pytest.fixture
@@ -65,3 +70,13 @@ def test_mistakes_are_named(home: str) -> None:
             run(home, *words)
     with pytest.raises(SettingsError, match="no shop at"):
         CliRunner().invoke(app, ["--home", home, "--shop", "elsewhere", "features", "apply"], catch_exceptions=False)
+
+
+def test_what_a_killed_gateway_left_is_drained(home: str, settings: Settings, lake: Lake) -> None:
+    event = {"event_id": "e1", "user_id": "u1", "event_type": "login", "event_timestamp": "2024-05-01T12:00:00Z"}
+    intake = Intake(settings, SHOP, lake, open_rows(settings, "sample"), "wall", lambda: NOON)
+    intake.take([EVENT_CONTRACT.read([event], "http", "r", NOON)])
+    for told in ({"rows": {"raw/events": 1}}, {"rows": {}}):
+        result = CliRunner().invoke(app, ["--home", home, "drain", "--json"], catch_exceptions=False)
+        assert json.loads(result.stdout) == told
+    assert lake.num_rows("raw/events") == 1

@@ -16,6 +16,8 @@ import pyarrow as pa
 import pytest
 import torch
 
+from features.fresh.intake import Intake
+from features.online.rows import open_rows
 from features.shop import Shop
 from features.store import FeatureStore
 from features.tables import FEATURE_TABLES
@@ -24,6 +26,7 @@ from infra.lake import Lake
 from infra.settings import Settings
 from serving.gateway import Gateway
 from serving.graph import Manifest, compose
+from serving.inbox import Inbox
 from serving.live import LiveGraphs, ShopClock
 from serving.loading import Loader
 from serving.metrics import Metrics
@@ -75,7 +78,13 @@ class ServedShop:
         live = self.live()
         live.poll()
         assert live.waiting == {}
-        return Gateway(live, live.metrics, max_body_bytes=100_000)
+        return Gateway(live, self.inbox(live), live.metrics, max_body_bytes=100_000)
+
+    def inbox(self, live: LiveGraphs) -> Inbox:
+        """What takes posted rows, not yet committing them to tables."""
+        rows = open_rows(self.settings, self.shop.name)
+        intake = Intake(self.settings, self.shop, self.lake, rows, live.clock.mode, live.clock.now)
+        return Inbox(intake, live.clock, live.metrics)
 
 
 Ask = Callable[..., httpx.Response]

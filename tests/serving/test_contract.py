@@ -59,5 +59,5 @@ def test_additions_break_nothing() -> None:
     schema(new, "RecommendRequest")["properties"]["basket"] = {"type": "array"}
     schema(new, "RecommendAnswer")["properties"]["trace"] = {"type": "string"}
     schema(new, "RecommendRequest")["properties"]["placement"]["enum"].append("buy_again")
-    new["paths"]["/v1/events"] = {"post": {"responses": {}}}
+    new["paths"]["/v1/price"] = {"post": {"responses": {}}}
     assert breaking_changes(COMMITTED, new) == []

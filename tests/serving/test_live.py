@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ import sqlalchemy as sa
 
 from infra.errors import EngineError
 from infra.home import Home
+from infra.lake import Lake
 from infra.settings import Settings
 from serving.gateway import Gateway
 from serving.graph import compose
@@ -30,6 +32,15 @@ def shop(served: ServedShop, tmp_path: Path) -> ServedShop:
     made = replace(served, settings=own)
     made.releases.point(made.releases.store(served.manifests["recommend"]), who="test", why="first")
     return made
+
+
+@pytest.fixture
+def told_shop(served: ServedShop, tmp_path: Path) -> ServedShop:
+    """The served shop in a home of its own, in which items may be told of."""
+    home = tmp_path / "home"
+    shutil.copytree(served.settings.home, home)
+    settings = Settings.load(home=home)
+    return replace(served, settings=settings, lake=Lake.open(settings, "sample"))
 
 
 def second_graph(shop: ServedShop) -> str:
@@ -137,7 +148,7 @@ def test_a_locked_database_does_not_stop_the_thread(shop: ServedShop) -> None:
 
 def test_before_any_release_a_request_is_told_what_to_do(settings: Settings, served: ServedShop) -> None:
     empty = replace(served, settings=Settings.load(home=settings.home))
-    gateway = Gateway(empty.live(), empty.live().metrics, 1000)
+    gateway = Gateway(live := empty.live(), empty.inbox(live), live.metrics, 1000)
     gateway.live.poll()
     answer = ask(gateway, "/v1/forecast", {"series": [{"item_id": "i0"}], "horizon": 2})
     assert answer.status_code == 503
@@ -148,7 +159,7 @@ def test_before_any_release_a_request_is_told_what_to_do(settings: Settings, ser
 
 
 def test_a_replica_takes_requests_only_once_it_has_looked_at_the_releases(shop: ServedShop) -> None:
-    gateway = Gateway(shop.live(), shop.live().metrics, 1000)
+    gateway = Gateway(live := shop.live(), shop.inbox(live), live.metrics, 1000)
     seen: list[tuple[str, set[str]]] = []
 
     async def live() -> None:
@@ -166,7 +177,7 @@ def test_a_replica_takes_requests_only_once_it_has_looked_at_the_releases(shop: 
 
 
 def test_before_the_releases_are_read_none_is_said_to_be_missing(shop: ServedShop) -> None:
-    gateway = Gateway(shop.live(), shop.live().metrics, 1000)
+    gateway = Gateway(live := shop.live(), shop.inbox(live), live.metrics, 1000)
     answer = ask(gateway, "/v1/recommend", BODY)
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
     assert "still takes up what is released" in answer.json()["detail"]
@@ -186,3 +197,53 @@ def test_facts_that_cannot_be_read_leave_the_last_ones_and_the_other_graphs(
     monkeypatch.setattr(graph, "refresh", broken)
     gateway.live.refresh()
     assert ask(gateway, "/v1/recommend", BODY).status_code == 200
+
+
+def recommended(gateway: Gateway, **more: Any) -> dict[str, float]:
+    answer = ask(gateway, "/v1/recommend", {"user_id": "u1", "k": 10, **more})
+    assert answer.status_code == 200, answer.text
+    return {item["item_id"]: item["score"] for item in answer.json()["items"]}
+
+
+def test_what_is_told_of_an_item_counts_within_a_second_and_through_a_refresh(told_shop: ServedShop) -> None:
+    gateway, other = told_shop.gateway(), told_shop.gateway()  # two replicas: who is told is not who answers
+    assert "i0" in recommended(other)
+    cheap = {"price_max": 15.0}
+    assert set(recommended(other, filters={**cheap, "category": ["shoes"]})) == {"i0"}
+    other.live.start()
+    try:
+        withdrawn = {"item_id": "i0", "withdrawn_at": "2024-05-01T12:00:00Z"}
+        body = {"items": [withdrawn, {"item_id": "i3", "price": 12.5}, {"item_id": "never seen", "price": 1}]}
+        assert ask(gateway, "/v1/items", body).json()["accepted"] == 3
+        time.sleep(1)
+        assert "i0" not in recommended(other)
+        assert set(recommended(other, filters=cheap)) == {"i3"}
+        other.live.refresh()  # the tables do not know of it yet
+        assert "i0" not in recommended(other)
+        late = told_shop.gateway()  # a replica that comes up later
+        late.live.tell()
+        assert "i0" not in recommended(late)
+    finally:
+        other.live.stop()
+
+
+def test_the_tables_win_over_what_was_told_before(told_shop: ServedShop) -> None:
+    gateway = told_shop.gateway()
+    early = {"item_id": "i0", "withdrawn_at": "2024-04-01T00:00:00Z", "event_timestamp": "2024-04-01T00:00:00Z"}
+    ask(gateway, "/v1/items", {"items": [early]})
+    gateway.live.tell()
+    assert "i0" in recommended(gateway)  # its row in item_catalog is of 30 April
+
+
+def test_an_item_is_withdrawn_while_the_release_database_is_away(told_shop: ServedShop) -> None:
+    gateway = told_shop.gateway()
+    gateway.live.releases = Releases(
+        Settings.load(home=told_shop.settings.home, releases_db="postgresql+psycopg://a@127.0.0.1:1/a"), "sample"
+    )
+    gateway.live.start()
+    try:
+        ask(gateway, "/v1/items", {"items": [{"item_id": "i0", "withdrawn_at": "2024-05-01T12:00:00Z"}]})
+        time.sleep(1)
+        assert "i0" not in recommended(gateway)
+    finally:
+        gateway.live.stop()

@@ -1,0 +1,193 @@
+"""From the spool to the online rows: what was told is in the row that the next request reads, each event once, in order.
+
+The number of the last event that is in the rows is kept in the online store and moves in one step with them. So it does not matter
+who applies what was told: after a crash whoever comes next goes on where the rows stand.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from zoneinfo import ZoneInfo
+
+import orjson
+import pyarrow as pa
+
+from features.columns import CREATED_TIMESTAMP, EVENT_TIMESTAMP
+from features.fresh.history import (
+    ACTS,
+    LOGINS,
+    MOST_ACTS,
+    MOST_LOGINS,
+    Act,
+    Login,
+    acts_of,
+    is_act,
+    is_told_by,
+    logins_of,
+    people,
+    person,
+)
+from features.fresh.spool import Entry, Spool
+from features.online.packing import Layout, Packed, from_microseconds, pack_rows
+from features.online.rows import Row, Rows
+from features.tables import EVENTS, ORDERS
+from features.views import VIEWS, View
+from infra.lake import Lake
+
+HISTORY = VIEWS["user_history"]
+_BATCH = 1_000
+_LOOK_S = 60.0
+"""How often it is looked whether the shop has orders."""
+
+
+class Applied:
+    """Applies the spool of one shop to its online rows."""
+
+    def __init__(self, spool: Spool, rows: Rows, lake: Lake, zone: ZoneInfo) -> None:
+        self.spool = spool
+        self.rows = rows
+        self.lake = lake
+        self.zone = zone
+        self._counts_purchases = True
+        self._look_at = 0.0
+
+    @property
+    def mark(self) -> str:
+        """Name of the watermark in the online store: numbers of another spool say nothing of this one's."""
+        return f"spool-{self.spool.progress().id}"
+
+    def number(self) -> int:
+        """Number of the last entry of the spool that is in the rows."""
+        return self.rows.mark(self.mark)
+
+    def apply(self, to: int) -> None:
+        """Put all that was told up to the entry of this number into the rows; what is there already stays.
+
+        Raises:
+            EngineError: the online store does not answer. What was applied before stays.
+        """
+        mark, after = self.mark, self.number()
+        while after < to:
+            entries = self.spool.after(after, _BATCH)
+            last = entries[-1].number if entries else to
+            told = [entry for entry in entries if entry.path == EVENTS.path]
+            keys, change = self._change(told, last)
+            after = self.rows.update(keys, change, mark, after, last)
+
+    # -- inside -------------------------------------------------------------------------------------------------------------
+
+    def _change(
+        self, told: Sequence[Entry], last: int
+    ) -> tuple[Mapping[View, set[str]], Callable[[Mapping[View, Mapping[str, Row]]], Mapping[View, list[Packed]]]]:
+        """Which rows the events touch, and what becomes of them.
+
+        The rows of logins change only together with the watermark, so those read here are those that the step finds.
+        """
+        versions = self.spool.versions(EVENTS.path, {entry.key for entry in told}, last)
+        visitors = {visitor for entry in versions if (visitor := entry.row.get("visitor_id"))}
+        logins = self._logins(visitors)
+        for entry in versions:
+            if login := _login(entry):
+                logins[entry.row["visitor_id"]].append(login)
+        touched = {name for entry in versions for name in people(entry.row, ())}
+        touched |= {name for visitor in visitors for name in people({"visitor_id": visitor}, logins[visitor])}
+        counts_purchases = self._has_no_orders()
+        keys = {ACTS: set(map(_key, touched)), HISTORY: set(map(_key, touched)), LOGINS: set(map(_key, visitors))}
+
+        def change(held: Mapping[View, Mapping[str, Row]]) -> Mapping[View, list[Packed]]:
+            return self._changed(told, held, last, counts_purchases)
+
+        return keys, change
+
+    def _changed(
+        self, told: Sequence[Entry], held: Mapping[View, Mapping[str, Row]], last: int, counts_purchases: bool
+    ) -> Mapping[View, list[Packed]]:
+        logins = {name: logins_of(texts) for name, texts in _texts(LOGINS, held).items()}
+        acts = {name: {act.id: act for act in acts_of(texts)} for name, texts in _texts(ACTS, held).items()}
+        before = {name: dict(of) for name, of in acts.items()}
+        login_ids = {entry.key for entry in told}
+        known_logins = {visitor: [login for login in of if login.id not in login_ids] for visitor, of in logins.items()}
+        newest = {entry.key: entry for entry in told}  # of several versions the last
+        for entry in newest.values():
+            if login := _login(entry):
+                known_logins.setdefault(entry.row["visitor_id"], []).append(login)
+            for of in acts.values():
+                of.pop(entry.key, None)
+        known_logins = {visitor: sorted(of)[-MOST_LOGINS:] for visitor, of in known_logins.items()}
+        for entry in newest.values():
+            if is_act(entry.row, counts_purchases):
+                (name, act) = self._act(entry)
+                acts.setdefault(name, {})[act.id] = act
+        for name, of in list(acts.items()):  # a login that is told late takes what the visitor did since
+            for act in list(of.values()):
+                if (
+                    act.visitor is not None
+                    and (whose := person(act.visitor, act.time, known_logins.get(act.visitor, ())))[0] != name
+                ):
+                    del of[act.id]
+                    moved = Act(act.time, act.id, act.item_id, act.event_type, max(act.known, whose[1]), act.day, act.visitor)
+                    acts.setdefault(whose[0], {})[act.id] = moved
+        histories = {_name(key): (event, created) for key, (event, created, _) in held[HISTORY].items()}
+        kept: dict[str, list[str]] = {}
+        for name, of in acts.items():
+            if of != before.get(name, {}):
+                stamp, known = histories.get(name, (-(1 << 63), -(1 << 63)))
+                rest = sorted(act for act in of.values() if not is_told_by(act, stamp, known))
+                kept[name] = [act.to_json() for act in rest[-MOST_ACTS:]]
+        changed_logins = {
+            visitor: [login.to_json() for login in of] for visitor, of in known_logins.items() if of != logins.get(visitor, [])
+        }
+        return {ACTS: _packed(ACTS, kept, last), LOGINS: _packed(LOGINS, changed_logins, last)}
+
+    def _act(self, entry: Entry) -> tuple[str, Act]:
+        """The act, under the name of who did it as the event alone says it."""
+        row = entry.row
+        day = from_microseconds(row[EVENT_TIMESTAMP]).astimezone(self.zone).date().isoformat()
+        visitor = None if row.get("user_id") else row.get("visitor_id")
+        act = Act(row[EVENT_TIMESTAMP], entry.key, row["item_id"], row["event_type"], entry.received, day, visitor)
+        return person(visitor, act.time, ())[0] if visitor else next(iter(people(row, ()))), act
+
+    def _logins(self, visitors: Iterable[str]) -> defaultdict[str, list[Login]]:
+        names = sorted(visitors)
+        layout, found = self.rows.read({LOGINS: [_key(name) for name in names]})[LOGINS]
+        held = {_key(name): row for name, row in zip(names, found, strict=True) if row is not None}
+        return defaultdict(list, {name: logins_of(texts) for name, texts in _texts(LOGINS, {LOGINS: held}, layout).items()})
+
+    def _has_no_orders(self) -> bool:
+        if time.monotonic() >= self._look_at:
+            self._counts_purchases = self.lake.version(ORDERS.path) is None
+            self._look_at = time.monotonic() + _LOOK_S
+        return self._counts_purchases
+
+
+def _login(entry: Entry) -> Login | None:
+    row = entry.row
+    if row["event_type"] != "login" or not row.get("user_id") or not row.get("visitor_id"):
+        return None
+    return Login(row[EVENT_TIMESTAMP], entry.key, row["user_id"], entry.received)
+
+
+def _key(name: str) -> str:
+    return orjson.dumps([name]).decode()
+
+
+def _name(key: str) -> str:
+    (name,) = orjson.loads(key)
+    return str(name)
+
+
+def _texts(view: View, held: Mapping[View, Mapping[str, Row]], layout: Layout | None = None) -> dict[str, list[str]]:
+    """Name -> the texts of its row."""
+    found = held[view]
+    values = (layout or Layout(view.columns)).unpack([packed for _, _, packed in found.values()])
+    return {_name(key): texts for key, texts in zip(found, values[view.column_names[0]], strict=True)}
+
+
+def _packed(view: View, texts: Mapping[str, list[str]], number: int) -> list[Packed]:
+    """Rows whose version is the number of an entry of the spool, so that a later one is newer."""
+    version = from_microseconds(number)
+    key, column = view.key_names[0], view.column_names[0]
+    rows = [{key: name, column: of, EVENT_TIMESTAMP: version, CREATED_TIMESTAMP: version} for name, of in texts.items()]
+    return pack_rows(view, pa.Table.from_pylist(rows, schema=view.schema))
