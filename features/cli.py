@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -203,6 +204,41 @@ def _segment_tables(found: Segments, currency: str) -> list[Table]:
 def _shown(value: Any) -> str:
     """A value as a person reads it: a list as words."""
     return (", ".join(value) or "none") if isinstance(value, list) else str(value)
+
+
+@app.command()
+def quality(
+    context: typer.Context,
+    table: Annotated[list[str] | None, typer.Argument(help="Tables; default: all.")] = None,
+    html: Annotated[Path | None, typer.Option("--html", help="Also write the page into this file.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """What was found in the newest version of each table, against what is expected of it; exit code 1 where a hard one is broken.
+
+    Each build looks at the rows it writes; raw tables are looked at when a build begins. What is expected is declared in
+    features/quality/expectations.py and in `quality:` of shop.yaml. How far a model's features drifted: `shopgraph drift`.
+
+    shopgraph quality\n
+    shopgraph quality orders --json
+    """
+    from features.quality.overview import standings
+    from features.quality.show import broken, write_page
+    from features.shop import Shop
+    from infra import clock
+    from infra.home import Home
+    from infra.lake import Lake
+
+    settings: Settings = context.obj
+    shop, lake = Shop.load(Home(settings)), Lake.open(settings)
+    found = standings(lake, shop, clock.now(settings.now or shop.now, lake), table or ())
+    if html:
+        write_page(settings, html)
+    if as_json:
+        typer.echo(json.dumps([one.as_dict() for one in found], ensure_ascii=False))
+    else:
+        _stdout().print(broken(found))
+    if any(one.status == "failed" for one in found):
+        raise typer.Exit(1)
 
 
 def _store(settings: Settings) -> FeatureStore:

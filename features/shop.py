@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -10,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from features.mapping import Source
 from features.profiles import ProfileRules
+from features.quality.expectations import TableExpectation
 from infra.errors import SettingsError
 from infra.home import Home
 
@@ -27,6 +29,10 @@ class Shop(BaseModel):
     now: str = Field("wall", description="The clock: `wall`, `data` or an ISO 8601 time.")
     sources: tuple[Source, ...] = Field(
         (), description="Where the shop's own data comes from and how it maps; see features/mapping.py."
+    )
+    quality: Mapping[str, TableExpectation] = Field(
+        {},
+        description="What is expected of a table beside or instead of what shopgraph expects; see features/quality/expectations.py.",
     )
     quarantine_share: float = Field(
         0.05, ge=0, le=1, description="Share of bad rows of one source and table above which ingest stops."

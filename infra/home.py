@@ -8,6 +8,7 @@
 <home>/artifacts/        MLflow artifacts
 <home>/run/              pids, sockets, tokens, locks
 <home>/logs/             what our servers print
+<home>/reports/<shop>/   pages for people, such as quality.html
 """
 
 from __future__ import annotations
@@ -65,6 +66,11 @@ class Home:
     @property
     def logs(self) -> Path:
         return self.path / "logs"
+
+    @property
+    def reports(self) -> Path:
+        """Folder of the pages that are written for people, one folder per shop."""
+        return self.path / "reports"
 
     @property
     def lake_root(self) -> str:

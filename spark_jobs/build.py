@@ -24,6 +24,7 @@ import features.calendars
 import features.profiles
 import features.windows
 from features.columns import CREATED_TIMESTAMP, EVENT_TIMESTAMP, RETRACTED
+from features.quality.gate import Gate
 from features.revisions import REVISED, has_revisions
 from features.shop import Shop
 from features.tables import RAW_TABLES, Table
@@ -220,7 +221,7 @@ def build(
 
     Raises:
         SettingsError: a name that is no feature table.
-        TableContractError: a range of a table that was never built.
+        TableContractError: a range of a table that was never built, or rows that break a hard expectation.
         TableConflictError: somebody else committed to a table meanwhile.
         HomeError: another build or an ingest of this shop is running.
     """
@@ -236,6 +237,7 @@ def build(
             Journal(lake, "ingest").recover()
             horizon = Horizon.of(clock.now(settings.now or shop.now, lake), shop, lake)
             snapshot = Snapshot(spark, lake, horizon)
+        check_raw_tables(snapshot, shop)
         share_out(spark, lake)
         for name in order:
             if on_table:
@@ -245,6 +247,18 @@ def build(
             if on_built:
                 on_built(built)
     return results
+
+
+def check_raw_tables(snapshot: Snapshot, shop: Shop) -> None:
+    """Hold the raw tables, in the versions that are read, against what is expected of them; a version that passed is not read again.
+
+    Raises:
+        TableContractError: one breaks a hard expectation: nothing is built from it.
+    """
+    for table in RAW_TABLES.values():
+        version = snapshot.version(table)
+        if version is not None:
+            Gate(snapshot.lake, shop, table, snapshot.horizon.now).stand(version)
 
 
 def in_order(names: Iterable[str]) -> list[str]:
@@ -270,7 +284,7 @@ def build_table(snapshot: Snapshot, shop: Shop, job: Job, between: Range | None 
     """Build one table from the versions of the snapshot, or leave it where nothing changed.
 
     Raises:
-        TableContractError: a range of a table that was never built, or rows that break its declaration.
+        TableContractError: a range of a table that was never built, or rows that break its declaration or a hard expectation.
         TableConflictError: somebody else committed to the table meanwhile.
     """
     began = time.monotonic()
@@ -287,7 +301,9 @@ def build_table(snapshot: Snapshot, shop: Shop, job: Job, between: Range | None 
     )
     base = lake.version(path)
     digest = digest_of(versions, basis, str(horizon.last_day), {"now": horizon.now if horizon.cuts else None, "between": between})
+    gate = Gate(lake, shop, job.table, horizon.now)
     if commit := lake.committed(path, digest, base):
+        gate.keep(commit.version)
         return Built(job.table.name, commit.version, commit.num_rows, time.monotonic() - began, skipped=True)
     standing = Standing.of(lake, path)
     changes = None if standing is None else _changes(lake, job, versions, standing)
@@ -301,11 +317,14 @@ def build_table(snapshot: Snapshot, shop: Shop, job: Job, between: Range | None 
         if between:  # the other rows are as they were built
             metadata |= {"between": [str(between.first), str(between.last)], **(standing.told() if standing else {"inputs": {}})}
         rows = _revisions(snapshot, shop, job, standing, changes or (), between)
-        commit = _append(rows, lake, job.table, digest, base, metadata)
+        commit = _append(rows, lake, job.table, digest, base, metadata, gate)
     else:
         rows = job.run(snapshot.inputs(job, shop))
         metadata |= {REVISED: 0}
-        commit = write_table(rows, lake, job.table, "overwrite", digest=digest, read_version=base, metadata=metadata)
+        commit = write_table(
+            rows, lake, job.table, "overwrite", digest=digest, read_version=base, metadata=metadata, check=gate.check
+        )
+    gate.keep(commit.version)
     return Built(job.table.name, commit.version, commit.num_rows, time.monotonic() - began, commit.skipped, added)
 
 
@@ -355,12 +374,14 @@ def _revisions(
     return revise(stored.withColumns(touch), computed.withColumns(touch), job.table)
 
 
-def _append(rows: DataFrame, lake: Lake, table: Table, digest: str, base: int | None, metadata: Mapping[str, Any]) -> Commit:
+def _append(
+    rows: DataFrame, lake: Lake, table: Table, digest: str, base: int | None, metadata: Mapping[str, Any], gate: Gate
+) -> Commit:
     """Add rows to a table, and note how many of them revise others."""
     rows = rows.persist(StorageLevel.MEMORY_AND_DISK)
     try:
         (revised,) = rows.agg(F.count_if(IS_REVISION)).collect()[0]
         noted = {**metadata, REVISED: revised}
-        return write_table(rows, lake, table, "append", digest=digest, read_version=base, metadata=noted)
+        return write_table(rows, lake, table, "append", digest=digest, read_version=base, metadata=noted, check=gate.check)
     finally:
         rows.unpersist()

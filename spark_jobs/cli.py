@@ -146,6 +146,7 @@ def build(
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+    from features.quality.show import write_page
     from spark_jobs import build as builder
 
     asked = tables or []
@@ -163,8 +164,11 @@ def build(
         results = builder.build(
             context.obj, asked, builder.Range(**days) if days else None, lambda name: progress.update(task, description=name), told
         )
+    told_at = write_page(context.obj)
     if as_json:
         typer.echo(json.dumps([dataclasses.asdict(built) for built in results]))
+        return
+    typer.echo(f"quality: {told_at}")
 
 
 @app.command()

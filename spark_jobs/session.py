@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -235,8 +235,12 @@ def write_table(
     digest: str,
     read_version: int | None = None,
     metadata: Mapping[str, Any] | None = None,
+    check: Callable[[Attempt, Mode], None] | None = None,
 ) -> Commit:
     """Write a frame as a new version of its table, atomically; see `Lake.commit` for what is checked.
+
+    Args:
+        check: looks at the written files before the commit, and raises where they must not be committed.
 
     Raises:
         TableContractError: the frame lacks a declared column.
@@ -250,6 +254,8 @@ def write_table(
     if table.kind == "features" and RETRACTED not in frame.columns:
         frame = frame.withColumn(RETRACTED, F.lit(None))
     attempt = write_files(frame, lake, table.path, table.stored_schema)
+    if check:
+        check(attempt, mode)
     return lake.commit(attempt, table.stored_schema, mode, digest=digest, read_version=read_version, metadata=metadata)
 
 
