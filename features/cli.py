@@ -210,7 +210,9 @@ def _shown(value: Any) -> str:
 def quality(
     context: typer.Context,
     table: Annotated[list[str] | None, typer.Argument(help="Tables; default: all.")] = None,
-    html: Annotated[Path | None, typer.Option("--html", help="Also write the page into this file.")] = None,
+    html: Annotated[
+        Path | None, typer.Option("--html", help="Where the page goes; default: <home>/reports/<shop>/quality.html.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """What was found in the newest version of each table, against what is expected of it; exit code 1 where a hard one is broken.
@@ -231,12 +233,12 @@ def quality(
     settings: Settings = context.obj
     shop, lake = Shop.load(Home(settings)), Lake.open(settings)
     found = standings(lake, shop, clock.now(settings.now or shop.now, lake), table or ())
-    if html:
-        write_page(settings, html)
+    path = write_page(settings, html)
     if as_json:
         typer.echo(json.dumps([one.as_dict() for one in found], ensure_ascii=False))
     else:
         _stdout().print(broken(found))
+        typer.echo(f"page: {path}")
     if any(one.status == "failed" for one in found):
         raise typer.Exit(1)
 

@@ -25,6 +25,7 @@ import features.profiles
 import features.windows
 from features.columns import CREATED_TIMESTAMP, EVENT_TIMESTAMP, RETRACTED
 from features.quality.gate import Gate
+from features.quality.overview import check_names
 from features.revisions import REVISED, has_revisions
 from features.shop import Shop
 from features.tables import RAW_TABLES, Table
@@ -254,7 +255,9 @@ def check_raw_tables(snapshot: Snapshot, shop: Shop) -> None:
 
     Raises:
         TableContractError: one breaks a hard expectation: nothing is built from it.
+        SettingsError: the shop expects something of a table or column that there is not.
     """
+    check_names(shop)
     for table in RAW_TABLES.values():
         version = snapshot.version(table)
         if version is not None:

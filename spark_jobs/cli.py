@@ -168,7 +168,7 @@ def build(
     if as_json:
         typer.echo(json.dumps([dataclasses.asdict(built) for built in results]))
         return
-    typer.echo(f"quality: {told_at}")
+    typer.echo(f"quality page: {told_at}")
 
 
 @app.command()

@@ -87,6 +87,58 @@ def train(
         _show(reports)
 
 
+@app.command()
+def drift(
+    context: typer.Context,
+    models: Annotated[
+        list[str] | None, typer.Argument(help="recommender, demand, sentiment, each with @version or @alias; none: all there are.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Report as JSON.")] = False,
+) -> None:
+    """How far each feature moved since a model was trained: its table versions of then against the newest ones.
+
+    The population stability index over the last 28 event days of each version: from 0.1 on a feature moved, from 0.25 on it is
+    another population. It is read from the quality reports that builds keep; the quality page of later builds shows these models.
+
+    shopgraph drift\n
+    shopgraph drift recommender@3 demand --json
+    """
+    import dataclasses
+
+    from features.quality.models import model_drift, remember, trained_on
+    from features.quality.show import write_page
+    from infra.errors import ModelNotFoundError
+    from training import recipe as recipes
+    from training.context import Context
+
+    opened = Context.open(context.obj)
+    found = []
+    for asked in models or recipes.MODELS:
+        model, _, version = asked.partition("@")
+        if model not in recipes.MODELS:
+            raise SettingsError(f"there is no model {model!r}; there are {', '.join(recipes.MODELS)}.")
+        try:
+            origin = opened.tracking.origin(model, version or None)
+        except ModelNotFoundError:
+            if models:
+                raise
+            continue
+        trained = trained_on(opened.lake, model, origin.version, origin.inputs, origin.began)
+        remember(opened.lake, trained)
+        found.append(model_drift(opened.lake, trained))
+    path = write_page(context.obj)
+    if as_json:
+        typer.echo(json.dumps([dataclasses.asdict(one) for one in found], ensure_ascii=False))
+        return
+    from rich.console import Console
+
+    from features.quality.show import drift_table
+
+    for one in found:
+        Console().print(drift_table(one))
+    typer.echo(f"page: {path}" if found else "no model is registered yet; run `shopgraph train`.")
+
+
 def _show(reports: dict[str, dict[str, object]]) -> None:
     """Model and baselines side by side, as each model's report gives them."""
     from rich.console import Console

@@ -9,6 +9,7 @@ from datetime import datetime
 
 import pyarrow.fs as pafs
 
+from features.columns import CREATED_TIMESTAMP
 from features.quality.drift import ENOUGH_ROWS, LARGE, stability_index
 from features.quality.expectations import ColumnExpectation, expectation
 from features.quality.profile import Found, Profile, Window, footer, names_of_rows, profile, sample_of
@@ -38,7 +39,7 @@ class Gate:
         Raises:
             TableContractError: they break a hard expectation; the report of it is kept, the files are gone.
         """
-        report = self._look(_files(self.lake, attempt), [] if mode == "overwrite" else self._standing())
+        report = self._look(_files(self.lake, attempt), [] if mode == "overwrite" else self._standing(), once=True)
         if report.failed:
             self.reports.keep(report)
             self.lake.filesystem.delete_dir(self.lake.on_filesystem(attempt.uri))
@@ -85,9 +86,11 @@ class Gate:
             if report is not None and not report.failed and report.expectations == self._digest:
                 before = set(self._standing(earlier))
                 break
-        return self._look([uri for uri in files if uri not in before], [uri for uri in files if uri in before])
+        new, old = ([uri for uri in files if (uri in before) is is_old] for is_old in (False, True))
+        return self._look(new, old, once=self.table.kind == "raw")
 
-    def _look(self, new: Sequence[str], old: Sequence[str]) -> Report:
+    def _look(self, new: Sequence[str], old: Sequence[str], *, once: bool) -> Report:
+        """What is found in the files `new`, beside `old`; `once`: no row is in them twice, as revisions of one are."""
         began = time.monotonic()
         footers = {uri: footer(self.lake, uri) for uri in (*old, *new)}
         newest = max((one.newest for one in footers.values() if one.newest), default=None)
@@ -98,6 +101,7 @@ class Gate:
         rows = sum(one.num_rows for one in footers.values())
         said = newest.isoformat() if newest else None
         checks = (
+            *(self._once(found) if once else ()),
             *self._rows(found, rows, self.reports.newest(self.table.path)),
             *(check for column in self.table.columns if column.name in found.found for check in self._column(column, found)),
             *freshness(said, self.now, self.expected),
@@ -115,17 +119,21 @@ class Gate:
             week=found.week,
             before=found.before,
             days=found.days,
+            window_days=None if window.since is None else self.expected.window_days,
             seconds=round(time.monotonic() - began, 3),
         )
+
+    def _once(self, found: Profile) -> Iterator[Check]:
+        """Whether each new row is told once; a correction of a raw row is told later than the row."""
+        names = names_of_rows(self.table)
+        if self.expected.unique and names:
+            of = " + ".join((*names, CREATED_TIMESTAMP) if self.table.kind == "raw" else names)
+            got = _count(found.duplicates, "row") + " told again"
+            yield Check("unique", "", "fail", f"one new row per {of}", got, not found.duplicates)
 
     def _rows(self, found: Profile, rows: int, before: Report | None) -> Iterator[Check]:
         """What is expected of the table's rows as such."""
         expected = self.expected
-        if expected.unique and names_of_rows(self.table):
-            of = " + ".join(names_of_rows(self.table)) + (" + created_timestamp" if self.table.kind == "raw" else "")
-            yield Check(
-                "unique", "", "fail", f"one new row per {of}", _count(found.duplicates, "row") + " told again", not found.duplicates
-            )
         if expected.kept_share is not None and before is not None and before.rows:
             share = rows / before.rows
             yield Check(
@@ -140,8 +148,7 @@ class Gate:
             week, earlier = (sum(list(found.days.values())[part]) for part in (slice(0, 7), slice(7, 14)))
             low, high = expected.volume
             told = f"{week:,} rows in the last 7 event days, {earlier:,} in the 7 before"
-            judged = max(week, earlier) >= _ENOUGH_FOR_VOLUME and len(found.days) >= 14
-            if judged:
+            if earlier and max(week, earlier) >= _ENOUGH_FOR_VOLUME:
                 yield Check(
                     "volume",
                     "",

@@ -15,6 +15,8 @@ from features.shop import Shop
 from features.tables import Column
 
 _BARS, _WORDS = 24, 5
+_FREQUENT = 0.01
+"""Share of the rows below which a word is not worth its place."""
 _SIGNS = {"passed": "✓", "warned": "!", "failed": "✗", None: "?"}
 _STYLE = """
 :root{--ink:#1c2330;--soft:#5b6472;--paper:#fff;--panel:#f6f7f9;--line:#dfe3e8;--bar:#4a6fa5;
@@ -36,8 +38,9 @@ th{font-weight:600;color:var(--soft);font-size:.85rem;white-space:nowrap}td.n,th
 details{border:1px solid var(--line);border-radius:.5rem;margin:.5rem 0;padding:.2rem .8rem}summary{cursor:pointer;padding:.4rem 0}
 details[open] summary{border-bottom:1px solid var(--line)}
 code{font:.9em ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;overflow-wrap:anywhere}a{color:inherit}
-svg{display:block}rect{fill:var(--bar)}.words{font-size:.85rem;min-width:9rem}
-@media(max-width:40rem){body{padding:.6rem}th,td{padding:.3rem .4rem}}
+svg{display:block}rect{fill:var(--bar)}.words{font-size:.85rem}
+td code{white-space:nowrap}
+@media(max-width:40rem){body{padding:.6rem}th,td{padding:.3rem .4rem}.less{display:none}}
 """
 
 
@@ -76,11 +79,13 @@ def _tables(tables: Sequence[Standing]) -> str:
             told = f"refused: {_broken(one.refused)}"
         rows.append(
             f'<tr><td><a href="#{one.table.path}"><code>{one.table.path}</code></a><td>{_status(one.status)}'
-            f"<td class=n>{'' if report is None else report.version}<td class=n>{'' if report is None else f'{report.rows:,}'}"
-            f"<td class=n>{'' if report is None or report.newest is None else report.newest[:10]}"
+            f"<td class='n less'>{'' if report is None else report.version}<td class=n>{'' if report is None else f'{report.rows:,}'}"
+            f"<td class='n less'>{'' if report is None or report.newest is None else report.newest[:10]}"
             f"<td>{'' if report is None else _per_day(report.days)}<td>{told}"
         )
-    head = "<tr><th>table<th>state<th class=n>version<th class=n>rows<th class=n>newest event<th>rows by day<th>broken"
+    head = (
+        "<tr><th>table<th>state<th class='n less'>version<th class=n>rows<th class='n less'>newest event<th>rows by day<th>broken"
+    )
     return f"<div class=wide><table>{head}{''.join(rows)}</table></div>"
 
 
@@ -136,7 +141,7 @@ def _checks(report: Report) -> str:
 def _columns(one: Standing, report: Report) -> str:
     window = report.window
     rows = "".join(_column(column, window[column.name]) for column in one.table.columns if column.name in window)
-    days = f"rows of {len(report.days)} event days" if report.days else "all rows"
+    days = "all rows" if report.window_days is None else f"rows of {report.window_days} event days"
     head = "<tr><th>column<th class=n>null<th class=n>least<th class=n>mean<th class=n>greatest<th>values"
     return f"<h3>Columns, {days}</h3><div class=wide><table>{head}{rows}</table></div>"
 
@@ -154,10 +159,10 @@ def _column(column: Column, found: Statistics) -> str:
 
 def _words(found: Statistics) -> str:
     total = found.rows - found.nulls
-    shown = found.values.most_common(_WORDS)
-    rest = len(found.values) - len(shown)
+    shown = [(word, count) for word, count in found.values.most_common(_WORDS) if count > _FREQUENT * total]
     said = [f"{escape(word[:40])} {count / total:.0%}" for word, count in shown]
-    return f"<div class=words>{'<br>'.join(said)}{'<br>…' if rest > 0 else ''}</div>"
+    rest = "…" if len(found.values) > len(shown) else ""
+    return f"<span class=words>{', '.join([*said, rest] if rest and said else said) or (rest and 'many')}</span>"
 
 
 def _histogram(found: Statistics) -> str:
@@ -215,9 +220,12 @@ def _grade(psi: float | None) -> str:
     return "none" if psi is None else "passed" if psi < MODERATE else "warned" if psi < LARGE else "failed"
 
 
-def _number(value: float | str | None) -> str:
+def number_text(value: float | None) -> str:
+    """A number for a reader: whole where it is, else four digits; empty for None."""
     if value is None:
         return ""
-    if isinstance(value, str):
-        return escape(value[:16].replace("T", " "))
     return f"{value:,.0f}" if value == int(value) or abs(value) >= 1000 else f"{value:,.4g}"
+
+
+def _number(value: float | str | None) -> str:
+    return escape(value[:16].replace("T", " ")) if isinstance(value, str) else number_text(value)

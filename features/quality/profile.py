@@ -1,7 +1,7 @@
 """What the rows of a table look like, read once with Arrow, batch by batch, in bounded memory.
 
 New rows are counted against the bounds expected of them, all of them. Statistics are of the current rows of a window of event
-days (of each row the newest version, none that was taken back), in two parts: the last week, and the days before it. Their
+days (of each row the newest revision, none that was taken back), in two parts: the last week, and the days before it. Their
 histograms have bins that do not depend on the data, so those of any two versions compare without a look at old files.
 """
 
@@ -39,6 +39,7 @@ _TRACKED, _KEPT = 50_000, 10_000
 _STEPS = 4
 _LEAST, _MOST = -120, 400
 _EPOCH = np.datetime64(0, "us")
+_RETRACTED = Column(RETRACTED, "string", "whether a revision takes its row back")
 
 
 @dataclass(frozen=True)
@@ -163,7 +164,7 @@ def profile(
     winners, events = _current(lake, table, files, window, made)
     is_week = _is_week(events, window)
     made.days = _days(events, window)
-    columns = [column for column in table.columns if column.name not in (EVENT_TIMESTAMP, CREATED_TIMESTAMP, RETRACTED)]
+    columns = [column for column in table.columns if column.name not in (EVENT_TIMESTAMP, CREATED_TIMESTAMP)]
     made.week, made.before = ({c.name: Statistics() for c in columns} for _ in range(2))
     made.found = {column.name: Found() for column in columns}
     first = 0
@@ -240,8 +241,8 @@ def _current(
     """Numbers of the current rows in the window, in the order of the table, and their events; counts rows and duplicates."""
     names = names_of_rows(table)
     wanted = [table.column(name) for name in dict.fromkeys((*names, *_times(table)))]
-    if RETRACTED in table.names:
-        wanted.append(table.column(RETRACTED))
+    if table.kind == "features":
+        wanted.append(_RETRACTED)
     said: list[tuple[Integers, ...]] = []
     first = 0
     for uri, is_new in files:

@@ -54,6 +54,7 @@ class Report:
     week: Mapping[str, Statistics]
     before: Mapping[str, Statistics]
     days: Mapping[str, int]
+    window_days: int | None
     seconds: float
 
     @property

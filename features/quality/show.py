@@ -8,9 +8,9 @@ from pathlib import Path
 from rich.markup import escape
 from rich.table import Table
 
-from features.quality.models import model_drift, remembered
+from features.quality.models import ModelDrift, model_drift, remembered
 from features.quality.overview import Standing, standings
-from features.quality.page import page
+from features.quality.page import number_text, page
 from features.shop import Shop
 from infra import clock
 from infra.errors import HomeError
@@ -55,4 +55,19 @@ def broken(found: Sequence[Standing]) -> Table:
         version = "refused" if one.refused else str(one.report.version) if one.report else ""
         state = one.status or "not looked at"
         shown.add_row(one.table.path, version, f"[{_COLOURS[one.status]}]{state}[/]", escape("\n".join(said)))
+    return shown
+
+
+def drift_table(one: ModelDrift) -> Table:
+    """The features of a model, the farthest first; what no report speaks of below them."""
+    shown = Table("table", "feature", "PSI", "verdict", "mean then", "mean now", "rows then", "rows now", box=None)
+    shown.title = f"{one.trained.model} version {one.trained.version}"
+    for feature in one.features:
+        psi = "" if feature.psi is None else f"{feature.psi:.3f}"
+        means = [number_text(mean) for mean in (feature.mean_then, feature.mean_now)]
+        shown.add_row(
+            feature.table, feature.column, psi, feature.verdict, *means, f"{feature.rows_then:,}", f"{feature.rows_now:,}"
+        )
+    for path, why in one.unknown.items():
+        shown.add_row(path, "", "", escape(why))
     return shown

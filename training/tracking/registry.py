@@ -6,6 +6,7 @@ import hashlib
 import shutil
 import uuid
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
 from mlflow import MlflowClient
@@ -102,9 +103,40 @@ def fetch(client: MlflowClient, name: str, version: str | None, home: Home) -> S
                     raise
         finally:
             shutil.rmtree(draft, ignore_errors=True)
-    datasets = client.get_run(found.run_id).inputs.dataset_inputs
-    inputs = {item.dataset.name: int(item.dataset.digest.removeprefix("v")) for item in datasets}
+    inputs, _ = _read_by(client, found.run_id)
     return Saved(target, name, int(found.version), digest, found.run_id, inputs)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a registered version comes from: the table versions its run read (path -> version) and when the run began, UTC."""
+
+    name: str
+    version: int
+    inputs: dict[str, int]
+    began: datetime
+
+
+def origin(client: MlflowClient, name: str, version: str | None) -> Origin:
+    """Where a registered version comes from; its files are not fetched.
+
+    Args:
+        version: a number, an alias such as `champion`, or None for the newest.
+
+    Raises:
+        ModelNotFoundError: there is no such model or version.
+        MlflowException: the server refuses or does not answer.
+    """
+    found = _find(client, name, version)
+    inputs, began = _read_by(client, found.run_id)
+    return Origin(name, int(found.version), inputs, began)
+
+
+def _read_by(client: MlflowClient, run_id: str) -> tuple[dict[str, int], datetime]:
+    """The table versions a run read, and when it began."""
+    run = client.get_run(run_id)
+    inputs = {item.dataset.name: int(item.dataset.digest.removeprefix("v")) for item in run.inputs.dataset_inputs}
+    return inputs, datetime.fromtimestamp(run.info.start_time / 1000, UTC)
 
 
 def folder_digest(folder: Path) -> str:

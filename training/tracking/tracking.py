@@ -22,7 +22,7 @@ from infra.home import Home
 from infra.lake import Lake, digest_of
 from infra.settings import Settings
 from training.tracking import registry
-from training.tracking.registry import Saved
+from training.tracking.registry import Origin, Saved
 from training.tracking.runs import Run, answering
 from training.tracking.server import ensure_server, server_uri
 
@@ -155,6 +155,16 @@ class Tracking:
             EngineError: MLflow does not answer, or what was downloaded is not what was registered.
         """
         return registry.fetch(self.client, f"{self.shop}.{task}", version, self.home)
+
+    @answering()
+    def origin(self, task: str, version: str | None = None) -> Origin:
+        """Where a registered version of `<shop>.<task>` comes from (a number, an alias, None: the newest).
+
+        Raises:
+            ModelNotFoundError: there is no such model or version.
+            EngineError: MLflow does not answer.
+        """
+        return registry.origin(self.client, f"{self.shop}.{task}", version)
 
     def _experiment(self, name: str) -> str:
         found = self.client.get_experiment_by_name(name)
