@@ -20,6 +20,7 @@ Severity = Literal["warn", "fail"]
 
 _COUNTED = ("units", "views", "adds", "lines", "users", "acts", "days", "seconds", "units per pack")
 """Units of what is counted or measured from zero up."""
+_NUMBERS = ("int", "float")
 _WEEKLY = (0.5, 2.0)
 
 
@@ -123,7 +124,7 @@ def derived(table: Table) -> TableExpectation:
         said: dict[str, float] = {"max_null_share": 0.0} if column.required else {}
         if column.unit == "0-1":
             said |= {"min": 0.0, "max": 1.0}
-        elif column.type == "money" or (column.unit in _COUNTED and column.type in ("int", "float")):
+        elif column.type == "money" or column.name.startswith("num_") or (column.unit in _COUNTED and column.type in _NUMBERS):
             said |= {"min": 0.0}
         if said:
             columns[column.name] = ColumnExpectation(**said)

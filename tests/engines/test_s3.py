@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -14,8 +15,12 @@ from pyspark.sql import SparkSession
 
 from features.offline import frames
 from features.offline.labels import Labels
-from features.tables import ORDERS
-from infra.errors import TableConflictError
+from features.quality.gate import Gate
+from features.quality.models import Trained, model_drift, remember, remembered
+from features.quality.report import Reports
+from features.shop import Shop
+from features.tables import ORDERS, Table
+from infra.errors import TableConflictError, TableContractError
 from infra.home import Home
 from infra.lake import Attempt, Commit, Lake
 from infra.settings import Settings
@@ -92,3 +97,31 @@ def test_point_in_time_frames_are_the_oracles_by_both_engines(remote: Lake, spar
     written = pq.read_table(tmp_path / "frame")
     assert world.answers(written) == {ttl: [oracle(case, ttl) for case in world.cases] for ttl in TTLS}
     assert bits(written).equals(bits(frames.join(labels.read(), world.views, world.names, remote, with_times=True)))
+
+
+def test_the_quality_gate_keeps_reports_and_refuses(remote: Lake) -> None:
+    shop, now = Shop(name="sample", currency="EUR", time_zone="Europe/Berlin"), datetime(2025, 1, 2, tzinfo=UTC)
+
+    def send(*ids: str, table: Table = ORDERS) -> None:
+        gate = Gate(remote, shop, table, now)
+        attempt = remote.attempt(ORDERS.path)
+        pq.write_table(orders(*ids), f"{remote.on_filesystem(attempt.uri)}/part-0.parquet", filesystem=remote.filesystem)
+        gate.check(attempt, "append")
+        gate.keep(remote.commit(attempt, ORDERS.schema, "append", digest="-".join(ids)).version)
+
+    reports = Reports(remote)
+    assert (reports.newest(ORDERS.path), reports.refused(ORDERS.path)) == (None, None)
+    send("a", "b")
+    report = reports.of(ORDERS.path, 0)
+    assert report is not None
+    assert (report.rows, report.window["quantity"].rows) == (2, 2)
+    with pytest.raises(TableContractError, match="told again"):
+        send("c", "c", table=dataclasses.replace(ORDERS, identity=("order_id",)))
+    assert reports.refused(ORDERS.path) is not None
+    assert remote.version(ORDERS.path) == 0
+    Gate(remote, shop, ORDERS, now).stand(0)
+    send("d")
+    assert (reports.versions(ORDERS.path), reports.refused(ORDERS.path)) == ([0, 1], None)
+    remember(remote, Trained("demand", 1, {ORDERS.path: 0}))
+    (kept,) = remembered(remote)
+    assert model_drift(remote, kept).newest == {ORDERS.path: 1}
