@@ -3,7 +3,8 @@
 With shares p and q of the rows in each of a few groups, PSI = sum of (q - p) ln(q / p): the symmetric form of Kullback and
 Leibler's divergence (Jeffreys, 1946), in credit scoring since Siddiqi, "Credit Risk Scorecards" (2006). By its convention below
 0.1 is no change worth a look, 0.1 to 0.25 a change to look at, above 0.25 another population. Groups are the deciles of the
-reference, zero on its own, rows without a value on their own; of words each of the most frequent ones, and the others.
+reference and what lies beyond it, zero on its own, rows without a value on their own; of words each of the most frequent ones,
+and the others.
 """
 
 from __future__ import annotations
@@ -79,9 +80,13 @@ def stability_index(then: Statistics, now: Statistics) -> float | None:
 
 
 def _edges(bins: Counter[int]) -> list[int]:
-    """The bins at which groups begin that hold about a tenth of the rows each; zero is a group of its own."""
+    """The bins at which groups begin that hold about a tenth of the rows each.
+
+    Zero is a group of its own, and so is what lies beyond the reference on either side: within the last decile a price times 100
+    would not count as another.
+    """
     target = sum(bins.values()) / _GROUPS
-    edges, filled = {0, 1}, 0
+    edges, filled = {0, 1, min(bins), max(bins) + 1}, 0
     for code in sorted(bins):
         if filled >= target:
             edges.add(code)
