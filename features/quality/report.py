@@ -39,7 +39,7 @@ class Report:
 
     `version` is None for rows that were refused. `as_of` is the shop's clock, `rows` what the table holds with this version,
     `new_rows` what it wrote and was checked; `week` and `before` are the statistics of the window's last week and of the days
-    before it, `days` its rows by local day.
+    before it (`window_days` event days in all, None: all rows), `days` its rows by local day.
     """
 
     table: str
