@@ -7,6 +7,7 @@ the rows of a week are warn, because a shop may have had such a week.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Literal, Self
 
@@ -21,6 +22,8 @@ Severity = Literal["warn", "fail"]
 _COUNTED = ("units", "views", "adds", "lines", "users", "acts", "days", "seconds", "units per pack")
 """Units of what is counted or measured from zero up."""
 _NUMBERS = ("int", "float")
+_SCALE = re.compile(r"(\d+)-(\d+)")
+"""Unit of a share (0-1) or a score (1-5): its bounds."""
 _WEEKLY = (0.5, 2.0)
 
 
@@ -111,6 +114,7 @@ BY_HAND: Mapping[str, TableExpectation] = {
     "user_activity": _DAILY,
     "item_activity": _with(_DAILY, price_last=_STABLE),
     "user_category_affinity": _DAILY,
+    "user_profile": _with(_DAILY, net_value_sum_365d=_SIGNED),
     "daily_demand": _with(_DAILY, price_mean=ColumnExpectation(min=0, stable=True)),
     "clean_reviews": _with(TableExpectation(), **_LABELLED),
 }
@@ -118,12 +122,12 @@ BY_HAND: Mapping[str, TableExpectation] = {
 
 
 def derived(table: Table) -> TableExpectation:
-    """What the declaration of a table says: required, a share, an amount of money, a count."""
+    """What the declaration of a table says: required, a share or a score, an amount of money, a count."""
     columns = {}
     for column in table.columns:
         said: dict[str, float] = {"max_null_share": 0.0} if column.required else {}
-        if column.unit == "0-1":
-            said |= {"min": 0.0, "max": 1.0}
+        if scale := _SCALE.fullmatch(column.unit):
+            said |= {"min": float(scale[1]), "max": float(scale[2])}
         elif column.type == "money" or column.name.startswith("num_") or (column.unit in _COUNTED and column.type in _NUMBERS):
             said |= {"min": 0.0}
         if said:

@@ -24,6 +24,8 @@ def test_the_declaration_says_what_is_required_a_share_or_counted(table):
             assert said[column.name].max_null_share == 0
         if column.unit == "0-1":
             assert (said[column.name].min, said[column.name].max) == (0, 1)
+        if column.unit == "1-5":
+            assert (said[column.name].min, said[column.name].max) == (1, 5)
         if column.name.startswith("num_") or "_count_" in column.name or (column.type == "money" and "price" in column.name):
             assert said[column.name].min is not None
             assert said[column.name].min >= 0
