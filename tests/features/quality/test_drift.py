@@ -73,6 +73,8 @@ def test_zero_is_a_group_of_its_own():
     then = np.abs(chance.normal(0, 5, 3000)) + 0.01
     assert stability_index(of_numbers(then), of_numbers(np.where(np.arange(3000) < 900, 0, then))) > 0.25
     assert stability_index(of_numbers(np.zeros(1000)), of_numbers(np.full(1000, 1e-6))) > 0.25
+    some, next_to_it = (np.where(np.arange(3000) < 200, value, then) for value in (0, 0.01))
+    assert stability_index(of_numbers(some), of_numbers(next_to_it)) > 0.25
 
 
 def test_little_is_said_of_few_rows_and_nothing_without_statistics():

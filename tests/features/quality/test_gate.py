@@ -157,6 +157,20 @@ def test_of_appended_rows_only_new_ones_are_checked_and_only_current_ones_counte
     # The latest version wins, however the files lie.
     again = [row | {"price": 5.0, "created_timestamp": later} for row in first[:3]]
     assert send(again, mode="append").window["price"].high < 1000
+    # One that was known before what stands loses, though it lies behind it.
+    early = [row | {"price": 2000.0, "created_timestamp": later - timedelta(minutes=1)} for row in first[:3]]
+    assert send(early, mode="append").window["price"].high < 1000
+
+
+def test_statistics_are_of_the_window_and_checks_of_every_row(send):
+    old = [row | {"price": 1e6, "event_timestamp": row["event_timestamp"] - timedelta(100)} for row in honest(per_day=2)]
+    report = send([*honest(), *old])
+    assert (report.rows, report.new_rows, report.window["price"].rows) == (1456, 1456, 1400)
+    assert report.window["price"].high < 1000
+    with pytest.raises(TableContractError, match="1 row told again"):
+        send([*honest(), *old, old[0]])
+    with pytest.raises(TableContractError, match="share: expected 0 to 1"):
+        send([*honest(), old[0] | {"share": 2.0}])
 
 
 def test_a_file_without_a_row_in_the_window_is_not_read(send, lake):
