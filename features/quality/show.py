@@ -60,7 +60,9 @@ def broken(found: Sequence[Standing]) -> Table:
 
 def drift_table(one: ModelDrift) -> Table:
     """The features of a model, the farthest first; what no report speaks of below them."""
-    shown = Table("table", "feature", "PSI", "verdict", "mean then", "mean now", "rows then", "rows now", box=None)
+    shown = Table(box=None)
+    for heading in ("table", "feature", "PSI", "verdict", "mean then", "mean now", "rows then", "rows now"):
+        shown.add_column(heading, no_wrap=heading in ("table", "feature", "PSI"))
     shown.title = f"{one.trained.model} version {one.trained.version}"
     for feature in one.features:
         psi = "" if feature.psi is None else f"{feature.psi:.3f}"
