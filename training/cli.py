@@ -98,14 +98,14 @@ def drift(
     """How far each feature moved since a model was trained: its table versions of then against the newest ones.
 
     The population stability index over the last 28 event days of each version: from 0.1 on a feature moved, from 0.25 on it is
-    another population. It is read from the quality reports that builds keep; the quality page of later builds shows these models.
+    another population. It is read from the quality reports that builds keep; the quality page shows the newest version of each model.
 
     shopgraph drift\n
     shopgraph drift recommender@3 demand --json
     """
     import dataclasses
 
-    from features.quality.models import model_drift, remember, trained_on
+    from features.quality.models import model_drift, trained_on
     from features.quality.show import write_page
     from infra.errors import ModelNotFoundError
     from training import recipe as recipes
@@ -123,9 +123,7 @@ def drift(
             if models:
                 raise
             continue
-        trained = trained_on(opened.lake, model, origin.version, origin.inputs, origin.began)
-        remember(opened.lake, trained)
-        found.append(model_drift(opened.lake, trained))
+        found.append(model_drift(opened.lake, trained_on(opened.lake, model, origin.version, origin.inputs, origin.began)))
     path = write_page(context.obj)
     if as_json:
         typer.echo(json.dumps([dataclasses.asdict(one) for one in found], ensure_ascii=False))

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
-
-import pyarrow.fs as pafs
 
 from features.quality.drift import Drift, drift, worst
 from features.quality.report import Reports
 from features.services import SERVICES
 from features.tables import FEATURE_TABLES, RAW_TABLES, Table
 from infra.lake import Lake
+from infra.pins import Pin, pins
 
-_FOLDER = "quality/models"
 _TABLES: dict[str, Table] = {table.path: table for table in (*RAW_TABLES.values(), *FEATURE_TABLES.values())}
 
 
@@ -50,23 +47,17 @@ def trained_on(lake: Lake, model: str, version: int, read: Mapping[str, int], at
     return Trained(model, version, tables)
 
 
-def remember(lake: Lake, trained: Trained) -> None:
-    """Keep it beside the reports, so that the page of a later build shows the drift of this model."""
-    folder = lake.on_filesystem(lake.uri(_FOLDER))
-    if not lake.is_remote:
-        lake.filesystem.create_dir(folder, recursive=True)
-    with lake.filesystem.open_output_stream(f"{folder}/{trained.model}.json") as file:
-        file.write(json.dumps(asdict(trained)).encode())
-
-
-def remembered(lake: Lake) -> list[Trained]:
-    """The models whose drift was asked for before, in the version asked for last."""
-    found = []
-    selector = pafs.FileSelector(lake.on_filesystem(lake.uri(_FOLDER)), allow_not_found=True)
-    for info in sorted(lake.filesystem.get_file_info(selector), key=lambda one: one.path):
-        with lake.filesystem.open_input_file(info.path) as file:
-            found.append(Trained(**json.loads(file.read())))
-    return found
+def newest_models(lake: Lake) -> list[Trained]:
+    """The newest registered version of each model that pins its tables, in order of their names."""
+    newest: dict[str, tuple[int, Pin]] = {}
+    for pin in pins(lake):
+        if pin.kind == "model":
+            name, _, version = pin.name.rpartition("-")
+            newest[name] = max(newest.get(name, (-1, pin)), (int(version), pin), key=lambda one: one[0])
+    return [
+        trained_on(lake, name.rpartition(".")[2], version, pin.tables, datetime.fromisoformat(pin.since))
+        for name, (version, pin) in sorted(newest.items())
+    ]
 
 
 def model_drift(lake: Lake, trained: Trained) -> ModelDrift:

@@ -18,6 +18,8 @@ from infra.lake import Lake
 Status = Literal["passed", "warned", "failed"]
 _FOLDER = "quality"
 _REFUSED = "refused"
+_FORMAT = 1
+"""Of the files; a report of another format counts as none: the next build looks again."""
 _NAME = re.compile(r"(\d{20})\.json")
 
 
@@ -83,15 +85,17 @@ class Report:
 
     def to_json(self) -> str:
         """The report as JSON."""
-        said = {**self.__dict__, "status": self.status, "checks": [asdict(check) for check in self.checks]}
+        said = {"format": _FORMAT, **self.__dict__, "status": self.status, "checks": [asdict(check) for check in self.checks]}
         for part in ("week", "before"):
             said[part] = {name: statistics.as_dict() for name, statistics in said[part].items()}
         return json.dumps(said, ensure_ascii=False)
 
     @classmethod
-    def from_json(cls, text: str | bytes) -> Report:
-        """What `to_json` gave."""
+    def from_json(cls, text: str | bytes) -> Report | None:
+        """What `to_json` gave; None where another version of shopgraph wrote it in another format."""
         said: dict[str, Any] = json.loads(text)
+        if said.pop("format", None) != _FORMAT:
+            return None
         said.pop("status")
         for part in ("week", "before"):
             said[part] = {name: Statistics.from_dict(one) for name, one in said[part].items()}

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.markup import escape
 from rich.table import Table
 
-from features.quality.models import ModelDrift, model_drift, remembered
+from features.quality.models import ModelDrift, model_drift, newest_models
 from features.quality.overview import Standing, standings
 from features.quality.page import number_text, page
 from features.shop import Shop
@@ -31,7 +31,7 @@ def write_page(settings: Settings, file: Path | None = None) -> Path:
     shop, lake = Shop.load(home), Lake.open(settings)
     now = clock.now(settings.now or shop.now, lake)
     path = file or home.reports / shop.name / "quality.html"
-    text = page(shop, now, standings(lake, shop, now), [model_drift(lake, one) for one in remembered(lake)])
+    text = page(shop, now, standings(lake, shop, now), [model_drift(lake, one) for one in newest_models(lake)])
     draft = path.with_name(f".{path.name}.draft")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -60,7 +60,9 @@ def broken(found: Sequence[Standing]) -> Table:
 
 def drift_table(one: ModelDrift) -> Table:
     """The features of a model, the farthest first; what no report speaks of below them."""
-    shown = Table("table", "feature", "PSI", "verdict", "mean then", "mean now", "rows then", "rows now", box=None)
+    shown = Table(box=None)
+    for heading in ("table", "feature", "PSI", "verdict", "mean then", "mean now", "rows then", "rows now"):
+        shown.add_column(heading, no_wrap=heading in ("table", "feature", "PSI"))
     shown.title = f"{one.trained.model} version {one.trained.version}"
     for feature in one.features:
         psi = "" if feature.psi is None else f"{feature.psi:.3f}"

@@ -16,7 +16,7 @@ from pyspark.sql import SparkSession
 from features.offline import frames
 from features.offline.labels import Labels
 from features.quality.gate import Gate
-from features.quality.models import Trained, model_drift, remember, remembered
+from features.quality.models import model_drift, newest_models
 from features.quality.report import Reports
 from features.shop import Shop
 from features.tables import ORDERS, Table
@@ -145,6 +145,6 @@ def test_the_quality_gate_keeps_reports_and_refuses(remote: Lake) -> None:
     Gate(remote, shop, ORDERS, now).stand(0)
     send("d")
     assert (reports.versions(ORDERS.path), reports.refused(ORDERS.path)) == ([0, 1], None)
-    remember(remote, Trained("demand", 1, {ORDERS.path: 0}))
-    (kept,) = remembered(remote)
+    pin(remote, "model", "shop.demand-1", {ORDERS.path: 0})
+    (kept,) = newest_models(remote)
     assert model_drift(remote, kept).newest == {ORDERS.path: 1}

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from features.quality.drift import drift, stability_index
-from features.quality.models import model_drift, remember, remembered, trained_on
+from features.quality.models import model_drift, newest_models, trained_on
 from features.quality.profile import Statistics, bin_of, bounds_of
 from features.tables import DAILY_DEMAND, ITEM_CATALOG
+from infra.pins import pin
 from tests.features.quality.conftest import PRICES, honest
 
 
@@ -89,10 +90,12 @@ def test_the_features_of_a_model_are_held_against_the_versions_it_was_trained_on
     loose = {"columns": {"price": {"stable": False}}}
     send(honest(), rules=loose)
     send(honest(seed=2), rules=loose)
-    trained = trained_on(lake, "demand", 4, {PRICES.path: 0, "raw/calendar": 2}, datetime.now(UTC))
-    remember(lake, trained)
-    (kept,) = remembered(lake)
-    assert kept == trained
+    pinned = {PRICES.path: 0, "raw/calendar": 2}
+    for version in (9, 10):
+        pin(lake, "model", f"shop.demand-{version}", pinned)
+    pin(lake, "run", "ab12", {PRICES.path: 1})
+    (kept,) = newest_models(lake)
+    assert kept == trained_on(lake, "demand", 10, pinned, datetime.now(UTC))
     same = model_drift(lake, kept)
     assert {one.column for one in same.features} == set(PRICES.names) - {"item_id", "event_timestamp", "created_timestamp"}
     assert all(one.psi is None or one.psi < 0.1 for one in same.features)

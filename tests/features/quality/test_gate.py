@@ -46,6 +46,7 @@ def test_honest_rows_pass_every_check_and_the_report_tells_what_they_are(send):
     assert report.week["price"].rows == 7 * 50
     assert report.before["price"].rows == 21 * 50
     assert Report.from_json(report.to_json()) == report
+    assert Report.from_json(report.to_json().replace('"format": 1', '"format": 2')) is None
 
 
 def test_an_unbroken_report_speaks_of_the_days_of_the_shop(send):
