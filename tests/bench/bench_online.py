@@ -88,9 +88,9 @@ def for_a_while() -> Callable[[], bool]:
 def compute_on(settings: Settings, started: Any, done: Any) -> None:
     """Another process that has nothing to do with the store, and keeps a core as busy."""
     values = np.random.default_rng(5).normal(size=ENTITIES)
+    started.set()
     while not done.is_set():
         np.sort(values)
-        started.set()
 
 
 @contextmanager
