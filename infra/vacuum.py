@@ -85,7 +85,8 @@ def waste(lake: Lake, path: str, older_than: timedelta, held: Sequence[Pin] | No
         if now - until[version] < older_than:
             holders[version].append(f"everybody: newest until less than {older_than / timedelta(days=1):g} days ago")
     spans = list(_spans(lake, path, newest))
-    stays = {version for version, told in holders.items() if told} | {newest}
+    # what an earlier home dropped from the log was made before pins were kept
+    stays = {version for version, told in holders.items() if told} | {newest, *range(min(entries))}
     needed = {span.name for span in spans if any(span.first <= version < span.end for version in stays)} | files_of(table)
     named = {span.name for span in spans} | needed
     present = {info.path: info for info in _files(lake, path)}

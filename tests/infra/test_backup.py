@@ -10,6 +10,7 @@ import time
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,8 +20,9 @@ from infra import backup as backups
 from infra.backup import backup, restore
 from infra.errors import HomeError, SettingsError
 from infra.home import Home
-from infra.journal import Append, Journal
+from infra.journal import Append, Journal, TakeBack
 from infra.lake import Attempt, Commit, Lake
+from infra.pins import pin, pins
 from infra.settings import Settings
 
 ROWS = pa.table({"item_id": ["a", "b"], "quantity": [1, 2]})
@@ -211,6 +213,24 @@ def test_a_half_done_write_of_several_tables_is_finished_after_a_restore(
     assert (there.version("raw/orders"), there.version("ingest/files")) == (1, None)
     assert [commit.path for commit in Journal(there, "ingest").recover()] == ["ingest/files"]
     assert there.num_rows("ingest/files") == ROWS.num_rows
+
+
+def test_pins_and_an_undo_that_is_open_are_kept(filled: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lake = Lake.open(filled.settings)
+    lake.write("raw/orders", ROWS, "append", digest="2")
+    pin(lake, "model", "sample.demand-1", {"raw/orders": 1})
+    with monkeypatch.context() as patch:
+        patch.setattr("infra.journal.restore", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            Journal(lake, "ingest").commit([TakeBack("raw/orders", 0, (), "u", 1)])
+    backup(filled, tmp_path / "a.tar.gz")
+    target = elsewhere(tmp_path)
+    restore(target, tmp_path / "a.tar.gz")
+    restored = Lake.open(target.settings)
+    assert pins(restored) == pins(lake)
+    assert [commit.path for commit in Journal(restored, "ingest").recover()] == ["raw/orders"]
+    assert restored.read("raw/orders").equals(ROWS)
+    assert restored.read("raw/orders", 1).num_rows == 4
 
 
 def test_tables_that_never_stand_still_are_told(filled: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -93,6 +93,16 @@ def test_versions_of_before_pins_were_kept_stay(lake: Lake) -> None:
     assert fates(lake) == {2: "newest", 1: "goes", 0: "held"}
 
 
+def test_versions_whose_log_an_earlier_home_dropped_stay(lake: Lake) -> None:
+    overwritten(lake, "a", "b", "c")
+    lake.table(PATH).create_checkpoint()
+    overwritten(lake, "d", "e")
+    for number in range(2):
+        Path(lake.uri(PATH), f"_delta_log/{number:020}.json").unlink()
+    assert fates(lake) == {4: "newest", 3: "goes", 2: "goes"}
+    assert len(waste(lake, PATH, NOW).files) == 2
+
+
 def test_files_that_no_version_names_go_after_a_week(lake: Lake) -> None:
     overwritten(lake, "a")
     (data,) = Path(lake.uri(PATH), "data").iterdir()

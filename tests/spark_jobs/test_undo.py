@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from pyspark.sql import SparkSession
@@ -21,11 +23,13 @@ from features.views import VIEWS, View
 from infra import journal
 from infra.errors import HomeError, TableContractError
 from infra.home import Home
-from infra.lake import Lake
+from infra.journal import Append, Journal
+from infra.lake import Lake, Mode
 from infra.pins import pin
 from infra.settings import Settings
 from spark_jobs import build as builder
 from spark_jobs.ingest import ingest
+from spark_jobs.sources import seen
 from spark_jobs.undo import plan, undo
 
 HEADER = "order,line,customer,sku,qty,price,at\n"
@@ -46,7 +50,7 @@ USERS, ITEMS = [f"顧客{n}" for n in range(4)], [f"商品 {n}" for n in range(3
 class TheShop:
     """A shop of two sources, run in the tests' one Spark."""
 
-    def __init__(self, settings: Settings, spark: SparkSession, folder: Path) -> None:
+    def __init__(self, settings: Settings, folder: Path, spark: SparkSession | None = None) -> None:
         self.settings = settings
         self.spark = spark
         self.folder = folder
@@ -118,7 +122,37 @@ class TheShop:
 @pytest.fixture
 def the(settings: Settings, spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TheShop:
     monkeypatch.setattr(builder, "session", lambda *_: nullcontext(spark))
-    return TheShop(settings, spark, tmp_path / "daten 数据")
+    return TheShop(settings, tmp_path / "daten 数据", spark)
+
+
+@pytest.fixture
+def told(settings: Settings, tmp_path: Path) -> TheShop:
+    """A shop without Spark, into whose tables `put` commits."""
+    return TheShop(settings, tmp_path / "daten 数据")
+
+
+def put(lake: Lake, load: str, **tables: int) -> None:
+    """Commit a load as an ingest does: to raw tables so many rows each, and to the memory of what was read."""
+    appends = []
+    for name, count in tables.items():
+        path = f"raw/{name}"
+        rows = pa.table({"item_id": [f"{load} {n}" for n in range(count)]})
+        attempt = lake.attempt(path)
+        pq.write_table(rows, f"{attempt.uri}/part-0.parquet")
+        appends.append(Append(attempt, rows.schema, f"{load} {path}", {"ingest": load}))
+    attempt = lake.attempt(seen.PATH)
+    part = {"source": "till", "part": f"{load}.csv", "size": 1, "digest": load, "num_rows": 1, "columns": "{}", "ingest": load}
+    pq.write_table(pa.Table.from_pylist([part], schema=seen.SCHEMA), f"{attempt.uri}/part-0.parquet")
+    Journal(lake, "ingest").commit([*appends, Append(attempt, seen.SCHEMA, f"{load} files", {"ingest": load})])
+
+
+def built(lake: Lake, name: str, mode: Mode = "overwrite", **inputs: int) -> None:
+    """Commit a feature table of one row, built from these versions: `raw_orders=3`."""
+    path = f"features/{name}"
+    version = lake.version(path)
+    metadata = {"inputs": {of.replace("_", "/", 1): number for of, number in inputs.items()}}
+    rows = pa.table({"item_id": [f"{inputs}"]})
+    lake.write(path, rows, mode, digest=f"{name} {inputs}", read_version=version, metadata=metadata)
 
 
 @contextmanager
@@ -226,15 +260,16 @@ def test_an_undo_that_was_killed_is_finished_by_the_same_command(the: TheShop, m
     assert not undo(the.settings, ["raw/orders"], to).online
 
 
-def test_what_cannot_be_taken_back_is_told(the: TheShop) -> None:
-    for day in (1, 2, 3):
-        the.deliver(day)
-        the.load()
-    undo(the.settings, ["raw/orders"], 1)
+def test_what_cannot_be_taken_back_is_told(told: TheShop) -> None:
+    for load in ("1", "2", "3"):
+        put(told.lake, load, orders=4)
+    built(told.lake, "interactions", raw_orders=1)
+    undo(told.settings, ["raw/orders"], 1)
     before = datetime(2001, 1, 1, tzinfo=UTC)
     for tables, to, words in (
         (["raw/ordres"], 0, "shop sample has no raw table raw/ordres; there are raw/orders"),
         (["商品"], 0, "no raw table raw/商品"),
+        (["features/interactions"], 0, "features/interactions is built from others; restore those"),
         (["raw/orders"], 9, "raw/orders has no version 9; it has 0 to 3"),
         (["raw/orders"], 2, "version 2 of table raw/orders was taken back itself"),
         (["raw/orders"], before, "had none of these tables at 2001-01-01"),
@@ -242,24 +277,71 @@ def test_what_cannot_be_taken_back_is_told(the: TheShop) -> None:
         ([], 1, "name one table, or give a time"),
     ):
         with pytest.raises(TableContractError, match=words):
-            undo(the.settings, tables, to)
-    home = Home(the.settings)
+            undo(told.settings, tables, to)
+    home = Home(told.settings)
     for name in ("build-sample", "ingest-sample"):
         with home.lock(name), pytest.raises(HomeError, match=f"`{name}` is already running"):
-            undo(the.settings, ["raw/orders"], 0)
-    assert the.lake.num_rows("raw/orders") == 8
+            undo(told.settings, ["raw/orders"], 0)
+    assert told.lake.num_rows("raw/orders") == 8
 
 
-def test_all_tables_go_back_to_a_time_and_what_others_added_stays_beside_a_load(the: TheShop) -> None:
-    the.deliver(1)
-    the.load()
+def test_a_load_goes_back_in_all_its_tables_and_what_others_added_stays(told: TheShop) -> None:
+    lake = told.lake
+    put(lake, "good", orders=1, items=2)
+    put(lake, "bad", orders=3, items=4, users=5)
+    lake.write("raw/items", pa.table({"item_id": ["mine"]}), "append", digest="mine")
+    put(lake, "late", users=6)
+    found = plan(lake, ["orders"], 0)
+    assert {c.path: (c.version, c.to, c.kept, c.rows_before, c.rows_after) for c in found.tables} == {
+        "ingest/files": (2, 0, (2,), 3, 2),
+        "raw/items": (2, 0, (2,), 7, 3),
+        "raw/orders": (1, 0, (), 4, 1),
+        "raw/users": (1, None, (1,), 11, 6),
+    }
+    assert found.read_again == (("till", "bad.csv"),)
+    undo(told.settings, ["raw/orders"], 0)
+    assert {path: lake.num_rows(path) for path in lake.tables()} == {c.path: c.rows_after for c in found.tables}
+    assert lake.read("raw/items")["item_id"].to_pylist() == ["good 0", "good 1", "mine"]
+    put(lake, "bad", orders=3, items=4, users=5)
+    assert lake.num_rows("raw/orders") == 4
+
+
+def test_all_that_was_loaded_goes_back_to_a_time(told: TheShop) -> None:
+    put(told.lake, "1", orders=1)
     then = datetime.now(UTC)
-    the.deliver(2, item=ITEMS[2])
-    the.load()
-    (row,) = the.lake.read("raw/items").to_pylist()
-    mine = pa.Table.from_pylist([{**row, "item_id": "mine"}], schema=the.lake.read("raw/items").schema)
-    the.lake.write("raw/items", mine, "append", digest="mine")
-    found = plan(the.lake, ["raw/orders"], 0)
-    assert [(c.path, c.to, c.kept, c.rows_after) for c in found.tables if c.path == "raw/items"] == [("raw/items", None, (1,), 1)]
-    undo(the.settings, [], then)
-    assert {path: the.lake.num_rows(path) for path in the.lake.tables()} == {"ingest/files": 2, "raw/items": 0, "raw/orders": 4}
+    time.sleep(0.01)
+    put(told.lake, "2", orders=1, items=1)
+    put(told.lake, "3")
+    undo(told.settings, [], then)
+    assert {path: told.lake.num_rows(path) for path in told.lake.tables()} == {"ingest/files": 1, "raw/items": 0, "raw/orders": 1}
+    assert not undo(told.settings, [], then).tables
+
+
+def test_feature_tables_go_back_to_what_nothing_of_the_load_went_into(told: TheShop) -> None:
+    lake = told.lake
+    for number in range(4):
+        put(lake, f"{number}", orders=1)
+        built(lake, "interactions", "append" if number else "overwrite", raw_orders=number)
+        built(lake, "user_activity", features_interactions=number)
+        built(lake, "item_catalog", raw_items=0)
+    found = {change.path: change.to for change in plan(lake, ["raw/orders"], 1).tables}
+    assert found == {"ingest/files": 1, "raw/orders": 1, "features/interactions": 1, "features/user_activity": 1}
+    put(lake, "no build before the next", orders=1)
+    assert plan(lake, ["raw/orders"], 3).tables[-1].path == "raw/orders"
+    put(lake, "bad", orders=1)
+    built(lake, "interactions", "append", raw_orders=5)
+    found = {change.path: change.to for change in plan(lake, ["raw/orders"], 4).tables}
+    assert (found["features/interactions"], "features/user_activity" in found) == (3, False)
+    assert plan(lake, ["raw/orders"], 4).built == ("interactions",)
+    built(lake, "interactions", "append", raw_orders=4)  # on rows of the bad load
+    assert {c.path: c.to for c in plan(lake, ["raw/orders"], 4).tables}["features/interactions"] == 3
+
+
+def test_what_was_first_built_from_the_load_is_built_again(told: TheShop) -> None:
+    put(told.lake, "good", orders=1)
+    put(told.lake, "bad", orders=1)
+    built(told.lake, "interactions", raw_orders=1)
+    pin(told.lake, "run", "abc", {"features/interactions": 0})
+    found = plan(told.lake, ["raw/orders"], 0)
+    assert (found.built, [pin.holder for pin in found.trained]) == (("interactions",), ["run abc"])
+    assert "features/interactions" not in {change.path for change in found.tables}
