@@ -49,7 +49,8 @@ class Table:
     """One declared table.
 
     `keys` identify the thing a row speaks of; a raw row's identity is `identity` (empty: the source gives none, identical rows
-    are kept). `ttl_days` bounds how old a feature row may be when it is read; None: no bound.
+    are kept). `ttl_days` bounds how old a feature row may be when it is read; None: no bound. Columns of `grouping` only say which
+    rows belong together: a late row may join or part them, and names them anew without making the others known later.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Table:
     keys: tuple[str, ...] = ()
     identity: tuple[str, ...] = ()
     ttl_days: int | None = None
+    grouping: tuple[str, ...] = ()
 
     @property
     def path(self) -> str:
@@ -315,8 +317,15 @@ def _windowed(*features: WindowedFeature) -> tuple[Column, ...]:
     )
 
 
-def _features(name: str, meaning: str, *columns: Column, keys: tuple[str, ...], ttl_days: int | None = None) -> Table:
-    return Table(name, "features", meaning, (*columns, EVENT_TIME, CREATED_TIME), keys, keys, ttl_days)
+def _features(
+    name: str,
+    meaning: str,
+    *columns: Column,
+    keys: tuple[str, ...],
+    ttl_days: int | None = None,
+    grouping: tuple[str, ...] = (),
+) -> Table:
+    return Table(name, "features", meaning, (*columns, EVENT_TIME, CREATED_TIME), keys, keys, ttl_days, grouping)
 
 
 INTERACTIONS = _features(
@@ -330,6 +339,7 @@ INTERACTIONS = _features(
     Column("quantity", "int", "units", "units"),
     Column("value", "money", "quantity x unit price less discount", "shop currency"),
     keys=("interaction_id",),
+    grouping=("session_id",),
 )
 SESSIONS = _features(
     "sessions",

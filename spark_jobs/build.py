@@ -56,7 +56,7 @@ from spark_jobs import (
     windows,
 )
 from spark_jobs.job import FIRST, KNOWN, Inputs, Job
-from spark_jobs.revisions import CORRECTIONS, CORRECTIONS_TYPE, IS_REVISION, SINCE, revise
+from spark_jobs.revisions import IS_REVISION, SINCE, TAKEN, TAKEN_TYPE, revise
 from spark_jobs.session import read_table, session, share_out, typed, write_table
 from spark_jobs.touched import Change, cut, touched_keys
 
@@ -366,12 +366,10 @@ def _revisions(
         return revise(stored, computed, job.table)
     newest = lake.newest((table.path for table in job.reads), CREATED_TIMESTAMP)
     known = F.lit(None if newest is None else min(newest, horizon.now)).cast("timestamp")
-    corrects = horizon.cuts or (standing is not None and standing.cuts)
-    corrects |= any(has_revisions(lake, change.table.path, change.version, change.since) for change in changes)
     nothing = F.lit(None).cast("timestamp")
     touch = {
         SINCE: nothing,
-        CORRECTIONS: F.array(*[F.struct(nothing, known, F.lit(False))] * corrects).cast(CORRECTIONS_TYPE),
+        TAKEN: F.array().cast(TAKEN_TYPE),
         KNOWN: known,
     }
     computed = typed(job.run(inputs), job.table.schema)

@@ -12,10 +12,10 @@ from spark_jobs.session import POSITION
 
 SINCE = "_since"
 """From when on, by event time, rows of a key were computed anew; null: all of them were."""
-CORRECTIONS = "_corrections"
-"""Facts of a key that correct earlier ones: `since` when, by event time, rows may differ for it (null: all), when it was `known`,
-and whether it only `takes` away: what a fact adds makes the rows that hold it known later, what one takes leaves no trace there."""
-CORRECTIONS_TYPE = "array<struct<since:timestamp,known:timestamp,takes:boolean>>"
+TAKEN = "_taken"
+"""What was taken from a key: `since` when, by event time, its rows lack it (null: all), and when that was `known`. What a fact adds
+makes the rows that hold it known later; what one takes leaves no trace there."""
+TAKEN_TYPE = "array<struct<since:timestamp,known:timestamp>>"
 IS_REVISION = "_is_revision"
 
 
@@ -37,12 +37,12 @@ def current(rows: DataFrame, table: Table) -> DataFrame:
 def revise(stored: DataFrame, computed: DataFrame, table: Table) -> DataFrame:
     """What has to be added to a table so that its current rows are those computed, and no reader of the past sees another value.
 
-    A computed row that differs is known no earlier than what corrects it (CORRECTIONS), one that is taken back no earlier than
-    what takes it back (KNOWN). Where facts only come in addition, a row becomes known when its job says so: then the current
-    rows are, to the bit, those of a table that was built at once.
+    A computed row that differs is known when it says so. Where that is no later than the row before it, what changed it lies in other
+    facts, and it is known when the last of them was (KNOWN), as is a row that is taken back. A row that lost something (TAKEN) and
+    gained something else is known no earlier than both. Columns that only group rows (`Table.grouping`) are renamed in their place.
 
     Args:
-        stored: newest revisions of the rows of all touched keys; with SINCE, CORRECTIONS and KNOWN of their key.
+        stored: newest revisions of the rows of all touched keys; with SINCE, TAKEN and KNOWN of their key.
         computed: the rows these keys have now, in declared columns, with the same three.
 
     Returns:
@@ -50,7 +50,7 @@ def revise(stored: DataFrame, computed: DataFrame, table: Table) -> DataFrame:
     """
     identity = [*table.keys, EVENT_TIMESTAMP]
     said = [name for name in table.names if name not in (*identity, CREATED_TIMESTAMP)]
-    touch = [SINCE, CORRECTIONS, KNOWN]
+    touch = [SINCE, TAKEN, KNOWN]
     is_anew = F.col(SINCE).isNull() | (F.col(EVENT_TIMESTAMP) >= F.col(SINCE))
     row = F.struct(*said, CREATED_TIMESTAMP)
     old = stored.select(*identity, *touch, row.alias("_old"), F.col(RETRACTED).alias("_old_retracted"))
@@ -69,19 +69,16 @@ def revise(stored: DataFrame, computed: DataFrame, table: Table) -> DataFrame:
     rows = rows.withColumn("_before", before).where(is_anew).withColumn("_row", F.coalesce("_new", "_before", "_old"))
     retracted = F.when(~stands, F.when(F.col("_before").isNotNull(), TO_BEFORE).otherwise(TO_NOTHING))
     is_same = is_old & _said("_row", said).eqNullSafe(_said("_old", said)) & retracted.eqNullSafe(F.col("_old_retracted"))
-    is_later = stands & (F.col("_new")[CREATED_TIMESTAMP] > F.col("_old")[CREATED_TIMESTAMP])
-    is_unsaid = F.col("_new")[CREATED_TIMESTAMP] <= F.col("_old")[CREATED_TIMESTAMP]  # yet the row differs
-    counts = F.filter(
-        CORRECTIONS,
-        lambda c: (
-            (c["since"].isNull() | (c["since"] <= F.col(EVENT_TIMESTAMP))) & (c["takes"] | F.coalesce(is_unsaid, F.lit(False)))
-        ),
-    )
-    corrected = F.array_max(F.transform(counts, lambda c: c["known"]))
+    means = [name for name in said if name not in table.grouping]
+    is_regrouped = stands & _said("_new", means).eqNullSafe(_said("_old", means)) & F.col("_old_retracted").isNull()
+    new, old = (F.col(side)[CREATED_TIMESTAMP] for side in ("_new", "_old"))
+    is_later = stands & (new > old)
+    until_here = F.filter(TAKEN, lambda taken: taken["since"].isNull() | (taken["since"] <= F.col(EVENT_TIMESTAMP)))
+    taken = F.array_max(F.transform(until_here, lambda taken: taken["known"]))
     created = (
-        F.when(is_same, F.col("_new")[CREATED_TIMESTAMP])
-        .when(stands, F.greatest(F.col("_new")[CREATED_TIMESTAMP], F.col("_old")[CREATED_TIMESTAMP], corrected))
-        .otherwise(F.greatest(F.col("_old")[CREATED_TIMESTAMP], KNOWN))
+        F.when(is_same | is_regrouped, F.greatest(new, old))
+        .when(~stands | (new <= old), F.greatest(old, KNOWN, taken))
+        .otherwise(F.greatest(new, taken))
     )
     return rows.where(~is_same | is_later).select(
         *identity,

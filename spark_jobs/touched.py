@@ -16,11 +16,11 @@ from features.tables import Table
 from infra.lake import Lake
 from spark_jobs.days import local_day, stamp
 from spark_jobs.job import FIRST, KNOWN, Inputs, Scope, of_keys
-from spark_jobs.revisions import CORRECTIONS, CORRECTIONS_TYPE, SINCE
+from spark_jobs.revisions import SINCE, TAKEN, TAKEN_TYPE
 from spark_jobs.session import read_table
 
-_CORRECTED, _TAKES = "_corrected", "_takes"
-"""Of a touch that corrects: when it became known, and whether it takes the row from its key."""
+_TAKEN_AT = "_taken_at"
+"""Of a touch that takes a row from its key: when that became known."""
 _ANY_DAY = "0001-01-01"
 
 
@@ -35,7 +35,7 @@ class Change:
 
 
 def touched_keys(spark: SparkSession, lake: Lake, scope: Scope, changes: Sequence[Change], whole: Inputs, built: date) -> DataFrame:
-    """The keys whose rows may differ since a table was built, each with FIRST, SINCE, CORRECTIONS and KNOWN.
+    """The keys whose rows may differ since a table was built, each with FIRST, SINCE, TAKEN and KNOWN.
 
     Args:
         changes: the inputs that changed since.
@@ -52,7 +52,7 @@ def touched_keys(spark: SparkSession, lake: Lake, scope: Scope, changes: Sequenc
             for rows in whole.frames.values()
             if {scope.key, EVENT_TIMESTAMP} <= set(rows.columns)
         ]
-    touch = f"{FIRST} date, {KNOWN} timestamp, {_CORRECTED} timestamp, {_TAKES} boolean"
+    touch = f"{FIRST} date, {KNOWN} timestamp, {_TAKEN_AT} timestamp"
     nothing = spark.createDataFrame([], f"`{scope.key}` string, {touch}")
     keys = (
         reduce(lambda left, right: left.unionByName(right, allowMissingColumns=True), found, nothing)
@@ -61,15 +61,15 @@ def touched_keys(spark: SparkSession, lake: Lake, scope: Scope, changes: Sequenc
         .agg(
             F.min(F.coalesce(FIRST, F.lit(_ANY_DAY).cast("date"))).alias(FIRST),
             F.max(KNOWN).alias(KNOWN),
-            F.collect_set(F.when(F.col(_CORRECTED).isNotNull(), F.struct(FIRST, _CORRECTED, _TAKES))).alias(CORRECTIONS),
+            F.collect_set(F.when(F.col(_TAKEN_AT).isNotNull(), F.struct(FIRST, _TAKEN_AT))).alias(TAKEN),
         )
     )
 
     def since(day: Column) -> Column:
         return stamp(day, zone) if scope.is_daily else F.lit(None).cast("timestamp")
 
-    corrections = F.transform(CORRECTIONS, lambda c: F.struct(since(c[FIRST]), c[_CORRECTED], c[_TAKES]))
-    return keys.withColumns({SINCE: since(F.col(FIRST)), CORRECTIONS: corrections.cast(CORRECTIONS_TYPE)})
+    taken = F.transform(TAKEN, lambda taken: F.struct(since(taken[FIRST]), taken[_TAKEN_AT]))
+    return keys.withColumns({SINCE: since(F.col(FIRST)), TAKEN: taken.cast(TAKEN_TYPE)})
 
 
 def _touches(spark: SparkSession, lake: Lake, scope: Scope, change: Change, whole: Inputs) -> list[DataFrame]:
@@ -91,7 +91,7 @@ def _touches(spark: SparkSession, lake: Lake, scope: Scope, change: Change, whol
             takes = ~F.col(scope.key).eqNullSafe(F.col(f"__{scope.key}"))
             if RETRACTED in rows.columns:
                 takes |= F.col(f"__{RETRACTED}").isNotNull()
-            touch = [day.alias(FIRST), KNOWN, F.col(KNOWN).alias(_CORRECTED), takes.alias(_TAKES)]
+            touch = [day.alias(FIRST), KNOWN, F.when(takes, F.col(KNOWN)).alias(_TAKEN_AT)]
             found += [pairs.select(scope.key, *touch), pairs.select(F.col(f"__{scope.key}").alias(scope.key), *touch)]
     if scope.others:
         told = rows if pairs is None else rows.unionByName(pairs.select(*rows.columns))

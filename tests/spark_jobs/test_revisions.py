@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
@@ -21,7 +22,7 @@ from infra import clock
 from infra.lake import Lake, digest_of
 from spark_jobs.build import Built
 from spark_jobs.job import KNOWN
-from spark_jobs.revisions import CORRECTIONS, CORRECTIONS_TYPE, IS_REVISION, SINCE, revise
+from spark_jobs.revisions import IS_REVISION, SINCE, TAKEN, TAKEN_TYPE, revise
 from spark_jobs.revisions import current as spark_current
 from spark_jobs.session import read_table
 from tests.spark_jobs.conftest import Row, complete, facts
@@ -72,7 +73,7 @@ def three_steps() -> list[Facts]:
     return steps
 
 
-TAKEN = ("u8", "u9", "visitor:x9")
+LOSERS = ("u8", "u9", "visitor:x9")
 """Users to and from whom a late fact takes something: a cancelled order, a login that moves the view after it."""
 
 
@@ -90,7 +91,8 @@ def past(lake: Lake, name: str, until: datetime, labels: pa.Table | None = None)
         keys = lake.read(view.path, columns=list(view.key_names)).group_by(list(view.key_names)).aggregate([])
         instants = pa.array([until - timedelta(hours=11 * step) for step in range(25)], pa.timestamp("us", "UTC"))
         labels = pa.concat_tables(keys.append_column("event_timestamp", pa.repeat(at, keys.num_rows)) for at in instants)
-    return join(labels.select([*view.key_names, "event_timestamp"]), [view], {name: {c: c for c in view.column_names}}, lake)
+    means = {column: column for column in view.column_names if column not in FEATURE_TABLES[name].grouping}
+    return join(labels.select([*view.key_names, "event_timestamp"]), [view], {name: means}, lake)
 
 
 @pytest.fixture
@@ -111,7 +113,7 @@ def test_three_builds_with_late_rows_between_hold_what_one_build_holds(lake: Lak
     build(lake=whole)
     for name in FEATURE_TABLES:
         if name in ONLY_GAIN:
-            gained, at_once = ([r for r in current(made, name) if r.get("user_id") not in TAKEN] for made in (lake, whole))
+            gained, at_once = ([r for r in current(made, name) if r.get("user_id") not in LOSERS] for made in (lake, whole))
             assert gained == at_once, name
         assert current(lake, name, "created_timestamp") == current(whole, name, "created_timestamp"), name
         both = zip(current(lake, name), current(whole, name), strict=True)
@@ -133,13 +135,13 @@ CASES: dict[str, tuple[list[tuple[Any, ...]], list[tuple[Any, ...]], list[tuple[
     "known later": ([(1, 1, 1, None)], [(1, 1, 4)], [(1, 1, 4, None)]),
     "known earlier": ([(1, 1, 4, None)], [(1, 1, 1)], []),
     "a late fact": ([(1, 1, 1, None)], [(2, 1, 4)], [(2, 1, 4, None)]),
-    "a late fact that says it was in time": ([(1, 1, 1, None)], [(2, 1, 1)], [(2, 1, 1, None)]),
+    "another for what others say": ([(1, 1, 1, None)], [(2, 1, 1)], [(2, 1, 9, None)]),
     "gone, with one before it": ([(1, 1, 1, None), (2, 2, 2, None)], [(1, 1, 1)], [(1, 2, 9, "before")]),
     "gone, the first": ([(1, 1, 1, None), (2, 2, 2, None)], [(2, 2, 2)], [(1, 1, 9, "nothing")]),
     "gone before": ([(1, 1, 1, None), (1, 2, 9, "before")], [(1, 1, 1)], []),
     "gone before, then another before it": ([(1, 1, 1, None), (1, 3, 7, "before")], [(1, 1, 1), (5, 2, 8)],
                                             [(5, 2, 8, None), (5, 3, 9, "before")]),
-    "gone, and back": ([(1, 1, 9, "nothing")], [(1, 1, 1)], [(1, 1, 9, None)]),
+    "gone, and back": ([(1, 1, 8, "nothing")], [(1, 1, 1)], [(1, 1, 9, None)]),
     "none left": ([(1, 1, 1, None), (2, 2, 2, None)], [], [(1, 1, 9, "nothing"), (2, 2, 9, "nothing")]),
     "null, then a price": ([(None, 1, 1, None)], [(3, 1, 6)], [(3, 1, 6, None)]),
 }  # fmt: skip
@@ -149,27 +151,27 @@ def instant(number: int) -> datetime:
     return datetime(2024, 5, number, tzinfo=UTC)
 
 
-def told(rows: list[tuple[Any, ...]], key: str, *, since: int | None = None, corrections: Any = ()) -> list[Row]:
+def told(rows: list[tuple[Any, ...]], key: str, *, since: int | None = None, taken: Any = ()) -> list[Row]:
     """Rows of PRICES with what `revise` is told of their key; facts became known on the ninth."""
     names = ("price", "event_timestamp", "created_timestamp", RETRACTED)
-    touch = {SINCE: since and instant(since), CORRECTIONS: list(corrections), KNOWN: instant(9)}
+    touch = {SINCE: since and instant(since), TAKEN: list(taken), KNOWN: instant(9)}
     made = [dict(zip(names, row, strict=False)) for row in rows]
     return [{"key": key} | row | {name: instant(row[name]) for name in names[1:3]} | touch for row in made]
 
 
-def revised(spark: SparkSession, stored: list[Row], computed: list[Row]) -> dict[str, list[tuple[Any, ...]]]:
+def revised(spark: SparkSession, stored: list[Row], computed: list[Row], table: Table = PRICES) -> dict[str, list[tuple[Any, ...]]]:
     """What `revise` adds, per key, with days for times."""
-    touch = f"{SINCE} timestamp, {CORRECTIONS} {CORRECTIONS_TYPE}, {KNOWN} timestamp"
+    touch = f"{SINCE} timestamp, {TAKEN} {TAKEN_TYPE}, {KNOWN} timestamp"
     schema = "key string, price bigint, event_timestamp timestamp, created_timestamp timestamp"
     frames = (
         spark.createDataFrame([tuple(row[name] for name in names) for row in rows], types)
         for rows, names, types in (
-            (stored, ["key", *NAMES, RETRACTED, SINCE, CORRECTIONS, KNOWN], f"{schema}, {RETRACTED} string, {touch}"),
-            (computed, ["key", *NAMES, SINCE, CORRECTIONS, KNOWN], f"{schema}, {touch}"),
+            (stored, ["key", *NAMES, RETRACTED, SINCE, TAKEN, KNOWN], f"{schema}, {RETRACTED} string, {touch}"),
+            (computed, ["key", *NAMES, SINCE, TAKEN, KNOWN], f"{schema}, {touch}"),
         )
     )
     found: dict[str, list[tuple[Any, ...]]] = {}
-    for row in revise(*frames, PRICES).orderBy("key", "event_timestamp").collect():
+    for row in revise(*frames, table).orderBy("key", "event_timestamp").collect():
         days = (row.event_timestamp.day, row.created_timestamp.day)
         assert row[IS_REVISION] == any(old["key"] == row.key and old["event_timestamp"].day == days[0] for old in stored)
         found.setdefault(row.key, []).append((row.price, *days, row[RETRACTED]))
@@ -184,23 +186,17 @@ def test_what_differs_is_added_and_what_is_gone_is_taken_back(spark: SparkSessio
         assert found.get(key, []) == added, key
 
 
-def test_a_correction_is_known_no_earlier_than_it_came(spark: SparkSession) -> None:
-    correction, taken = (
-        {"since": instant(2), "known": instant(8), "takes": False},
-        {"since": None, "known": instant(7), "takes": True},
-    )
-    stored, computed = [(1, 1, 1, None), (1, 2, 2, None), (1, 3, 3, None)], [(5, 1, 1), (5, 2, 2), (5, 3, 6)]
-    found = revised(
-        spark,
-        [*told(stored, "corrected", corrections=[correction]), *told(stored, "taken", corrections=[taken])],
-        [*told(computed, "corrected", corrections=[correction]), *told(computed, "taken", corrections=[taken])],
-    )
-    assert found["corrected"] == [
-        (5, 1, 1, None),
-        (5, 2, 8, None),
-        (5, 3, 6, None),
-    ]  # where the row itself says when, it is believed
-    assert found["taken"] == [(5, day, 7, None) for day in (1, 2, 3)]
+def test_a_row_that_lost_something_is_known_no_earlier_than_the_loss(spark: SparkSession) -> None:
+    stored, computed = [(1, 1, 1, None), (1, 2, 2, None), (1, 3, 3, None)], [(5, 1, 4), (5, 2, 4), (5, 3, 8)]
+    taken = [{"since": instant(2), "known": instant(7)}]
+    found = revised(spark, told(stored, "a", taken=taken), told(computed, "a", taken=taken))
+    assert found["a"] == [(5, 1, 4, None), (5, 2, 7, None), (5, 3, 8, None)]
+
+
+def test_what_only_groups_rows_is_renamed_in_its_place(spark: SparkSession) -> None:
+    grouped = dataclasses.replace(PRICES, grouping=("price",))
+    found = revised(spark, told([(1, 1, 1, None)], "a"), told([(2, 1, 1)], "a"), grouped)
+    assert found["a"] == [(2, 1, 1, None)]
 
 
 def test_rows_before_the_touched_days_stay_and_are_what_comes_before(spark: SparkSession) -> None:
