@@ -79,6 +79,8 @@ def _touches(spark: SparkSession, lake: Lake, scope: Scope, change: Change, whol
     known = F.greatest(EVENT_TIMESTAMP, CREATED_TIMESTAMP) if is_dated else F.col(CREATED_TIMESTAMP)
     day = local_day(F.col(EVENT_TIMESTAMP), whole.time_zone) if is_dated else F.lit(None).cast("date")
     rows = read_table(spark, lake, table, change.version, change.files).withColumn(KNOWN, known)
+    if scope.key in table.grouping:  # rows that are grouped anew do not say since when; what joins or parts them came with them
+        rows = rows.withColumn(KNOWN, F.lit(rows.agg(F.max(KNOWN)).collect()[0][0]).cast("timestamp"))
     pairs = None
     if change.since is not None and has_revisions(lake, table.path, change.version, change.since):
         identity = table.identity if table.kind == "raw" else (*table.keys, EVENT_TIMESTAMP)
