@@ -179,6 +179,13 @@ def test_the_tail_is_bounded(intake: Intake, rows: Rows) -> None:
     assert found == [f"i{n}" for n in range(MOST_ACTS + 10 - HISTORY_STEPS, MOST_ACTS + 10)]
 
 
+def test_acts_in_a_row_on_one_item_are_one_step() -> None:
+    kinds = ["view", "cart", "view", "view"]
+    acts = [Act(n, str(n), "a", kind, n, "day") for n, kind in enumerate(kinds)]
+    assert merged([], [], [*acts, Act(9, "9", "b", "view", 9, "day")]) == (["a", "a", "b"], ["cart", "view", "view"])
+    assert merged(["a"], ["view"], acts) == (["a"] * 3, ["view", "cart", "view"])  # of each day the last of each kind
+
+
 def test_only_the_last_steps_and_days_are_read() -> None:
     acts = [Act(n, str(n), f"i{n}", "view", n, f"day {n // 10:03}") for n in range(HISTORY_STEPS - 1)]
     items, _ = merged(["old", "last"], ["view", "view"], acts)
