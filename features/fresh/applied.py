@@ -97,13 +97,14 @@ class Applied:
         keys = {ACTS: set(map(_key, touched)), HISTORY: set(map(_key, touched)), LOGINS: set(map(_key, visitors))}
 
         def change(held: Mapping[View, Mapping[str, Row]]) -> Mapping[View, list[Packed]]:
-            return self._changed(told, held, last, counts_purchases)
+            return self._changed(told, visitors, held, last, counts_purchases)
 
         return keys, change
 
     def _changed(
-        self, told: Sequence[Entry], held: Mapping[View, Mapping[str, Row]], last: int, counts_purchases: bool
+        self, told: Sequence[Entry], visitors: set[str], held: Mapping[View, Mapping[str, Row]], last: int, counts_purchases: bool
     ) -> Mapping[View, list[Packed]]:
+        """New rows. What is known of logins is that of `visitors`: acts of others stay with whom they are."""
         logins = {name: logins_of(texts) for name, texts in _texts(LOGINS, held).items()}
         acts = {name: {act.id: act for act in acts_of(texts)} for name, texts in _texts(ACTS, held).items()}
         before = {name: dict(of) for name, of in acts.items()}
@@ -122,19 +123,17 @@ class Applied:
                 acts.setdefault(name, {})[act.id] = act
         for name, of in list(acts.items()):  # a login that is told late takes what the visitor did since
             for act in list(of.values()):
-                if (
-                    act.visitor is not None
-                    and (whose := person(act.visitor, act.time, known_logins.get(act.visitor, ())))[0] != name
-                ):
+                if act.visitor not in visitors or act.visitor is None:
+                    continue
+                if (whose := person(act.visitor, act.time, known_logins.get(act.visitor, ())))[0] != name:
                     del of[act.id]
                     moved = Act(act.time, act.id, act.item_id, act.event_type, max(act.known, whose[1]), act.day, act.visitor)
                     acts.setdefault(whose[0], {})[act.id] = moved
-        histories = {_name(key): (event, created) for key, (event, created, _) in held[HISTORY].items()}
+        stamps = {_name(key): event for key, (event, _, _) in held[HISTORY].items()}
         kept: dict[str, list[str]] = {}
         for name, of in acts.items():
             if of != before.get(name, {}):
-                stamp, known = histories.get(name, (-(1 << 63), -(1 << 63)))
-                rest = sorted(act for act in of.values() if not is_told_by(act, stamp, known))
+                rest = sorted(act for act in of.values() if not is_told_by(act, stamps.get(name, -(1 << 63))))
                 kept[name] = [act.to_json() for act in rest[-MOST_ACTS:]]
         changed_logins = {
             visitor: [login.to_json() for login in of] for visitor, of in known_logins.items() if of != logins.get(visitor, [])

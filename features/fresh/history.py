@@ -24,9 +24,6 @@ LOGINS = View("visitor_logins", "fresh/visitor_logins", keys=(("visitor_id", "st
 MOST_ACTS = 4 * HISTORY_STEPS
 """Acts of one person that are kept: the newest. Who does more between two builds loses the oldest of them until the next."""
 MOST_LOGINS = 50
-MOST_LATE = 2 * 86_400_000_000
-"""Microseconds before the end of a row of `user_history` from which on an act that came too late for it is shown at once, after what
-the row says; older ones, and the true place, come with the next build."""
 _KINDS = ("click", "view", "favourite", "cart")
 
 
@@ -94,9 +91,12 @@ def person(visitor: str, time: int, logins: Sequence[Login]) -> tuple[str, int]:
     return (before[-1].user_id, before[-1].known) if before else (VISITOR_PREFIX + visitor, 0)
 
 
-def is_told_by(act: Act, stamp: int, known: int) -> bool:
-    """Whether a row of `user_history` with these times holds the act (it was over and known when the row was made), or will."""
-    return act.time < stamp and (act.known <= known or act.time < stamp - MOST_LATE)
+def is_told_by(act: Act, stamp: int) -> bool:
+    """Whether a row of `user_history` of this event time says what there is to say of the act's day.
+
+    What was told of that day after it was built is in neither, and comes with the next build: the row does not tell what it read.
+    """
+    return act.time < stamp
 
 
 def merged(items: Sequence[str], types: Sequence[str], acts: Iterable[Act]) -> tuple[list[str], list[str]]:

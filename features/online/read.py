@@ -44,7 +44,7 @@ def _add_acts(
         acts = [
             act
             for act in acts_of(layout.unpack([row[2]])["acts"][0])
-            if not (history and is_told_by(act, history[0], history[1])) and (now is None or max(act.time, act.known) <= now)
+            if not (history and is_told_by(act, history[0])) and (now is None or max(act.time, act.known) <= now)
         ]
         if acts:
             items, types = merged(values["item_ids"][i] or [], values["event_types"][i] or [], acts)

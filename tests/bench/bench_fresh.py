@@ -32,9 +32,9 @@ from infra.settings import Settings, set_quiet_environment
 from report import Figure, figure, publish
 from serving import servers
 
-NUM_SINGLE = 500
-LOT, NUM_LOTS, CLIENTS = 100, 50, 4
-NUM_WITHDRAWN = 20
+NUM_SINGLE = 200
+LOT, NUM_LOTS, CLIENTS = 100, 8, 4
+NUM_WITHDRAWN = 5
 
 
 @contextmanager

@@ -95,10 +95,8 @@ def test_a_build_takes_over_what_it_holds_and_nothing_is_told_twice(intake: Inta
     assert read(rows)[0] == ["z", "a", "b"]
     post(intake, event(3, "b", event_type="cart"))  # the same step goes on
     assert read(rows) == (["z", "a", "b", "b"], ["view", "view", "view", "cart"])
-    post(
-        intake, event(4, "late", yesterday - timedelta(hours=1))
-    )  # for a day that was built: shown at once, placed by the next build
-    assert read(rows)[0] == ["z", "a", "late", "b", "b"]
+    post(intake, event(4, "late", yesterday - timedelta(hours=1)))  # for a day that was built: the next build has it
+    assert read(rows)[0] == ["z", "a", "b", "b"]
     build(rows, ["z", "late", "a"], known=NOW)
     assert read(rows)[0] == ["z", "late", "a", "b", "b"]
 
@@ -122,6 +120,8 @@ def test_a_login_joins_the_visitor_from_then_on_also_when_it_is_told_late(intake
     assert (read(rows)[0], read(rows, "w")[0]) == (["b"], ["c"])
     post(intake, event(12, "d", **v), event(13, "s", session_id="s"))
     assert (read(rows, "w")[0], read(rows, "session:s")[0]) == (["c", "d"], ["s"])
+    post(intake, event(14, "e", user_id="w"))  # who speaks of no visitor moves none of their acts
+    assert (read(rows, "w")[0], read(rows, "visitor:v")[0]) == (["c", "d", "e"], ["a"])
 
 
 def test_purchases_come_from_orders_where_there_are_any(intake: Intake, rows: Rows, lake: Lake) -> None:
@@ -177,6 +177,13 @@ def test_the_tail_is_bounded(intake: Intake, rows: Rows) -> None:
     post(intake, *acts)
     found = read(rows)[0]
     assert found == [f"i{n}" for n in range(MOST_ACTS + 10 - HISTORY_STEPS, MOST_ACTS + 10)]
+
+
+def test_acts_in_a_row_on_one_item_are_one_step() -> None:
+    kinds = ["view", "cart", "view", "view"]
+    acts = [Act(n, str(n), "a", kind, n, "day") for n, kind in enumerate(kinds)]
+    assert merged([], [], [*acts, Act(9, "9", "b", "view", 9, "day")]) == (["a", "a", "b"], ["cart", "view", "view"])
+    assert merged(["a"], ["view"], acts) == (["a"] * 3, ["view", "cart", "view"])  # of each day the last of each kind
 
 
 def test_only_the_last_steps_and_days_are_read() -> None:
