@@ -108,6 +108,45 @@ def materialize(
 
 
 @features.command()
+def verify(
+    context: typer.Context,
+    view: Annotated[list[str] | None, typer.Argument(help="Views to look at; default: all that are kept online.")] = None,
+    sample: Annotated[int, typer.Option(min=1, help="Keys of each view, drawn at random.")] = 1_000,
+    as_json: AsJson = False,
+) -> None:
+    """Hold what is served against the tables it was made from; exit code 1 where a row is wrong or missing.
+
+    Of each view a sample of keys is read online and, point in time, from the version of the table that was materialised. Wrong and
+    missing must be 0; stale says how far, in event time, rows lie behind the newest tables.
+
+    shopgraph features verify\n
+    shopgraph features verify user_history --sample 100000 --json
+    """
+    import dataclasses
+
+    from rich.table import Table
+
+    found = _store(context.obj).verify(view or None, sample)
+    if as_json:
+        typer.echo(json.dumps([dataclasses.asdict(one) for one in found], default=str, ensure_ascii=False))
+    else:
+        names = ("view", "table version", "as of", "keys", "wrong", "missing", "put since", "stale s: median", "95 %", "most")
+        table = Table(*names, box=None)
+        for one in found:
+            counts = (str(count) for count in (one.keys, one.wrong, one.missing, one.newer))
+            stale = (f"{seconds:,.0f}" for seconds in one.stale_s)
+            table.add_row(one.view, str(one.version), one.as_of.isoformat(timespec="seconds"), *counts, *stale)
+        _stdout().print(table)
+        for one in found:
+            for example in one.examples:
+                _stdout().print(f"- {one.view} {example}", markup=False, highlight=False)
+        if not found:
+            typer.echo("nothing is kept online yet; run `shopgraph build` and `shopgraph features materialize`.")
+    if not all(one.holds for one in found):
+        raise typer.Exit(1)
+
+
+@features.command()
 def get(
     context: typer.Context,
     key: Annotated[list[str], typer.Option("--key", help="Key column and value, e.g. user_id=u0000017; repeat for more columns.")],

@@ -20,6 +20,7 @@ from features.online.materialize import materialize
 from features.online.packing import from_microseconds, key_texts, to_microseconds
 from features.online.read import read_columns
 from features.online.rows import Rows, open_rows
+from features.parity import Parity, verify
 from features.services import SERVICES, Service, find_service
 from features.shop import Shop
 from features.tables import Type
@@ -164,6 +165,23 @@ class FeatureStore:
 
         note_materialization(self.feast, list(written), as_of)
         return written
+
+    def verify(self, views: Iterable[str] | None = None, sample: int = 1_000) -> list[Parity]:
+        """Hold what is served against the tables it was made from; see `features.parity`.
+
+        Args:
+            views: default: every view that is kept online and whose table was built.
+            sample: keys of each view that are looked at, at most; drawn by the settings' seed.
+
+        Raises:
+            FeatureError: a view does not exist, is kept offline only, or was never materialised.
+        """
+        if views is None:
+            chosen = [v for v in self.views.values() if v.online and self.lake.version(v.path) is not None]
+        else:
+            chosen = [self._online(self._view(name)) for name in dict.fromkeys(views)]
+        now = self.now()
+        return [verify(view, self.lake, self.rows, now, sample, self.settings.seed) for view in chosen]
 
     def online_rows(self, service: str, keys: Mapping[str, Sequence[Any]], as_of: datetime | None = None) -> dict[str, list[Any]]:
         """The values a reader sees now, in key order.

@@ -178,3 +178,26 @@ def test_a_restored_home_answers_the_same_beside_the_first(shop: Installation, t
     assert not is_open(other.settings.http_port)
     assert shop.post("/v1/recommend", question).json()["items"] == here["items"]
     assert "not" in other.shopgraph("down")
+
+
+def test_what_is_served_is_what_the_tables_say(shop: Installation) -> None:
+    found = {one["view"]: one for one in json.loads(shop.shopgraph("features", "verify", "--sample", "2000", "--json"))}
+    assert {"user_history", "item_catalog", "item_activity", "daily_demand", "user_profile"} <= found.keys()
+    for view, one in found.items():
+        assert one["keys"] > 0, view
+        assert (one["wrong"], one["missing"]) == (0, 0), one["examples"]
+
+
+def test_what_is_posted_counts_in_the_next_request(shop: Installation) -> None:
+    """Last in this file: it adds to the tables."""
+    asked, item = {"user_id": "newcomer 新"}, an_item(shop)
+    assert shop.post("/v1/recommend", asked).json()["degraded"] == ["unknown_user"]
+    act = {"event_id": "n-1", **asked, "item_id": item, "event_type": "view", "event_timestamp": "2025-12-30T20:00:00Z"}
+    for count in ("accepted", "duplicates"):
+        answer = shop.post("/v1/events", {"events": [act]})
+        assert answer.status_code == 202, answer.text
+        assert answer.json()[count] == 1
+        body = shop.post("/v1/recommend", asked).json()
+        assert (body["personalized"], body["degraded"]) == (True, [])
+    shop.shopgraph("drain")
+    assert shop.lake.read("raw/events", columns=["event_id"])["event_id"].to_pylist().count("n-1") == 1

@@ -74,28 +74,31 @@ def refuse_taken(given: Sequence[str], views: Sequence[View], names: Mapping[str
             raise FeatureError(f"the labels already have {', '.join(taken)}, which view {view.name} serves; rename or drop them.")
 
 
-def latest(view: View, as_of: datetime, lake: Lake, since: datetime | None = None) -> pa.Table:
+def latest(view: View, as_of: datetime, lake: Lake, since: datetime | None = None, version: int | None = None) -> pa.Table:
     """The row each key shows to a reader at `as_of`, in the view's schema; keys with none are left out.
 
     Args:
         since: leave out rows whose event is older; the view's ttl counts all the same.
+        version: of the table; None: the newest.
     """
     limits = [limit for limit in (view.ttl, None if since is None else as_of - since) if limit is not None]
     age = min(limits, default=None)
     visible = (pc.field(EVENT_TIMESTAMP) <= as_of) & (pc.field(CREATED_TIMESTAMP) <= as_of)
-    rows = read(lake, view, visible)
+    rows = read(lake, view, visible, version)
     keys = [rows[k] for k in view.key_names]
     found = latest_rows(keys, rows[EVENT_TIMESTAMP], rows[CREATED_TIMESTAMP], as_of, age, rows[RETRACTED])
     return rows.select(view.schema.names).take(pa.array(found))
 
 
-def read(lake: Lake, view: View, filter: ds.Expression | None = None) -> pa.Table:
-    """The rows of the view's table in the view's schema, and whether each is retracted; null throughout where the table cannot tell.
+def read(lake: Lake, view: View, filter: ds.Expression | None = None, version: int | None = None) -> pa.Table:
+    """The rows of the view's table (default: its newest version) in the view's schema, and whether each is retracted.
+
+    That is null throughout where the table cannot tell.
 
     Raises:
-        TableContractError: the table does not exist or lacks a declared column.
+        TableContractError: the table or that version does not exist, or lacks a declared column.
     """
-    dataset = lake.dataset(view.path)
+    dataset = lake.dataset(view.path, version)
     missing = [name for name in view.schema.names if name not in dataset.schema.names]
     if missing:
         raise TableContractError(f"table {view.path} lacks declared column(s) {', '.join(missing)}; rebuild it: `shopgraph build`.")

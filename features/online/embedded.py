@@ -27,7 +27,8 @@ _MAPPED_BYTES = 1 << 30
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS generations (
-    id INTEGER PRIMARY KEY, view TEXT NOT NULL, digest TEXT NOT NULL, columns TEXT NOT NULL, state TEXT NOT NULL, as_of INTEGER
+    id INTEGER PRIMARY KEY, view TEXT NOT NULL, digest TEXT NOT NULL, columns TEXT NOT NULL, state TEXT NOT NULL, as_of INTEGER,
+    source INTEGER
 );
 CREATE TABLE IF NOT EXISTS epoch (number INTEGER NOT NULL);
 INSERT INTO epoch SELECT 0 WHERE NOT EXISTS (SELECT * FROM epoch);
@@ -79,6 +80,11 @@ class EmbeddedRows(Rows):
                 rows = _rows(connection, generation, [key for key in keys if key is not None])
                 found[view] = generation.layout, [None if key is None else rows.get(key) for key in keys]
         return found
+
+    def generations(self) -> Generations:
+        """As `Rows.generations`."""
+        with self._reading() as connection:
+            return list(self._generations(connection))
 
     def write(self, view: View, rows: Sequence[Packed], progress: Progress | None = None) -> None:
         """As `Rows.write`; each 2,000 rows are one transaction."""
@@ -142,7 +148,7 @@ class EmbeddedRows(Rows):
         (epoch,) = connection.execute("SELECT number FROM epoch").fetchone()
         known, generations = self._known
         if epoch != known:
-            fields = connection.execute("SELECT id, view, digest, columns, state, as_of FROM generations ORDER BY id")
+            fields = connection.execute("SELECT id, view, digest, columns, state, as_of, source FROM generations ORDER BY id")
             generations = [Generation(*each) for each in fields]
             self._known = epoch, generations
         return generations
@@ -229,8 +235,8 @@ def _batches(rows: Sequence[Packed]) -> Iterator[Sequence[Packed]]:
 
 def _save(connection: sqlite3.Connection, generations: Generations) -> None:
     connection.execute("DELETE FROM generations")
-    fields = [(g.id, g.view, g.digest, g.columns, g.state, g.as_of) for g in generations]
-    connection.executemany("INSERT INTO generations VALUES (?, ?, ?, ?, ?, ?)", fields)
+    fields = [(g.id, g.view, g.digest, g.columns, g.state, g.as_of, g.source) for g in generations]
+    connection.executemany("INSERT INTO generations VALUES (?, ?, ?, ?, ?, ?, ?)", fields)
     connection.execute("UPDATE epoch SET number = random()")
 
 

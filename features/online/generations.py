@@ -24,7 +24,8 @@ State = Literal["building", "restoring", "current", "retired"]
 @dataclass(frozen=True)
 class Generation:
     """One set of rows. `columns` are the names and types its rows are packed with, as JSON; `as_of`, in microseconds UTC, is the
-    instant of its rebuild: None where rows were only ever put, so that nobody knows whether they are all."""
+    instant of its rebuild, and `source` the version of the table that it was made from: None where rows were only ever put, so that
+    nobody knows whether they are all."""
 
     id: int
     view: str
@@ -32,11 +33,12 @@ class Generation:
     columns: str
     state: State
     as_of: int | None = None
+    source: int | None = None
 
     @classmethod
-    def of(cls, view: View, state: State, as_of: int | None = None) -> Self:
+    def of(cls, view: View, state: State, as_of: int | None = None, source: int | None = None) -> Self:
         """A new one. Its number is the time in nanoseconds: greater than those before it, and never given again."""
-        return cls(time.time_ns(), view.name, view.digest, json.dumps(view.columns), state, as_of)
+        return cls(time.time_ns(), view.name, view.digest, json.dumps(view.columns), state, as_of, source)
 
     @property
     def layout(self) -> Layout:

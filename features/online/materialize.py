@@ -40,9 +40,12 @@ def materialize(
         HomeError: another process of this home materialises one of the views.
     """
     written = {}
-    with _alone(views, lake, home), rows.rebuild(views, as_of, back_to) as put:
+    with ExitStack() as held:
+        held.enter_context(_alone(views, lake, home))
+        versions = {view: lake.table(view.path).version() for view in views}
+        put = held.enter_context(rows.rebuild(views, as_of, back_to, versions))
         for view in views:
-            packed = pack_rows(view, _worth_keeping(view, as_of, lake))
+            packed = pack_rows(view, worth_keeping(view, as_of, lake, versions[view]))
             put(view, packed, _counting(view.name, len(packed), progress))
             written[view.name] = len(packed)
     return written
@@ -55,12 +58,13 @@ def add(view: View, since: datetime, as_of: datetime, lake: Lake, rows: Rows, ho
         HomeError: another process of this home materialises the view.
     """
     with _alone([view], lake, home):
-        found = _worth_keeping(view, as_of, lake)
+        version = lake.table(view.path).version()
+        found = worth_keeping(view, as_of, lake, version)
         chosen = found.filter(pc.field(EVENT_TIMESTAMP) >= since)
         if chosen.num_rows < found.num_rows:
             rows.write(view, pack_rows(view, chosen))
             return
-        with rows.rebuild([view], as_of) as put:
+        with rows.rebuild([view], as_of, sources={view: version}) as put:
             put(view, pack_rows(view, found))
 
 
@@ -73,8 +77,9 @@ def _alone(views: Sequence[View], lake: Lake, home: Home) -> Iterator[None]:
         yield
 
 
-def _worth_keeping(view: View, as_of: datetime, lake: Lake) -> pa.Table:
-    return latest(view, as_of, lake, None if view.online_age is None else as_of - view.online_age)
+def worth_keeping(view: View, as_of: datetime, lake: Lake, version: int) -> pa.Table:
+    """The rows that the online store holds of a version of a view's table once it is materialised as of an instant."""
+    return latest(view, as_of, lake, None if view.online_age is None else as_of - view.online_age, version)
 
 
 def _counting(name: str, total: int, progress: Callable[[str, int, int], None] | None) -> Callable[[int], None] | None:

@@ -103,7 +103,7 @@ def pack_rows(view: View, rows: pa.Table) -> list[Packed]:
     """Rows in the view's schema, ready for a store, sorted by key; a row with a null in its key is nobody's and left out."""
     rows = rows.filter(reduce(pc.and_, (pc.is_valid(rows[name]) for name in view.key_names)))
     events, createds = (rows[name].cast(pa.int64()).to_numpy().tolist() for name in (EVENT_TIMESTAMP, CREATED_TIMESTAMP))
-    keys = [orjson.dumps(key).decode() for key in zip(*(_key_values(rows[name]) for name in view.key_names), strict=True)]
+    keys = [orjson.dumps(key).decode() for key in zip(*(key_values(rows[name]) for name in view.key_names), strict=True)]
     return sorted(zip(keys, events, createds, Layout(view.columns).pack(rows), strict=True))
 
 
@@ -134,7 +134,8 @@ def _key_text(key: tuple[Any, ...]) -> str | None:
         return None
 
 
-def _key_values(column: pa.ChunkedArray) -> list[Any]:
+def key_values(column: pa.ChunkedArray) -> list[Any]:
+    """One part of keys as `key_texts` takes it: dates as ISO text."""
     return list((column.cast(pa.string()) if pa.types.is_date(column.type) else column).to_pylist())
 
 

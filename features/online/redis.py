@@ -120,6 +120,11 @@ class RedisRows(Rows):
             found[view] = generation.layout if generation else Layout(view.columns), rows
         return found
 
+    def generations(self) -> Generations:
+        """As `Rows.generations`."""
+        with self._answering():
+            return list(self._look()[1])
+
     def write(self, view: View, rows: Sequence[Packed], progress: Progress | None = None) -> None:
         """As `Rows.write`; each 1,000 rows are one script, which nothing interrupts."""
         for batch in _batches(rows):

@@ -46,6 +46,10 @@ class Rows(ABC):
         """
 
     @abstractmethod
+    def generations(self) -> Generations:
+        """The sets of rows there are, as they stand now; which one a reader of a view gets is told by `readable`."""
+
+    @abstractmethod
     def write(self, view: View, rows: Sequence[Packed], progress: Progress | None = None) -> None:
         """Put rows; one that is older, by (event, created), than what is there changes nothing."""
 
@@ -68,7 +72,13 @@ class Rows(ABC):
         """Where a watermark stands."""
 
     @contextmanager
-    def rebuild(self, views: Collection[View], as_of: datetime, back_to: Mapping[str, int] | None = None) -> Iterator[Put]:
+    def rebuild(
+        self,
+        views: Collection[View],
+        as_of: datetime,
+        back_to: Mapping[str, int] | None = None,
+        sources: Mapping[View, int] = {},
+    ) -> Iterator[Put]:
         """Put, inside the `with`, all rows of these views that are visible at `as_of`; at its end they replace all that was.
 
         Until then readers see none of it, then all of it, over all views at one instant. What is written meanwhile goes to the
@@ -80,12 +90,15 @@ class Rows(ABC):
                 tables were restored and nothing stays, neither newer rows nor what `update` makes of them meanwhile; these
                 watermarks are set in the same step, so that whoever keeps one adds again what came after it. Rebuild all views
                 that are updated under a watermark together.
+            sources: the versions of the tables that the rows are made from, for who holds them against each other.
 
         Raises:
             FeatureError: another process began to rebuild one of the views after this one; nothing is changed.
         """
         moment = to_microseconds(as_of)
-        made = {view: Generation.of(view, "building" if back_to is None else "restoring", moment) for view in views}
+        made = {
+            view: Generation.of(view, "building" if back_to is None else "restoring", moment, sources.get(view)) for view in views
+        }
         found = self._alter(lambda generations: begun(generations, made.values()))
         self._sweep(found)
         if back_to is None:
