@@ -93,8 +93,7 @@ def _touches(spark: SparkSession, lake: Lake, scope: Scope, change: Change, whol
             takes = ~F.col(scope.key).eqNullSafe(F.col(f"__{scope.key}"))
             if RETRACTED in rows.columns:
                 takes |= F.col(f"__{RETRACTED}").isNotNull()
-            touch = [day.alias(FIRST), KNOWN, F.when(takes, F.col(KNOWN)).alias(_TAKEN_AT)]
-            found += [pairs.select(scope.key, *touch), pairs.select(F.col(f"__{scope.key}").alias(scope.key), *touch)]
+            found.append(pairs.select(scope.key, day.alias(FIRST), KNOWN, F.when(takes, F.col(KNOWN)).alias(_TAKEN_AT)))
     if scope.others:
         told = rows if pairs is None else rows.unionByName(pairs.select(*rows.columns))
         more = scope.others(table, told, whole)
