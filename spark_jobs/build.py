@@ -119,6 +119,7 @@ class Snapshot:
         self.horizon = horizon
         self._versions = {table.path: lake.version(table.path) for table in RAW_TABLES.values()}
         self._current: dict[str, DataFrame] = {}
+        self._held: list[DataFrame] = []
 
     def version(self, table: Table) -> int | None:
         """The version that is read; None if the table does not exist."""
@@ -151,7 +152,17 @@ class Snapshot:
             return rows  # stays empty in the plans of the jobs, which shrink around it
         if self.horizon.cuts and EVENT_TIMESTAMP in table.names:
             rows = rows.where(F.col(EVENT_TIMESTAMP) < F.lit(self.horizon.now))
-        return rows.persist()
+        return self.hold(rows)
+
+    def hold(self, rows: DataFrame) -> DataFrame:
+        """Keep the rows of a frame that several jobs or steps read, until `release`."""
+        self._held.append(rows.persist())
+        return self._held[-1]
+
+    def release(self) -> None:
+        """Let go of what is held: Spark compares each plan with all that it holds."""
+        while self._held:
+            self._held.pop().unpersist()
 
     def inputs(self, job: Job, shop: Shop) -> Inputs:
         """All that a job reads, whole."""
@@ -252,6 +263,7 @@ def build(
             results.append(built)
             if on_built:
                 on_built(built)
+        snapshot.release()
     return results
 
 
@@ -359,7 +371,7 @@ def _revisions(
     stored = snapshot.newest(job.table)
     if job.scope and standing and not between and not (standing.cuts or horizon.cuts):
         key = job.scope.key
-        keys = touched_keys(snapshot.spark, lake, job.scope, changes, inputs, standing.last_day).persist()
+        keys = snapshot.hold(touched_keys(snapshot.spark, lake, job.scope, changes, inputs, standing.last_day))
         inputs = replace(inputs, frames=cut(inputs, job.scope, keys), first_days=keys.select(key, FIRST))
         computed = typed(job.run(inputs), job.table.schema)
         stored, computed = (rows.join(keys.drop(FIRST), key) for rows in (stored, computed))

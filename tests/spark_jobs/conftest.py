@@ -110,9 +110,12 @@ def build(spark: SparkSession, lake: Lake) -> Callable[..., dict[str, Built]]:
     ) -> dict[str, Built]:
         horizon = Horizon.of(clock.now(now or shop.now, lake), shop, lake)
         snapshot = Snapshot(spark, lake, horizon)
-        return {
-            name: build_table(snapshot, shop, JOBS[name], between if name in names else None) for name in tables_in_order(names)
-        }
+        try:
+            return {
+                name: build_table(snapshot, shop, JOBS[name], between if name in names else None) for name in tables_in_order(names)
+            }
+        finally:
+            snapshot.release()
 
     return run
 
