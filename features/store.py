@@ -154,10 +154,7 @@ class FeatureStore:
         """
         as_of = as_of or self.now()
         as_of = as_of.astimezone(UTC) if as_of.tzinfo else as_of.replace(tzinfo=UTC)
-        if views is None:
-            chosen = [v for v in self.views.values() if v.online and self.lake.version(v.path) is not None]
-        else:
-            chosen = [self._online(self._view(name)) for name in dict.fromkeys(views)]
+        chosen = self._chosen(views)
         if not chosen:
             return {}
         written = materialize(chosen, as_of, self.lake, self.rows, Home(self.settings).create(), back_to, progress)
@@ -176,12 +173,8 @@ class FeatureStore:
         Raises:
             FeatureError: a view does not exist, is kept offline only, or was never materialised.
         """
-        if views is None:
-            chosen = [v for v in self.views.values() if v.online and self.lake.version(v.path) is not None]
-        else:
-            chosen = [self._online(self._view(name)) for name in dict.fromkeys(views)]
         now = self.now()
-        return [verify(view, self.lake, self.rows, now, sample, self.settings.seed) for view in chosen]
+        return [verify(view, self.lake, self.rows, now, sample, self.settings.seed) for view in self._chosen(views)]
 
     def online_rows(self, service: str, keys: Mapping[str, Sequence[Any]], as_of: datetime | None = None) -> dict[str, list[Any]]:
         """The values a reader sees now, in key order.
@@ -221,6 +214,12 @@ class FeatureStore:
         if name not in self.views:
             raise FeatureError(f"no view {name!r}; there are {', '.join(sorted(self.views))}.")
         return self.views[name]
+
+    def _chosen(self, views: Iterable[str] | None) -> list[View]:
+        """The named views; none named: all that are kept online and whose table was built."""
+        if views is None:
+            return [v for v in self.views.values() if v.online and self.lake.version(v.path) is not None]
+        return [self._online(self._view(name)) for name in dict.fromkeys(views)]
 
     def _online(self, view: View) -> View:
         if not view.online:

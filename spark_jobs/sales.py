@@ -50,10 +50,13 @@ def begins(orders: DataFrame, zone: str) -> dict[str, str]:
 
 def cut_to(orders: DataFrame, key: str, keys: DataFrame) -> DataFrame:
     """The lines that hold one of the keys, and the first sold and the first returned line of all: `sales` begins where it did."""
-    is_line = (F.col(QUANTITY) != 0) & ~F.coalesce(F.col("status") == "cancelled", F.lit(False))
     first = F.min_by(F.struct(*orders.columns), EVENT_TIMESTAMP).alias("line")
-    firsts = orders.where(is_line).groupBy(F.col(QUANTITY) > 0).agg(first).select("line.*")
+    firsts = _that_count(orders).groupBy(F.col(QUANTITY) > 0).agg(first).select("line.*")
     return of_keys(orders, key, keys).unionByName(firsts.join(keys.select(key), key, "left_anti"))
+
+
+def _that_count(orders: DataFrame) -> DataFrame:
+    return orders.where((F.col(QUANTITY) != 0) & ~F.coalesce(F.col("status") == "cancelled", F.lit(False)))
 
 
 def _since(lines: DataFrame, zone: str) -> DataFrame:
@@ -64,7 +67,7 @@ def order_lines(orders: DataFrame) -> DataFrame:
     """Order lines as purchases and returns; cancelled lines and lines of nothing are none."""
     units = F.abs(QUANTITY)
     paid = units * F.col("unit_price") - F.abs(F.coalesce("discount", F.lit(0)))
-    return orders.where((F.col(QUANTITY) != 0) & ~F.coalesce(F.col("status") == "cancelled", F.lit(False))).select(
+    return _that_count(orders).select(
         ROW_ID,
         USER_ID,
         F.lit(None).cast("string").alias(SESSION_ID),
