@@ -8,9 +8,7 @@ delivery is known to be one.
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
-import threading
 import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,6 +22,7 @@ from features.columns import EVENT_TIMESTAMP
 from features.fresh.facts import Delivery, Refused, Row, Told, digest
 from features.tables import ITEMS
 from infra.errors import EngineError, FeatureError
+from infra.sqlite import Connections
 
 FORMAT = 1
 _BUSY_S = 10.0
@@ -99,7 +98,7 @@ class Spool:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._local = threading.local()
+        self._connections = Connections(path, _BUSY_S, self._prepare)
 
     def append(
         self,
@@ -124,28 +123,28 @@ class Spool:
     def after(self, number: int, limit: int) -> list[Entry]:
         """At most `limit` entries that were accepted after the one of that number, in order."""
         with self._answering():
-            return _entries(self._connect().execute(_AFTER, (number, limit)))
+            return _entries(self._connections.get().execute(_AFTER, (number, limit)))
 
     def of(self, path: str, number: int) -> list[Entry]:
         """The entries for one table that were accepted after the one of that number, in order."""
         with self._answering():
-            return _entries(self._connect().execute(_OF, (path, number)))
+            return _entries(self._connections.get().execute(_OF, (path, number)))
 
     def versions(self, path: str, keys: Collection[str], to: int) -> list[Entry]:
         """All that was told of these keys up to the entry of that number, in order."""
         asked = orjson.dumps(list(keys)).decode()
         with self._answering():
-            return _entries(self._connect().execute(_OF_KEYS, (path, asked, to)))
+            return _entries(self._connections.get().execute(_OF_KEYS, (path, asked, to)))
 
     def last(self) -> int:
         """Number of the newest entry there ever was; 0 where there was none."""
         with self._answering():
-            return _last(self._connect())
+            return _last(self._connections.get())
 
     def progress(self) -> Progress:
         """How far the spool is in the tables."""
         with self._answering():
-            name, drained, versions = self._connect().execute("SELECT id, drained, versions FROM state").fetchone()
+            name, drained, versions = self._connections.get().execute("SELECT id, drained, versions FROM state").fetchone()
         return Progress(name, drained, json.loads(versions))
 
     def note(self, drained: int, versions: Mapping[str, int | None]) -> None:
@@ -157,7 +156,7 @@ class Spool:
         """How many entries are not in the tables yet, and since when the oldest of them waits (seconds since 1970)."""
         with self._answering():
             row = (
-                self._connect()
+                self._connections.get()
                 .execute("SELECT count(*), min(written) FROM entries WHERE number > (SELECT drained FROM state)")
                 .fetchone()
             )
@@ -235,7 +234,7 @@ class Spool:
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         with self._answering():
-            connection = self._connect()
+            connection = self._connections.get()
             with connection:
                 connection.execute("BEGIN IMMEDIATE")
                 yield connection
@@ -249,18 +248,12 @@ class Spool:
                 f"spool {self.path}: {error}; make room or give access, then send again. Nothing was accepted."
             ) from error
 
-    def _connect(self) -> sqlite3.Connection:
-        """This thread's connection; a forked child opens a new one, since SQLite's may not cross a fork.
+    def _prepare(self, connection: sqlite3.Connection) -> None:
+        """Make a new connection ready.
 
         Raises:
             FeatureError: the file was written by another format version.
         """
-        held: tuple[int, sqlite3.Connection] | None = getattr(self._local, "held", None)
-        if held and held[0] == os.getpid():
-            return held[1]
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        connection = sqlite3.connect(self.path, timeout=_BUSY_S, isolation_level=None)
-        connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")  # every commit is flushed to disk
         (found,) = connection.execute("PRAGMA user_version").fetchone()
         if found == 0:
@@ -275,8 +268,6 @@ class Spool:
                     found = FORMAT
         if found != FORMAT:
             raise FeatureError(f"spool {self.path} has format {found}, this version reads {FORMAT}; run `shopgraph upgrade`.")
-        self._local.held = (os.getpid(), connection)
-        return connection
 
 
 def _entries(found: Iterable[tuple[int, str, str, int, str, int]]) -> list[Entry]:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import fcntl
-import os
 import sqlite3
-import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -17,6 +15,7 @@ from features.online.packing import Layout, Packed
 from features.online.rows import Change, Progress, Row, Rows, changed
 from features.views import View
 from infra.errors import EngineError, FeatureError
+from infra.sqlite import Connections
 
 FORMAT = 2
 _BATCH = 2_000
@@ -64,7 +63,7 @@ class EmbeddedRows(Rows):
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._local = threading.local()
+        self._connections = Connections(path, 60, self._prepare)
         self._known: tuple[int, Generations] = (-1, [])
 
     def read(self, asked: Mapping[View, Sequence[str | None]]) -> dict[View, tuple[Layout, list[Row | None]]]:
@@ -165,7 +164,7 @@ class EmbeddedRows(Rows):
     def _reading(self) -> Iterator[sqlite3.Connection]:
         """A transaction that sees the last commit and holds nobody up."""
         with self._answering():
-            connection = self._connect()
+            connection = self._connections.get()
             connection.execute("BEGIN DEFERRED")
             with connection:
                 yield connection
@@ -178,7 +177,7 @@ class EmbeddedRows(Rows):
         two locks: who waits for the second holds the first, and who just had the second comes after him.
         """
         with self._answering():
-            connection = self._connect()
+            connection = self._connections.get()
             with ExitStack() as held:
                 with _locked(self.path.with_suffix(".next")):
                     held.enter_context(_locked(self.path.with_suffix(".turn")))
@@ -196,18 +195,12 @@ class EmbeddedRows(Rows):
                 "fills it anew where it is gone."
             ) from error
 
-    def _connect(self) -> sqlite3.Connection:
-        """This thread's connection; a forked child opens a new one, since SQLite's may not cross a fork.
+    def _prepare(self, connection: sqlite3.Connection) -> None:
+        """Make a new connection ready.
 
         Raises:
             FeatureError: the file was written by another format version.
         """
-        held: tuple[int, sqlite3.Connection] | None = getattr(self._local, "held", None)
-        if held and held[0] == os.getpid():
-            return held[1]
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        connection = sqlite3.connect(self.path, timeout=60, isolation_level=None)
-        connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute(f"PRAGMA mmap_size = {_MAPPED_BYTES}")
         (found,) = connection.execute("PRAGMA user_version").fetchone()
@@ -218,8 +211,6 @@ class EmbeddedRows(Rows):
             )
         if found == 0:
             connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {FORMAT}; COMMIT;")
-        self._local.held = (os.getpid(), connection)
-        return connection
 
 
 @contextmanager

@@ -220,7 +220,7 @@ def test_old_rows_go_but_not_before_they_are_in_the_tables(intake: Intake) -> No
 
 def test_a_full_disk_accepts_nothing_and_loses_nothing(intake: Intake) -> None:
     post(intake, event(1))
-    connection = intake.spool._connect()
+    connection = intake.spool._connections.get()
     (pages,) = connection.execute("PRAGMA page_count").fetchone()
     connection.execute(f"PRAGMA max_page_count = {pages}")  # what SQLite says of a disk without room
     with pytest.raises(EngineError, match="database or disk is full"):
