@@ -44,7 +44,7 @@ def apply(
     shopgraph features apply --check\n
     shopgraph features apply
     """
-    from features.registry import feast_command
+    from features.repo import feast_command
 
     store = _store(context.obj)
     report = store.changes() if check else store.apply()
@@ -57,6 +57,42 @@ def apply(
             typer.echo(f"  {word} {name}")
     if not check:
         typer.echo(f"Feast itself: {feast_command(store.settings, store.shop.name)} feature-views list")
+
+
+@features.command(name="list")
+def list_views(
+    context: typer.Context,
+    view: Annotated[list[str] | None, typer.Argument(help="Views whose columns are told; default: all views, a line each.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """What features there are: shopgraph's and those of the files in the shop's own features/ folder.
+
+    How to add one of your own is in docs/extend/feature.md.
+
+    shopgraph features list\n
+    shopgraph features list user_activity
+    """
+    from rich.table import Table
+
+    from features.dictionary import describe
+
+    store = _store(context.obj)
+    found = [describe(store.definitions, name) for name in view or store.definitions.views]
+    if as_json:
+        typer.echo(json.dumps(found, ensure_ascii=False))
+        return
+    if not view:
+        table = Table("view", "key", "features", "expires", "online", "from", box=None)
+        for one in found:
+            expires = f"{one['ttl_days']} days" if one["ttl_days"] else "never"
+            kept = "yes" if one["online"] else "no"
+            table.add_row(one["view"], ", ".join(one["keys"]), str(len(one["columns"])), expires, kept, one["file"] or "shopgraph")
+        _stdout().print(table)
+    for one in found if view else ():
+        table = Table("column", "type", "unit", "mark", "meaning", box=None, title=f"{one['view']}: {one['meaning']}")
+        for column in one["columns"]:
+            table.add_row(*(column[name] for name in ("name", "type", "unit", "mark", "meaning")))
+        _stdout().print(table)
 
 
 @features.command()
@@ -151,7 +187,10 @@ def get(
     context: typer.Context,
     key: Annotated[list[str], typer.Option("--key", help="Key column and value, e.g. user_id=u0000017; repeat for more columns.")],
     service: Annotated[
-        str, typer.Option("--service", help="A model's features (recommender, demand or sentiment), or profile.")
+        str,
+        typer.Option(
+            "--service", help="A model's features (recommender, demand or sentiment), profile, or a table of the shop's own."
+        ),
     ] = "recommender",
     as_of: Annotated[
         str | None, typer.Option("--as-of", help="Read history instead: the values as they were visible then, from the lake.")

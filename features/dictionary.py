@@ -1,12 +1,14 @@
-"""Generates docs/dictionary.md, the data dictionary, from features/tables.py, views.py, services.py and profiles.py."""
+"""The data dictionary, from what is declared: docs/dictionary.md, and what `shopgraph features list` says of a shop's views."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from typing import Any
+
 from features.columns import CREATED_TIMESTAMP, EVENT_TIMESTAMP
+from features.definitions import OURS, Definitions
 from features.profiles import FAMILIES, INTERESTS_MOST, ProfileRules
-from features.services import SERVICES
-from features.tables import FEATURE_TABLES, RAW_TABLES, Table
-from features.views import VIEWS
+from features.tables import RAW_TABLES, Table
 
 _INTRODUCTION = f"""# Data dictionary
 
@@ -32,15 +34,35 @@ def dictionary_page() -> str:
     parts = [_INTRODUCTION, "## Feature services\n", "One per model, by the model's name; `profile` is for people.\n"]
     rows = [
         f"| {service.name} | {', '.join(f'[{view.name}](#{view.name})' for view in service.views)} | {service.meaning} |"
-        for service in SERVICES.values()
+        for service in OURS.services.values()
     ]
     parts.append("\n".join(["| service | views | meaning |", "|---|---|---|", *rows]) + "\n")
     parts.append("## Feature tables\n")
-    parts += [_section(table) for table in FEATURE_TABLES.values()]
+    parts += [_section(table) for table in OURS.tables.values()]
     parts.append(_profiles())
     parts.append("## Raw tables\n")
     parts += [_section(table) for table in RAW_TABLES.values()]
     return "\n".join(parts)
+
+
+def describe(definitions: Definitions, name: str) -> dict[str, Any]:
+    """What a view serves, as JSON can hold it; `file` is where an own one is declared.
+
+    Raises:
+        FeatureError: there is no such view.
+    """
+    view = definitions.view(name)
+    table, own = definitions.tables[name], definitions.own.get(name)
+    told = [asdict(table.column(column)) for column in view.column_names]
+    return {
+        "view": name,
+        "meaning": table.meaning,
+        "keys": list(view.key_names),
+        "columns": [{key: column[key] for key in ("name", "type", "unit", "mark", "meaning")} for column in told],
+        "ttl_days": view.ttl_days,
+        "online": view.online,
+        "file": str(own.file) if own else None,
+    }
 
 
 def _profiles() -> str:
@@ -71,7 +93,7 @@ def _section(table: Table) -> str:
         facts.append(f"Key: {_names(table.keys)}.")
     if table.kind == "raw":
         facts.append(f"A row is known by {_names(table.identity)}." if table.identity else "Identical rows are kept.")
-    view = VIEWS.get(table.name) if table.kind == "features" else None
+    view = OURS.views.get(table.name) if table.kind == "features" else None
     if view is not None:
         facts.append("Never expires." if view.ttl_days is None else f"Expires after {view.ttl_days} days.")
         days = f", the last {view.online_days} days" if view.online_days else ""

@@ -67,14 +67,3 @@ SERVICES: Mapping[str, Service] = {
         ),
     )
 }
-
-
-def find_service(name: str, services: Mapping[str, Service] = SERVICES) -> Service:
-    """The service of that name.
-
-    Raises:
-        FeatureError: there is none.
-    """
-    if name not in services:
-        raise FeatureError(f"no feature service {name!r}; there are {', '.join(sorted(services))}.")
-    return services[name]

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import date
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
 
+from features.definitions import OURS, Definitions
 from features.mapping import Source
 from features.profiles import ProfileRules
 from features.quality.expectations import TableExpectation
@@ -17,7 +21,7 @@ from infra.home import Home
 
 
 class Shop(BaseModel):
-    """What `shop.yaml` says. Frozen; unknown keys are refused."""
+    """What `shop.yaml` says, and the features that its folder adds. Frozen; unknown keys are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -40,6 +44,8 @@ class Shop(BaseModel):
 
     profile: ProfileRules = Field(ProfileRules(), description="Constants of profiles; see features/profiles.py.")
 
+    _folder: Path | None = PrivateAttr(None)
+
     @field_validator("time_zone")
     @classmethod
     def _known_zone(cls, value: str) -> str:
@@ -48,6 +54,12 @@ class Shop(BaseModel):
         except (KeyError, ValueError, OSError):
             raise ValueError(f"{value!r} is no IANA time zone such as Europe/Berlin") from None
         return value
+
+    @field_validator("now", mode="before")
+    @classmethod
+    def _as_text(cls, value: Any) -> Any:
+        """YAML reads a time that is written without quotes as a time."""
+        return value.isoformat() if isinstance(value, date) else value
 
     @field_validator("sources")
     @classmethod
@@ -61,6 +73,15 @@ class Shop(BaseModel):
     def zone(self) -> ZoneInfo:
         """The zone whose local days count."""
         return ZoneInfo(self.time_zone)
+
+    @cached_property
+    def definitions(self) -> Definitions:
+        """Feature tables, views and services: shopgraph's, and those of the shop's own files, which are run on first use.
+
+        Raises:
+            FeatureError: an own file cannot be run, or what it declares is no feature table beside the others.
+        """
+        return OURS if self._folder is None else Definitions.of(self._folder)
 
     @classmethod
     def load(cls, home: Home, name: str | None = None) -> Shop:
@@ -87,7 +108,7 @@ class Shop(BaseModel):
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise SettingsError(f"{path} is not YAML in UTF-8: {error}") from None
         try:
-            return cls(**(content or {}))
+            shop = cls(**(content or {}))
         except (ValidationError, TypeError) as error:
             told = (
                 "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
@@ -95,3 +116,5 @@ class Shop(BaseModel):
                 else error
             )
             raise SettingsError(f"{path}: {told}") from None
+        shop._folder = path.parent
+        return shop

@@ -2,7 +2,7 @@
 
 Feast holds the registry and the definitions. The hot paths go past it, with Arrow and NumPy: a training frame is a point-in-time
 join by binary search, an online read one look-up of packed rows, and neither imports Feast, which costs seconds and sets variables of
-the process. The `feast` command and Feast's own API work on the same registry and the same rows; see `features/repo/`.
+the process. The `feast` command and Feast's own API work on the same registry and the same rows; see `features/repo.py`.
 """
 
 from __future__ import annotations
@@ -15,16 +15,17 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from features.columns import EVENT_TIMESTAMP
+from features.definitions import Definitions
 from features.offline.frames import join, latest
 from features.online.materialize import materialize
 from features.online.packing import from_microseconds, key_texts, to_microseconds
 from features.online.read import read_columns
 from features.online.rows import Rows, open_rows
 from features.parity import Parity, verify
-from features.services import SERVICES, Service, find_service
+from features.services import Service
 from features.shop import Shop
 from features.tables import Type
-from features.views import VIEWS, View
+from features.views import View
 from infra import clock
 from infra.errors import FeatureError
 from infra.home import Home
@@ -39,7 +40,7 @@ class FeatureStore:
     """Features of one shop. Making the object touches nothing.
 
     Args:
-        views, services: what is declared; the defaults are `features.views.VIEWS` and `features.services.SERVICES`.
+        definitions: the features to speak of; default: those of the shop.
     """
 
     def __init__(
@@ -47,16 +48,19 @@ class FeatureStore:
         settings: Settings,
         shop: Shop,
         lake: Lake,
-        views: Mapping[str, View] = VIEWS,
-        services: Mapping[str, Service] = SERVICES,
+        definitions: Definitions | None = None,
     ) -> None:
         self.settings = settings
         self.shop = shop
         self.lake = lake
-        self.views = views
-        self.services = services
+        self._definitions = definitions
 
     # -- definitions --------------------------------------------------------------------------------------------------------
+
+    @property
+    def definitions(self) -> Definitions:
+        """The features that this store speaks of."""
+        return self._definitions or self.shop.definitions
 
     def apply(self) -> dict[str, list[str]]:
         """Register what is declared; what the registry holds beyond it is deleted, with its online rows.
@@ -67,13 +71,13 @@ class FeatureStore:
         from features.registry import apply
 
         Home(self.settings).create()
-        return apply(self.feast, self.views, self.services, self.settings)
+        return apply(self.feast, self.definitions, self.settings)
 
     def changes(self) -> dict[str, list[str]]:
         """What `apply` would do, in its words; all but `unchanged` is empty while the registry says what is declared."""
         from features.registry import changes
 
-        return changes(self.feast, self.views, self.services)
+        return changes(self.feast, self.definitions)
 
     def service(self, name: str) -> Service:
         """The declared service.
@@ -81,7 +85,7 @@ class FeatureStore:
         Raises:
             FeatureError: there is none of that name.
         """
-        return find_service(name, self.services)
+        return self.definitions.service(name)
 
     @cached_property
     def feast(self) -> feast.FeatureStore:
@@ -113,7 +117,7 @@ class FeatureStore:
 
     def latest(self, view: str, as_of: datetime) -> pa.Table:
         """The row each key of a view shows to a reader at `as_of`: keys, columns, event and created time."""
-        return latest(self._view(view), as_of, self.lake)
+        return latest(self.definitions.view(view), as_of, self.lake)
 
     # -- online -------------------------------------------------------------------------------------------------------------
 
@@ -210,16 +214,11 @@ class FeatureStore:
 
     # -- inside -------------------------------------------------------------------------------------------------------------
 
-    def _view(self, name: str) -> View:
-        if name not in self.views:
-            raise FeatureError(f"no view {name!r}; there are {', '.join(sorted(self.views))}.")
-        return self.views[name]
-
     def _chosen(self, views: Iterable[str] | None) -> list[View]:
         """The named views; none named: all that are kept online and whose table was built."""
         if views is None:
-            return [v for v in self.views.values() if v.online and self.lake.version(v.path) is not None]
-        return [self._online(self._view(name)) for name in dict.fromkeys(views)]
+            return [v for v in self.definitions.views.values() if v.online and self.lake.version(v.path) is not None]
+        return [self._online(self.definitions.view(name)) for name in dict.fromkeys(views)]
 
     def _online(self, view: View) -> View:
         if not view.online:

@@ -112,7 +112,8 @@ EVENT_TIME = Column(EVENT_TIMESTAMP, "timestamp", "when it became true", "UTC", 
 CREATED_TIME = Column(CREATED_TIMESTAMP, "timestamp", "when the shop could first know it", "UTC", required=True)
 
 
-def _user(required: bool = False) -> Column:
+def user_column(required: bool = False) -> Column:
+    """The key of what speaks of a user."""
     return Column("user_id", "string", "the shop's id of the user", required=required, mark="pseudonym")
 
 
@@ -120,7 +121,8 @@ def _personal(name: str, type: Type, meaning: str, unit: str = "", required: boo
     return Column(name, type, meaning, unit, required, mark="personal")
 
 
-def _item(required: bool = True) -> Column:
+def item_column(required: bool = True) -> Column:
+    """The key of what speaks of an item."""
     return Column("item_id", "string", "the shop's id of the item", required=required)
 
 
@@ -132,10 +134,10 @@ EVENTS = _raw(
     "events",
     "what people did in the shop",
     Column("event_id", "string", "id of the event; rows with a seen id are duplicates or corrections"),
-    _user(),
+    user_column(),
     Column("visitor_id", "string", "browser or device before login", mark="pseudonym"),
     Column("session_id", "string", "session, if the source knows it", mark="pseudonym"),
-    _item(required=False),
+    item_column(required=False),
     Column("event_type", "string", "one of features.columns.EVENT_TYPES", required=True),
     EVENT_TIME,
     Column("price", "money", "unit price shown", "shop currency"),
@@ -149,7 +151,7 @@ EVENTS = _raw(
 ITEMS = _raw(
     "items",
     "what the shop sells; one row per item and instant it is told of",
-    _item(),
+    item_column(),
     Column("parent_item_id", "string", "the item this is a variant of"),
     Column("title", "string", "name shown to users"),
     Column("category", "string", "category of the shop"),
@@ -166,7 +168,7 @@ ITEMS = _raw(
 USERS = _raw(
     "users",
     "who buys; one row per user and instant it is told of",
-    _user(required=True),
+    user_column(required=True),
     Column("country", "string", "ISO 3166 code or the shop's word"),
     Column("language", "string", "BCP 47 tag"),
     Column("registered_at", "timestamp", "first known", "UTC"),
@@ -179,8 +181,8 @@ ORDERS = _raw(
     "order lines; negative quantities are returns",
     Column("order_id", "string", "the order", required=True),
     Column("order_line_id", "string", "the line; without it identical lines are kept and counted"),
-    _user(),
-    _item(),
+    user_column(),
+    item_column(),
     Column("location_id", "string", "warehouse or store"),
     Column("quantity", "int", "units, negative when returned", "units", required=True),
     Column("unit_price", "money", "price paid per unit before discount", "shop currency", required=True),
@@ -196,8 +198,8 @@ REVIEWS = _raw(
     "reviews",
     "what users wrote",
     Column("review_id", "string", "id of the review", required=True),
-    _user(),
-    _item(required=False),
+    user_column(),
+    item_column(required=False),
     Column("rating", "int", "stars 1-5; a source that only says good or bad maps `label`"),
     Column("review_text", "string", "the text", required=True, mark="personal"),
     Column("language", "string", "BCP 47 tag"),
@@ -210,7 +212,7 @@ PROMOTIONS = _raw(
     "promotions",
     "price reductions and other offers",
     Column("promotion_id", "string", "id", required=True),
-    _item(required=False),
+    item_column(required=False),
     Column("category", "string", "category it covers where it names no item"),
     Column("starts_at", "timestamp", "first instant", "UTC", required=True),
     Column("ends_at", "timestamp", "first instant after it", "UTC", required=True),
@@ -221,7 +223,7 @@ PROMOTIONS = _raw(
 INVENTORY = _raw(
     "inventory",
     "stock on hand; one row per item, place and instant it is told of",
-    _item(),
+    item_column(),
     Column("location_id", "string", "warehouse or store"),
     Column("on_hand", "int", "units that can be sold", "units", required=True),
     Column("on_order", "int", "units ordered from the supplier", "units"),
@@ -232,7 +234,7 @@ INVENTORY = _raw(
 SUPPLIERS = _raw(
     "suppliers",
     "terms of supply",
-    _item(),
+    item_column(),
     Column("location_id", "string", "warehouse or store"),
     Column("lead_time_days", "float", "days from order to stock", "days", required=True),
     Column("minimum_order", "int", "least units per order", "units"),
@@ -242,7 +244,7 @@ SUPPLIERS = _raw(
 COMPETITOR_PRICES = _raw(
     "competitor_prices",
     "prices seen elsewhere",
-    _item(),
+    item_column(),
     Column("competitor", "string", "who", required=True),
     Column("price", "money", "their price", "shop currency", required=True),
     EVENT_TIME,
@@ -262,7 +264,7 @@ EXPOSURES = _raw(
     "exposures",
     "who was in which arm of a campaign",
     Column("campaign_id", "string", "campaign", required=True),
-    _user(required=True),
+    user_column(required=True),
     Column("variant", "string", "arm, e.g. coupon or control", required=True),
     Column("propensity", "float", "probability of this arm", "0-1"),
     EVENT_TIME,
@@ -283,9 +285,9 @@ TICKETS = _raw(
     "tickets",
     "customer service cases",
     Column("ticket_id", "string", "id", required=True),
-    _user(),
+    user_column(),
     Column("order_id", "string", "the order it speaks of"),
-    _item(required=False),
+    item_column(required=False),
     Column("channel", "string", "mail, chat, phone ..."),
     Column("ticket_text", "string", "the text", required=True, mark="personal"),
     EVENT_TIME,
@@ -317,7 +319,7 @@ def _windowed(*features: WindowedFeature) -> tuple[Column, ...]:
     )
 
 
-def _features(
+def feature_table(
     name: str,
     meaning: str,
     *columns: Column,
@@ -325,27 +327,28 @@ def _features(
     ttl_days: int | None = None,
     grouping: tuple[str, ...] = (),
 ) -> Table:
+    """A feature table: the columns and both times. See `Table`."""
     return Table(name, "features", meaning, (*columns, EVENT_TIME, CREATED_TIME), keys, keys, ttl_days, grouping)
 
 
-INTERACTIONS = _features(
+INTERACTIONS = feature_table(
     "interactions",
     "cleaned, de-duplicated acts of a user on an item; orders give the purchases",
     Column("interaction_id", "string", "event id, or a digest of order line and row number", required=True),
-    _user(required=True),
+    user_column(required=True),
     Column("session_id", "string", "session, see sessions", required=True, mark="pseudonym"),
-    _item(),
+    item_column(),
     Column("event_type", "string", "click, view, favourite, cart, purchase or return", required=True),
     Column("quantity", "int", "units", "units"),
     Column("value", "money", "quantity x unit price less discount", "shop currency"),
     keys=("interaction_id",),
     grouping=("session_id",),
 )
-SESSIONS = _features(
+SESSIONS = feature_table(
     "sessions",
     "acts of one user with no gap over 30 minutes; stamped with their last act",
     Column("session_id", "string", "session", required=True, mark="pseudonym"),
-    _user(required=True),
+    user_column(required=True),
     Column("started_at", "timestamp", "first act", "UTC", required=True),
     Column("duration_s", "float", "last act less first act", "seconds", required=True),
     Column("num_interactions", "int", "acts", required=True),
@@ -354,10 +357,10 @@ SESSIONS = _features(
     Column("value_sum", "money", "value of the purchases", "shop currency", required=True),
     keys=("session_id",),
 )
-USER_ACTIVITY = _features(
+USER_ACTIVITY = feature_table(
     "user_activity",
     "what a user did lately; a row only for days on which a value changes",
-    _user(required=True),
+    user_column(required=True),
     *_windowed(*USER_WINDOWS),
     Column(
         "days_since_last_purchase",
@@ -368,30 +371,30 @@ USER_ACTIVITY = _features(
     keys=("user_id",),
     ttl_days=120,
 )
-ITEM_ACTIVITY = _features(
+ITEM_ACTIVITY = feature_table(
     "item_activity",
     "what happened to an item lately; a row only for days on which a value changes",
-    _item(),
+    item_column(),
     *_windowed(*ITEM_WINDOWS),
     Column("price_last", "money", "last price paid or listed", "shop currency"),
     keys=("item_id",),
     ttl_days=120,
 )
-USER_CATEGORY_AFFINITY = _features(
+USER_CATEGORY_AFFINITY = feature_table(
     "user_category_affinity",
     "how much of a user's recent attention a category has; a row only for days on which a value changes",
-    _user(required=True),
+    user_column(required=True),
     Column("category", "string", "category", required=True),
     *_windowed(*AFFINITY_WINDOWS),
     Column("affinity_share_30d", "float", "share of the user's acts in 30 days", "0-1"),
     keys=("user_id", "category"),
     ttl_days=120,
 )
-USER_PROFILE = _features(
+USER_PROFILE = feature_table(
     "user_profile",
     "who a user is to the shop: attributes, habits, interests, RFM scores, value tier, stage and tags; as the shop knew it at the "
     "first instant of a local day, a row only for days on which anything in it changes. Rules and tags: see Profiles",
-    _user(required=True),
+    user_column(required=True),
     _personal("country", "string", "ISO 3166 code or the shop's word"),
     _personal("language", "string", "BCP 47 tag"),
     _personal("registered_at", "timestamp", "registration; null where the source says a time after it told so", "UTC"),
@@ -420,10 +423,10 @@ USER_PROFILE = _features(
     _personal("tags", "strings", "what the row says in words, see Profiles", required=True),
     keys=("user_id",),
 )
-DAILY_DEMAND = _features(
+DAILY_DEMAND = feature_table(
     "daily_demand",
     "units per item and local day, zero-filled between the first and the last day on sale",
-    _item(),
+    item_column(),
     Column("ds", "date", "local day", required=True),
     Column("units_sum", "int", "units bought, returns not taken off", "units", required=True),
     Column("returned_units_sum", "int", "units returned", "units", required=True),
@@ -435,10 +438,10 @@ DAILY_DEMAND = _features(
     Column("is_stock_out", "bool", "stock was at or below zero for part of the day", required=True),
     keys=("item_id", "ds"),
 )
-ITEM_CATALOG = _features(
+ITEM_CATALOG = feature_table(
     "item_catalog",
     "what is known of an item, one row per change; items without a row in `items` are derived from the ids seen",
-    _item(),
+    item_column(),
     Column("title", "string", "name shown to users"),
     Column("category", "string", "category"),
     Column("brand", "string", "brand"),
@@ -447,19 +450,19 @@ ITEM_CATALOG = _features(
     Column("withdrawn_at", "timestamp", "last on sale, null while on sale", "UTC"),
     keys=("item_id",),
 )
-USER_HISTORY = _features(
+USER_HISTORY = feature_table(
     "user_history",
     f"what a user did in the last {HISTORY_STEPS} steps, oldest first; a row only for days on which the user did something",
-    _user(required=True),
+    user_column(required=True),
     Column("item_ids", "strings", "items, oldest first; acts in a row on one item are one step, returns are left out"),
     Column("event_types", "strings", "what was done to each, same order"),
     keys=("user_id",),
 )
-CLEAN_REVIEWS = _features(
+CLEAN_REVIEWS = feature_table(
     "clean_reviews",
     "reviews fit to learn from: normalised text, one row per text, a label where one is given",
     Column("review_id", "string", "id of the review", required=True),
-    _item(required=False),
+    item_column(required=False),
     Column("category", "string", "category of the item or of the source"),
     Column("language", "string", "BCP 47 tag"),
     Column("rating", "int", "stars"),

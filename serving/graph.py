@@ -14,7 +14,7 @@ from typing import Literal, Protocol, get_args
 
 from pydantic import BaseModel, ConfigDict
 
-from features.services import find_service
+from features.definitions import OURS
 from infra.errors import ReleaseError
 from serving.schemas import MAX_HORIZON, MAX_K, MAX_SERIES, MAX_TEXTS
 
@@ -107,7 +107,7 @@ class Manifest(_Frozen):
             ReleaseError: its definition has another digest than the pinned one.
         """
         for node in self.nodes:
-            if node.service and find_service(node.service).digest != node.definition:
+            if node.service and OURS.service(node.service).digest != node.definition:
                 raise ReleaseError(
                     f"graph {self.version}: feature service {node.service} is not the one it was made with; run `shopgraph "
                     "features apply`, `shopgraph features materialize`, train again and `shopgraph up --latest`."
@@ -145,4 +145,4 @@ def compose(shop: str, product: Product, models: Mapping[str, Registered]) -> Ma
 
 
 def _features(name: str, service: str, reads: str, kind: Literal["features", "rules"] = "features") -> Node:
-    return Node(name=name, kind=kind, reads=(reads,), service=service, definition=find_service(service).digest)
+    return Node(name=name, kind=kind, reads=(reads,), service=service, definition=OURS.service(service).digest)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from features.definitions import OURS
 from features.fresh.items import ToldItems
 from features.fresh.spool import Spool
 from features.shop import Shop
@@ -38,8 +39,8 @@ class Loader:
 
     @cached_property
     def store(self) -> FeatureStore:
-        """The shop's feature store, made on first use."""
-        return FeatureStore(self.settings, self.shop, self.lake)
+        """The shop's feature store, made on first use; graphs eat features of shopgraph alone, so no own file of the shop is run."""
+        return FeatureStore(self.settings, self.shop, self.lake, OURS)
 
     @cached_property
     def told(self) -> ToldItems:

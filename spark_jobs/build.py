@@ -13,16 +13,12 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
-from graphlib import TopologicalSorter
 from typing import Any
 
 from pyspark import StorageLevel
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-import features.calendars
-import features.profiles
-import features.windows
 from features.columns import CREATED_TIMESTAMP, EVENT_TIMESTAMP, RETRACTED
 from features.quality.gate import Gate
 from features.quality.overview import check_names
@@ -35,40 +31,12 @@ from infra.home import Home
 from infra.journal import Journal
 from infra.lake import Commit, Lake, digest_of, reached
 from infra.settings import Settings
-from infra.source import code_digest
-from spark_jobs import (
-    categories,
-    clean_reviews,
-    daily_demand,
-    days,
-    interactions,
-    item_activity,
-    item_catalog,
-    raw,
-    revisions,
-    sales,
-    sessions,
-    states,
-    user_activity,
-    user_category_affinity,
-    user_history,
-    user_profile,
-    windows,
-)
+from spark_jobs import days, raw, revisions
 from spark_jobs.job import FIRST, KNOWN, Inputs, Job
+from spark_jobs.jobs import code_of, in_order, jobs_of
 from spark_jobs.revisions import IS_REVISION, SINCE, TAKEN, TAKEN_TYPE, revise
 from spark_jobs.session import read_table, session, share_out, typed, write_table
 from spark_jobs.touched import Change, cut, touched_keys
-
-_MODULES = (
-    item_catalog, interactions, sessions, user_history, user_activity, item_activity, user_category_affinity, user_profile,
-    daily_demand, clean_reviews,
-)  # fmt: skip
-_SHARED = (categories, days, raw, sales, states, windows, features.calendars, features.profiles, features.windows)
-
-JOBS: dict[str, Job] = {module.JOB.table.name: module.JOB for module in _MODULES}
-"""Name of a feature table -> its job."""
-_CODE = {module.JOB.table.name: (module, *_SHARED) for module in _MODULES}
 
 
 @dataclass(frozen=True)
@@ -238,6 +206,7 @@ def build(
 
     Raises:
         SettingsError: a name that is no feature table.
+        FeatureError: an own file of the shop says no feature table.
         TableContractError: a range of a table that was never built, or rows that break a hard expectation.
         TableConflictError: somebody else committed to a table meanwhile.
         HomeError: another build or an ingest of this shop is running.
@@ -245,8 +214,9 @@ def build(
     home = Home(settings).create()
     shop = Shop.load(home)
     lake = Lake.open(settings, shop.name)
-    asked = list(names) or list(JOBS)
-    order = in_order(asked)
+    jobs = jobs_of(shop)
+    asked = list(names) or list(jobs)
+    order = in_order(asked, jobs)
     results = []
     with home.lock(f"build-{shop.name}"), session(settings, "build") as spark:
         # between two commits of an ingest, running or killed, the raw tables do not belong together
@@ -259,7 +229,7 @@ def build(
         for name in order:
             if on_table:
                 on_table(name)
-            built = build_table(snapshot, shop, JOBS[name], between if name in asked else None)
+            built = build_table(snapshot, shop, jobs[name], between if name in asked else None)
             results.append(built)
             if on_built:
                 on_built(built)
@@ -281,25 +251,6 @@ def check_raw_tables(snapshot: Snapshot, shop: Shop) -> None:
             Gate(snapshot.lake, shop, table, snapshot.horizon.now).stand(version)
 
 
-def in_order(names: Iterable[str]) -> list[str]:
-    """The named feature tables (none: all) and what they are built from, each after what it reads.
-
-    Raises:
-        SettingsError: a name that is no feature table.
-    """
-    reads = {name: [table.name for table in job.reads if table.kind == "features"] for name, job in JOBS.items()}
-    wanted: set[str] = set()
-    pending = list(names) or list(JOBS)
-    while pending:
-        name = pending.pop()
-        if name not in JOBS:
-            raise SettingsError(f"no feature table {name!r}; there are {', '.join(JOBS)}.")
-        if name not in wanted:
-            wanted.add(name)
-            pending += reads[name]
-    return list(TopologicalSorter({name: reads[name] for name in JOBS if name in wanted}).static_order())
-
-
 def build_table(snapshot: Snapshot, shop: Shop, job: Job, between: Range | None = None) -> Built:
     """Build one table from the versions of the snapshot, or leave it where nothing changed.
 
@@ -317,7 +268,7 @@ def build_table(snapshot: Snapshot, shop: Shop, job: Job, between: Range | None 
     basis = digest_of(
         {"time_zone": shop.time_zone, "calendars": shop.calendars},
         {name: getattr(shop, name) for name in job.settings},
-        {"table": repr(job.table), "code": code_digest(*_CODE[job.table.name])},
+        {"table": repr(job.table), "code": code_of(job, shop)},
     )
     base = lake.version(path)
     digest = digest_of(versions, basis, str(horizon.last_day), {"now": horizon.now if horizon.cuts else None, "between": between})

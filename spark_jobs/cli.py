@@ -176,14 +176,17 @@ def build(
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     from features.quality.show import write_page
+    from features.shop import Shop
+    from infra.home import Home
     from spark_jobs import build as builder
+    from spark_jobs.jobs import in_order, jobs_of
 
-    asked = tables or []
+    asked, jobs = tables or [], jobs_of(Shop.load(Home(context.obj)))
     days = {name: day.date() for name, day in (("first", since), ("last", until)) if day}
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
-        task = progress.add_task("starting Spark", total=len(builder.in_order(asked)))
+        task = progress.add_task("starting Spark", total=len(in_order(asked, jobs)))
 
         def told(built: builder.Built) -> None:
             did = "up to date" if built.skipped else f"{built.num_rows:,} rows{' added' * built.added} in {built.seconds:.1f} s"

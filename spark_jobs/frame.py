@@ -14,8 +14,9 @@ import pyarrow.parquet as pq
 from features.offline.frames import join
 from features.offline.future import refuse_future
 from features.offline.labels import Labels
-from features.services import find_service
+from features.shop import Shop
 from infra.errors import FeatureError, SettingsError
+from infra.home import Home
 from infra.lake import Lake
 from infra.settings import Settings
 from spark_jobs import point_in_time
@@ -56,7 +57,8 @@ def frame(settings: Settings, service: str, labels: Path, out: Path, engine: str
     if out.exists():
         raise FeatureError(f"{out} exists already; name another folder, or remove it first.")
     found = Labels.find(labels)
-    wanted, lake = find_service(service), Lake.open(settings)
+    shop = Shop.load(Home(settings))
+    wanted, lake = shop.definitions.service(service), Lake.open(settings, shop.name)
     views, names = wanted.views_for(found.schema.names), wanted.output_names
     draft = out.absolute().parent / f".{out.name}-{os.getpid()}"
     try:

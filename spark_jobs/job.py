@@ -1,15 +1,20 @@
-"""What a table job is: one feature table, the tables it reads, and the function between them."""
+"""What a table job is: one feature table, the tables it reads, and the function between them.
+
+Imports no Spark: whoever only reads the features of a shop runs its own files, which say jobs.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import date
-
-from pyspark.sql import DataFrame
+from typing import TYPE_CHECKING
 
 from features.profiles import ProfileRules
 from features.tables import Table
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
 
 FIRST = "_first"
 """The first local day whose row may differ from what is stored."""

@@ -89,12 +89,16 @@ def restore(
     """
     from rich.console import Console
 
+    from features.shop import Shop
+    from infra.home import Home
+    from infra.lake import Lake
     from spark_jobs import undo
 
     settings: Settings = context.obj
     target = _target(to)
     if dry_run:
-        done = undo.plan(_lake(settings), table or [], target)
+        shop = Shop.load(Home(settings))
+        done = undo.plan(Lake.open(settings, shop.name), shop, table or [], target)
     else:
         with Console(stderr=True).status("taking back") as spinner:
             done = undo.undo(settings, table or [], target, spinner.update)

@@ -18,7 +18,6 @@ import pyarrow.fs as pafs
 
 from features.shop import Shop
 from features.store import FeatureStore
-from features.views import VIEWS
 from infra.errors import TableContractError
 from infra.home import Home
 from infra.journal import SUFFIX, Journal, TakeBack
@@ -26,7 +25,9 @@ from infra.lake import DIGEST, MODE, NUM_ROWS, RESTORED, Lake, reached, standing
 from infra.pins import Pin, pins
 from infra.settings import Settings
 from infra.vacuum import committed_at
-from spark_jobs import build as builder
+from spark_jobs.build import build
+from spark_jobs.job import Job
+from spark_jobs.jobs import in_order, jobs_of
 from spark_jobs.sources import seen
 
 _OPEN = f"undo{SUFFIX}"
@@ -64,7 +65,7 @@ class Plan:
     """View -> rows written, once it is done."""
 
 
-def plan(lake: Lake, tables: Sequence[str], to: int | datetime) -> Plan:
+def plan(lake: Lake, shop: Shop, tables: Sequence[str], to: int | datetime) -> Plan:
     """What `undo` would do; nothing is changed.
 
     Raises:
@@ -85,11 +86,11 @@ def plan(lake: Lake, tables: Sequence[str], to: int | datetime) -> Plan:
             changes += [_change(lake, path, history, target, ())] if _differs(lake, path, history, target) else []
         elif not path.startswith("features/"):
             changes += _without(lake, path, history, taken)
-    derived, built = _derived(lake, histories, changes)
+    derived, built = _derived(lake, jobs_of(shop), histories, changes)
     changes += derived
     gone = {change.path: -1 if change.to is None else change.to for change in changes}
     gone |= {f"features/{name}": -1 for name in built if f"features/{name}" not in gone}
-    views = tuple(view.name for view in VIEWS.values() if view.online and view.path in gone)
+    views = tuple(view.name for view in shop.definitions.views.values() if view.online and view.path in gone)
     trained = tuple(pin for pin in pins(lake) if any(version > gone.get(path, version) for path, version in pin.tables.items()))
     again: tuple[tuple[str, str], ...] = ()
     if seen.PATH in gone:
@@ -120,8 +121,8 @@ def undo(settings: Settings, tables: Sequence[str], to: int | datetime, on_step:
         journal = Journal(lake, "ingest")
         journal.recover()
         say("looking at what was derived")
-        found = plan(lake, tables, to)
-        open_ = _open(lake)
+        found = plan(lake, shop, tables, to)
+        open_ = _open(lake, jobs_of(shop))
         if not found.tables and open_ is None:
             return found
         names = sorted({*found.built, *(open_ or ())})
@@ -130,7 +131,7 @@ def undo(settings: Settings, tables: Sequence[str], to: int | datetime, on_step:
         name = uuid.uuid4().hex
         journal.commit([TakeBack(c.path, c.to, c.kept, name, c.version) for c in found.tables])
     if names:
-        builder.build(settings, names, on_table=lambda table: say(f"building {table}"))
+        build(settings, names, on_table=lambda table: say(f"building {table}"))
     say("making online rows anew")
     online = FeatureStore(settings, shop, lake).materialize(back_to={})
     lake.filesystem.delete_file(lake.on_filesystem(lake.uri(_OPEN)))
@@ -223,13 +224,15 @@ def _change(lake: Lake, path: str, history: History, to: int | None, kept: tuple
 # -- what was derived -------------------------------------------------------------------------------------------------------
 
 
-def _derived(lake: Lake, histories: Mapping[str, History], changes: Sequence[Change]) -> tuple[list[Change], list[str]]:
+def _derived(
+    lake: Lake, jobs: Mapping[str, Job], histories: Mapping[str, History], changes: Sequence[Change]
+) -> tuple[list[Change], list[str]]:
     """The feature tables that go back, each after what it reads, and the names of those that have to be built then."""
     gone = {change.path: -1 if change.to is None else change.to for change in changes}
     holds = {change.path: lake.rows_of(change.path, change.to) for change in changes if change.to is not None and not change.kept}
     derived, built = [], []
-    for name in builder.in_order([]):
-        path = builder.JOBS[name].table.path
+    for name in in_order([], jobs):
+        path = jobs[name].table.path
         if path not in histories:
             continue
         history = histories[path]
@@ -244,7 +247,7 @@ def _derived(lake: Lake, histories: Mapping[str, History], changes: Sequence[Cha
         derived.append(_change(lake, path, history, to, ()))
         holds[path] = lake.rows_of(path, to)
         inputs = _inputs(lake.entry(path, to))
-        if any(_now(lake, table.path, gone, holds) != inputs.get(table.path) for table in builder.JOBS[name].reads):
+        if any(_now(lake, table.path, gone, holds) != inputs.get(table.path) for table in jobs[name].reads):
             built.append(name)
             del holds[path]
     return derived, built
@@ -278,11 +281,11 @@ def _now(lake: Lake, path: str, gone: Mapping[str, int], holds: Mapping[str, int
     return None if version is None else lake.rows_of(path, version)
 
 
-def _open(lake: Lake) -> list[str] | None:
+def _open(lake: Lake, jobs: Mapping[str, Job]) -> list[str] | None:
     """What an undo that was killed has yet to build; None where none was."""
     path = lake.on_filesystem(lake.uri(_OPEN))
     if lake.filesystem.get_file_info(path).type is not pafs.FileType.File:
         return None
     with lake.filesystem.open_input_file(path) as file:
         names: list[str] = json.loads(file.read())
-    return [name for name in names if name in builder.JOBS]
+    return [name for name in names if name in jobs]

@@ -11,11 +11,9 @@ from typing import Any
 from features.quality.expectations import expectation
 from features.quality.report import Report, Reports, Status
 from features.shop import Shop
-from features.tables import FEATURE_TABLES, RAW_TABLES, Table
+from features.tables import Table
 from infra.errors import SettingsError
 from infra.lake import Lake
-
-TABLES: dict[str, Table] = {**FEATURE_TABLES, **RAW_TABLES}
 
 
 @dataclass(frozen=True)
@@ -47,18 +45,19 @@ def check_names(shop: Shop) -> None:
         SettingsError: it does not.
     """
     for name in shop.quality:
-        expectation(find_table(name, "quality of shop.yaml"), shop.quality)
+        expectation(find_table(name, shop, "quality of shop.yaml"), shop.quality)
 
 
-def find_table(name: str, speaker: str) -> Table:
-    """The table called `name`, also by its path.
+def find_table(name: str, shop: Shop, speaker: str) -> Table:
+    """The table of the shop called `name`, also by its path.
 
     Raises:
         SettingsError: there is none.
     """
-    table = TABLES.get(name.rpartition("/")[2])
+    tables = shop.definitions.all_tables
+    table = tables.get(name.rpartition("/")[2])
     if table is None or name not in (table.name, table.path):
-        raise SettingsError(f"{speaker}: there is no table {name!r}; there are {', '.join(TABLES)}.")
+        raise SettingsError(f"{speaker}: there is no table {name!r}; there are {', '.join(tables)}.")
     return table
 
 
@@ -71,7 +70,7 @@ def standings(lake: Lake, shop: Shop, now: datetime, names: Iterable[str] = ()) 
     check_names(shop)
     reports = Reports(lake)
     found = []
-    for table in [find_table(name, "quality") for name in names] or TABLES.values():
+    for table in [find_table(name, shop, "quality") for name in names] or shop.definitions.all_tables.values():
         version = lake.version(table.path)
         if version is not None:
             newest = reports.newest(table.path)

@@ -29,6 +29,7 @@ from feast.value_type import ValueType
 from pyspark.sql import SparkSession
 from rich.console import Console
 
+from features.definitions import Definitions
 from features.offline.labels import Labels
 from features.services import Service
 from features.shop import Shop
@@ -86,7 +87,7 @@ def ours(folder: Path) -> FeatureStore:
     """Our store of the home in a folder."""
     settings = Settings.load(home=folder, spark_master="local[2]", spark_driver_memory="2g")
     shop = Shop(name="sample", currency="EUR", time_zone="UTC", now=NOW.isoformat())
-    return FeatureStore(settings, shop, Lake.open(settings), {"bench": VIEW}, {"bench": Service("bench", (VIEW,))})
+    return FeatureStore(settings, shop, Lake.open(settings), Definitions({}, {"bench": VIEW}, {"bench": Service("bench", (VIEW,))}))
 
 
 def write_theirs(folder: Path, rows: pa.Table) -> feast.FeatureStore:

@@ -23,6 +23,7 @@ import numpy as np
 from bench_features import NOW, VIEW, rows_of, user_ids
 from rich.console import Console
 
+from features.definitions import Definitions
 from features.online.packing import Packed, key_texts
 from features.services import Service
 from features.shop import Shop
@@ -77,7 +78,7 @@ def materialise_on(settings: Settings, started: Any, done: Any) -> None:
 
 def opened(settings: Settings) -> FeatureStore:
     shop = Shop(name="sample", currency="EUR", time_zone="UTC", now=NOW.isoformat())
-    return FeatureStore(settings, shop, Lake.open(settings), {"bench": VIEW}, {"bench": Service("bench", (VIEW,))})
+    return FeatureStore(settings, shop, Lake.open(settings), Definitions({}, {"bench": VIEW}, {"bench": Service("bench", (VIEW,))}))
 
 
 def for_a_while() -> Callable[[], bool]:

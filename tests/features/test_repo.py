@@ -15,8 +15,8 @@ import pyarrow as pa
 import pytest
 import redis
 
-import features.repo
-from features.registry import write_config
+from features.definitions import OURS, Definitions
+from features.repo import write_repo
 from features.services import SERVICES, Service
 from features.shop import Shop
 from features.store import FeatureStore
@@ -158,7 +158,7 @@ def test_a_changed_declaration_is_seen_and_what_is_gone_is_deleted(store: Featur
     wider = replace(VIEWS["user_history"], columns=(*VIEWS["user_history"].columns, ("num_items", "int")))
     views = {**{name: view for name, view in VIEWS.items() if name != "sessions"}, "user_history": wider}
     services = {**SERVICES, "recommender": Service("recommender", (wider, VIEWS["item_catalog"]))}
-    changed = FeatureStore(settings, store.shop, store.lake, views, services)
+    changed = FeatureStore(settings, store.shop, store.lake, Definitions(OURS.tables, views, services))
     assert changed.service("recommender").digest != store.service("recommender").digest
     assert changed.service("demand").digest == store.service("demand").digest
     expected = {
@@ -181,11 +181,11 @@ def test_two_shops_share_a_registry_and_nothing_else(store: FeatureStore, settin
 
 
 def test_the_feast_command_works_on_the_written_file(store: FeatureStore, settings: Settings) -> None:
-    path = write_config(settings, "sample")
-    assert path == Home(settings).path / "feast" / "sample.yaml"
+    folder = write_repo(settings, "sample")
+    assert folder == Home(settings).path / "feast" / "sample"
 
     def feast(*words: str) -> str:
-        command = [Path(sys.executable).parent / "feast", "-c", features.repo.__path__[0], "-f", path, *words]
+        command = [Path(sys.executable).parent / "feast", "-c", folder, *words]
         done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=_environment(settings))
         assert done.returncode == 0, done.stderr
         return done.stdout
@@ -204,7 +204,7 @@ def test_the_registry_lives_on_postgres_too(store: FeatureStore, settings: Setti
     moved = FeatureStore(there, store.shop, store.lake)
     assert "service demand" in moved.apply()["created"]
     assert _changed(moved.apply()) == {}
-    assert address not in (Home(there).path / "feast" / "sample.yaml").read_text(), "addresses may hold passwords"
+    assert address not in (Home(there).path / "feast" / "sample" / "feature_store.yaml").read_text(), "addresses may hold passwords"
     moved.materialize(NOW)
     store.materialize(NOW)
     keys = {"user_id": ["u1", "u2", "x"], "item_id": ["a", "b", "x"]}

@@ -20,8 +20,9 @@ from features.tables import EVENTS, INTERACTIONS, INVENTORY, ITEMS, ORDERS, PROM
 from features.windows import WindowedFeature
 from infra import clock
 from infra.lake import Lake
-from spark_jobs.build import JOBS, Built, Horizon, Range, Snapshot, build_table
-from spark_jobs.build import in_order as tables_in_order
+from spark_jobs.build import Built, Horizon, Range, Snapshot, build_table
+from spark_jobs.jobs import JOBS
+from spark_jobs.jobs import in_order as tables_in_order
 from spark_jobs.raw import current
 
 Row = dict[str, Any]
@@ -112,7 +113,8 @@ def build(spark: SparkSession, lake: Lake) -> Callable[..., dict[str, Built]]:
         snapshot = Snapshot(spark, lake, horizon)
         try:
             return {
-                name: build_table(snapshot, shop, JOBS[name], between if name in names else None) for name in tables_in_order(names)
+                name: build_table(snapshot, shop, JOBS[name], between if name in names else None)
+                for name in tables_in_order(names, JOBS)
             }
         finally:
             snapshot.release()

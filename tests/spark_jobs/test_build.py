@@ -18,8 +18,9 @@ from infra.home import Home
 from infra.journal import Append, Journal
 from infra.lake import Lake, digest_of
 from spark_jobs import build as build_module
-from spark_jobs.build import JOBS, Built, Horizon, Range, Snapshot, in_order
+from spark_jobs.build import Built, Horizon, Range, Snapshot
 from spark_jobs.job import Inputs
+from spark_jobs.jobs import JOBS, in_order
 from spark_jobs.raw import READ, current
 from tests.spark_jobs.conftest import SHOP, complete, facts
 
@@ -45,13 +46,13 @@ def put(lake, frame):
 def test_every_feature_table_has_a_job_that_reads_what_comes_before_it():
     assert set(JOBS) == set(FEATURE_TABLES)
     known = set(RAW_TABLES.values())
-    for name in in_order([]):
+    for name in in_order([], JOBS):
         assert set(JOBS[name].reads) <= known
         known.add(FEATURE_TABLES[name])
-    assert in_order(["user_category_affinity"])[-1] == "user_category_affinity"
-    assert set(in_order(["user_category_affinity"])) == {"item_catalog", "interactions", "user_category_affinity"}
+    assert in_order(["user_category_affinity"], JOBS)[-1] == "user_category_affinity"
+    assert set(in_order(["user_category_affinity"], JOBS)) == {"item_catalog", "interactions", "user_category_affinity"}
     with pytest.raises(SettingsError, match=r"no feature table 'carts'; there are .*interactions"):
-        in_order(["carts"])
+        in_order(["carts"], JOBS)
 
 
 def test_a_correction_that_came_after_the_shops_now_hides_nothing(spark, put, lake):
@@ -210,7 +211,7 @@ def test_no_later_fact_changes_an_earlier_row(spark, frame, written):
     def build_all(rows):
         raw_tables = [RAW_TABLES[name] for name in READ]
         frames = {t.path: current(frame(t, *rows.get(t, [])), t) for t in raw_tables}
-        for name in in_order([]):
+        for name in in_order([], JOBS):
             table = FEATURE_TABLES[name]
             made = JOBS[name].run(Inputs(frames, SHOP.time_zone, SHOP.calendars, date(2024, 5, 20)))
             frames[table.path] = spark.createDataFrame(made.select(*table.names).toArrow())

@@ -21,6 +21,7 @@ import shopgraph
 from features.offline import frames
 from features.tables import FEATURE_TABLES
 from infra.errors import FeatureError, SettingsError, TableContractError
+from infra.home import Home
 from infra.lake import Lake
 from infra.settings import Settings
 from spark_jobs import frame as verb
@@ -31,7 +32,10 @@ HISTORY = FEATURE_TABLES["user_history"]
 
 
 @pytest.fixture
-def tables(lake: Lake) -> Lake:
+def tables(lake: Lake, settings: Settings) -> Lake:
+    folder = Home(settings).shop("sample")
+    folder.mkdir(parents=True)
+    (folder / "shop.yaml").write_text("name: sample\ncurrency: EUR\ntime_zone: Europe/Berlin\n")
     rows: list[dict[str, Any]] = [
         {"user_id": "u1", "item_ids": ["a"], "event_types": ["view"], "event_timestamp": T},
         {"user_id": "u1", "item_ids": ["a", "b"], "event_types": ["view", "cart"], "event_timestamp": T + timedelta(days=1)},

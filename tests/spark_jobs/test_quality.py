@@ -12,7 +12,8 @@ from features.shop import Shop
 from features.tables import CLEAN_REVIEWS, REVIEWS
 from infra.errors import TableContractError
 from infra.lake import digest_of
-from spark_jobs.build import JOBS, Horizon, Snapshot, build_table, check_raw_tables
+from spark_jobs.build import Horizon, Snapshot, build_table, check_raw_tables
+from spark_jobs.jobs import JOBS
 
 NOW = datetime(2024, 5, 10, tzinfo=UTC)
 

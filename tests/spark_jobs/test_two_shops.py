@@ -16,9 +16,10 @@ from infra import clock
 from infra.home import Home
 from infra.lake import Lake
 from infra.settings import Settings
-from spark_jobs.build import JOBS, Horizon, Snapshot, build_table, in_order
+from spark_jobs.build import Horizon, Snapshot, build_table
 from spark_jobs.ingest import ingest
 from spark_jobs.init_shop import init_shop
+from spark_jobs.jobs import JOBS, in_order
 from spark_jobs.sources.report import Report
 
 GERMAN = "Bestellnummer;Position;Kundennummer;Artikelnr;Menge;Einzelpreis;Bestelldatum\n"
@@ -54,7 +55,7 @@ class TwoShops:
         """Units sold per item and local day, days without a sale left out."""
         shop, lake = self.shop(name), self.lake(name)
         snapshot = Snapshot(self.spark, lake, Horizon.of(clock.now(shop.now, lake), shop, lake))
-        for table in in_order(["daily_demand"]):
+        for table in in_order(["daily_demand"], JOBS):
             build_table(snapshot, shop, JOBS[table])
         rows = lake.read("features/daily_demand")
         sold = rows.filter(pc.greater(rows["units_sum"], 0)).select(["item_id", "ds", "units_sum"]).to_pylist()

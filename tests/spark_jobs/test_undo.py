@@ -209,7 +209,7 @@ def test_a_day_with_prices_times_100_is_undone_by_one_command(the: TheShop) -> N
     pin(the.lake, "model", "sample.demand-1", {"features/item_activity": versions["features/item_activity"]})
     pin(the.lake, "model", "sample.demand-2", {"features/item_activity": the.lake.version("features/item_activity")})
 
-    told = plan(the.lake, ["orders"], 0)
+    told = plan(the.lake, the.shop, ["orders"], 0)
     assert the.online(keys) == bad
     with reading(the, keys) as answers:
         done = undo(the.settings, ["raw/orders"], 0)
@@ -295,7 +295,7 @@ def test_a_load_goes_back_in_all_its_tables_and_what_others_added_stays(told: Th
     put(lake, "bad", orders=3, items=4, users=5)
     lake.write("raw/items", pa.table({"item_id": ["mine"]}), "append", digest="mine")
     put(lake, "late", users=6)
-    found = plan(lake, ["orders"], 0)
+    found = plan(lake, told.shop, ["orders"], 0)
     assert {c.path: (c.version, c.to, c.kept, c.rows_before, c.rows_after) for c in found.tables} == {
         "ingest/files": (2, 0, (2,), 3, 2),
         "raw/items": (2, 0, (2,), 7, 3),
@@ -328,17 +328,17 @@ def test_feature_tables_go_back_to_what_nothing_of_the_load_went_into(told: TheS
         built(lake, "interactions", "append" if number else "overwrite", raw_orders=number)
         built(lake, "user_activity", features_interactions=number)
         built(lake, "item_catalog", raw_items=0)
-    found = {change.path: change.to for change in plan(lake, ["raw/orders"], 1).tables}
+    found = {change.path: change.to for change in plan(lake, told.shop, ["raw/orders"], 1).tables}
     assert found == {"ingest/files": 1, "raw/orders": 1, "features/interactions": 1, "features/user_activity": 1}
     put(lake, "no build before the next", orders=1)
-    assert plan(lake, ["raw/orders"], 3).tables[-1].path == "raw/orders"
+    assert plan(lake, told.shop, ["raw/orders"], 3).tables[-1].path == "raw/orders"
     put(lake, "bad", orders=1)
     built(lake, "interactions", "append", raw_orders=5)
-    found = {change.path: change.to for change in plan(lake, ["raw/orders"], 4).tables}
+    found = {change.path: change.to for change in plan(lake, told.shop, ["raw/orders"], 4).tables}
     assert (found["features/interactions"], "features/user_activity" in found) == (3, False)
-    assert plan(lake, ["raw/orders"], 4).built == ("interactions",)
+    assert plan(lake, told.shop, ["raw/orders"], 4).built == ("interactions",)
     built(lake, "interactions", "append", raw_orders=4)  # on rows of the bad load
-    assert {c.path: c.to for c in plan(lake, ["raw/orders"], 4).tables}["features/interactions"] == 3
+    assert {c.path: c.to for c in plan(lake, told.shop, ["raw/orders"], 4).tables}["features/interactions"] == 3
 
 
 def test_what_was_first_built_from_the_load_is_built_again(told: TheShop) -> None:
@@ -346,6 +346,6 @@ def test_what_was_first_built_from_the_load_is_built_again(told: TheShop) -> Non
     put(told.lake, "bad", orders=1)
     built(told.lake, "interactions", raw_orders=1)
     pin(told.lake, "run", "abc", {"features/interactions": 0})
-    found = plan(told.lake, ["raw/orders"], 0)
+    found = plan(told.lake, told.shop, ["raw/orders"], 0)
     assert (found.built, [pin.holder for pin in found.trained]) == (("interactions",), ["run abc"])
     assert "features/interactions" not in {change.path for change in found.tables}

@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 import pytest
 from typer.testing import CliRunner
 
-import features.quality.overview as overview
+from features.definitions import Definitions
 from features.quality.models import model_drift, trained_on
 from features.quality.overview import check_names, standings
 from features.quality.page import page
@@ -47,7 +47,7 @@ class Reader(HTMLParser):
 @pytest.fixture
 def prices(monkeypatch):
     """The table of the tests among the shop's own."""
-    monkeypatch.setattr(overview, "TABLES", {PRICES.name: PRICES})
+    monkeypatch.setattr(Shop, "definitions", Definitions({PRICES.name: PRICES}, {}, {}))
     monkeypatch.setattr("features.quality.models._TABLES", {PRICES.path: PRICES})
 
 
