@@ -1,7 +1,7 @@
 """How the table jobs grow with a shop, and what one more day costs beside a build of all; `make bench-tables`.
 
-Each size of the sample shop is built as a whole; then again without its last two days, and then with the facts of one day more. Peak
-memory is that of a fresh process with its JVM. Sizes can be named: `python tests/bench/bench_tables.py tiny small`.
+Each size of the sample shop, and online_retail, is built as a whole; then again without its last two days, and then with the facts of
+one day more. Peak memory is that of a fresh process with its JVM. Shops can be named: `python tests/bench/bench_tables.py tiny small`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -21,15 +22,19 @@ from rich.console import Console
 from rich.table import Table
 
 from features.columns import CREATED_TIMESTAMP, EVENT_TIMESTAMP
-from features.tables import RAW_TABLES
+from features.shop import Shop
+from features.tables import EVENTS, ORDERS, RAW_TABLES
 from infra import clock
 from infra.home import Home
 from infra.lake import Lake
 from infra.settings import Settings, set_quiet_environment
-from report import Figure, figure, peak_memory_mb, publish
+from report import Figure, figure, peak_memory_mb, public_set, publish
 from spark_jobs.build import build
+from spark_jobs.ingest import ingest
+from spark_jobs.init_shop import init_shop
 from spark_jobs.sample.catalogue import SIZES
 from spark_jobs.sample_shop import sample
+from spark_jobs.session import session
 
 console = Console(stderr=True)
 
@@ -40,8 +45,14 @@ def settings_of(folder: Path) -> Settings:
     return made
 
 
-def make(folder: Path, size: str) -> None:
-    sample(settings_of(folder), SIZES[size], 7)
+def make(folder: Path, name: str) -> None:
+    """The raw tables of a shop."""
+    settings = settings_of(folder)
+    if name in SIZES:
+        sample(settings, SIZES[name], 7)
+        return
+    init_shop(Home(settings), settings.shop, [str(public_set("online_retail/transactions.parquet"))])
+    ingest(settings, Shop.load(Home(settings)), lambda: session(settings, "ingest"))
 
 
 def timed_build(folder: Path) -> None:
@@ -79,40 +90,50 @@ def copy_until(source: Path, target: Path, since: datetime | None, until: dateti
 
 def main() -> None:
     set_quiet_environment()
-    sizes = sys.argv[1:] or ["tiny", "small", "medium"]
+    shops = sys.argv[1:] or ["tiny", "small", "medium", "online_retail"]
     figures: list[Figure] = []
     times: dict[str, dict[str, float]] = {}
     peaks: dict[str, float] = {}
-    events: dict[str, int] = {}
+    facts: dict[str, int] = {}
     with tempfile.TemporaryDirectory() as folder:
-        for size in sizes:
-            whole, steps = Path(folder, f"{size}-whole"), Path(folder, f"{size}-steps")
-            console.print(f"{size}: making the shop")
-            peak_memory_mb(make, whole, size)
+        for shop in shops:
+            whole, steps = Path(folder, f"{shop}-whole"), Path(folder, f"{shop}-steps")
+            console.print(f"{shop}: making its raw tables")
+            peak_memory_mb(make, whole, shop)
             lake = Lake.open(settings_of(whole))
-            events[size] = lake.num_rows("raw/events")
-            console.print(f"{size}: building all of it")
-            times[size], peaks[size] = built(whole)
+            facts[shop] = sum(lake.num_rows(table.path) for table in (EVENTS, ORDERS) if lake.version(table.path) is not None)
+            console.print(f"{shop}: building all of it")
+            times[shop], peaks[shop] = built(whole)
             end = clock.now("data", lake)
             copy_until(whole, steps, None, end - timedelta(2))
-            console.print(f"{size}: building it without its last two days")
+            console.print(f"{shop}: building it without its last two days")
             built(steps)
             rows = copy_until(whole, steps, end - timedelta(2), end - timedelta(1))
-            console.print(f"{size}: {rows:,} rows of one day more")
+            console.print(f"{shop}: {rows:,} rows of one day more")
             more, peak = built(steps)
-            what = f"{size}, {events[size]:,} events: one day more"
-            figures.append(figure(f"{what}, s; peer: a build of all", more["all"], times[size]["all"], better="less"))
-            figures.append(figure(f"{what}, peak MB; same peer", peak, peaks[size], better="less"))
-            for name in times[size]:
-                console.print(f"  {name:28}{times[size][name]:8.1f} s   one day more {more[name]:8.1f} s")
-    table = Table("table", *(f"{size}, s" for size in sizes), "exponent")
-    for name in times[sizes[0]]:
-        seconds = [times[size][name] for size in sizes]
-        grown = np.polyfit(np.log([events[size] for size in sizes]), np.log(seconds), 1)[0] if len(sizes) > 1 else float("nan")
-        table.add_row(name, *(f"{value:.1f}" for value in seconds), f"{grown:.2f}")
-    table.add_row("peak memory, MB", *(f"{peaks[size]:,.0f}" for size in sizes), "")
+            what = f"{shop}, {facts[shop]:,} events and orders: one day more"
+            figures.append(figure(f"{what}, s; peer: a build of all", more["all"], times[shop]["all"], better="less"))
+            figures.append(figure(f"{what}, peak MB; same peer", peak, peaks[shop], better="less"))
+            for name in times[shop]:
+                console.print(f"  {name:28}{times[shop][name]:8.1f} s   one day more {more[name]:8.1f} s")
+    sizes = [shop for shop in shops if shop in SIZES]
+    table = Table("table", *(f"{shop}, s" for shop in shops), "exponent of the sample shop")
+    for name in times[shops[0]]:
+        table.add_row(
+            name,
+            *(f"{times[shop][name]:.1f}" for shop in shops),
+            exponent(name, [times[s] for s in sizes], [facts[s] for s in sizes]),
+        )
+    table.add_row("peak memory, MB", *(f"{peaks[shop]:,.0f}" for shop in shops), "")
     Console(width=160).print(table)
     publish("tables", figures)
+
+
+def exponent(name: str, times: Sequence[Mapping[str, float]], facts: Sequence[int]) -> str:
+    """Of the growth of a table's seconds with the facts of a shop: least squares of the logarithms."""
+    if len(facts) < 2:
+        return ""
+    return f"{np.polyfit(np.log(facts), np.log([of[name] for of in times]), 1)[0]:.2f}"
 
 
 if __name__ == "__main__":
