@@ -23,6 +23,7 @@ from rich.table import Table
 
 from features.columns import CREATED_TIMESTAMP, EVENT_TIMESTAMP
 from features.shop import Shop
+from features.store import FeatureStore
 from features.tables import EVENTS, ORDERS, RAW_TABLES
 from infra import clock
 from infra.home import Home
@@ -68,6 +69,21 @@ def built(folder: Path) -> tuple[dict[str, float], float]:
     return json.loads((folder / "times.json").read_text()), peak
 
 
+def materialised(folder: Path) -> tuple[float, dict[str, float]]:
+    """Seconds to load the online store of a home, and megabytes on disk of what it holds then."""
+    settings = settings_of(folder)
+    home, lake = Home(settings), Lake.open(settings)
+    began = time.perf_counter()
+    FeatureStore(settings, Shop.load(home), lake).materialize()
+    seconds = time.perf_counter() - began
+    places = {
+        "raw tables": Path(lake.uri("raw")),
+        "feature tables": Path(lake.uri("features")),
+        "online rows": home.path / "online",
+    }
+    return seconds, {name: sum(f.stat().st_size for f in place.rglob("*") if f.is_file()) / 1e6 for name, place in places.items()}
+
+
 def copy_until(source: Path, target: Path, since: datetime | None, until: datetime) -> int:
     """Add to a home the raw rows of another that became known in [since, until); how many."""
     old, new = Lake.open(settings_of(source)), Lake.open(settings_of(target))
@@ -95,6 +111,7 @@ def main() -> None:
     times: dict[str, dict[str, float]] = {}
     peaks: dict[str, float] = {}
     facts: dict[str, int] = {}
+    disk: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for shop in shops:
             whole, steps = Path(folder, f"{shop}-whole"), Path(folder, f"{shop}-steps")
@@ -104,6 +121,7 @@ def main() -> None:
             facts[shop] = sum(lake.num_rows(table.path) for table in (EVENTS, ORDERS) if lake.version(table.path) is not None)
             console.print(f"{shop}: building all of it")
             times[shop], peaks[shop] = built(whole)
+            times[shop]["materialising"], disk[shop] = materialised(whole)
             end = clock.now("data", lake)
             copy_until(whole, steps, None, end - timedelta(2))
             console.print(f"{shop}: building it without its last two days")
@@ -114,7 +132,7 @@ def main() -> None:
             what = f"{shop}, {facts[shop]:,} events and orders: one day more"
             figures.append(figure(f"{what}, s; peer: a build of all", more["all"], times[shop]["all"], better="less"))
             figures.append(figure(f"{what}, peak MB; same peer", peak, peaks[shop], better="less"))
-            for name in times[shop]:
+            for name in more:
                 console.print(f"  {name:28}{times[shop][name]:8.1f} s   one day more {more[name]:8.1f} s")
     sizes = [shop for shop in shops if shop in SIZES]
     table = Table("table", *(f"{shop}, s" for shop in shops), "exponent of the sample shop")
@@ -124,7 +142,10 @@ def main() -> None:
             *(f"{times[shop][name]:.1f}" for shop in shops),
             exponent(name, [times[s] for s in sizes], [facts[s] for s in sizes]),
         )
-    table.add_row("peak memory, MB", *(f"{peaks[shop]:,.0f}" for shop in shops), "")
+    table.add_row("peak memory of the build, MB", *(f"{peaks[shop]:,.0f}" for shop in shops), "")
+    table.add_row("events and orders", *(f"{facts[shop]:,}" for shop in shops), "")
+    for name in disk[shops[0]]:
+        table.add_row(f"{name} on disk, MB", *(f"{disk[shop][name]:,.0f}" for shop in shops), "")
     Console(width=160).print(table)
     publish("tables", figures)
 
