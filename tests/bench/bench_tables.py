@@ -93,7 +93,8 @@ def copy_until(source: Path, target: Path, since: datetime | None, until: dateti
         rows = old.read(path)
         known = rows[CREATED_TIMESTAMP]
         if EVENT_TIMESTAMP in rows.column_names:
-            known = pc.max_element_wise(known, rows[EVENT_TIMESTAMP])
+            event = rows[EVENT_TIMESTAMP]
+            known = pc.if_else(pc.greater(event, known), event, known)
         wanted = pc.less(known, pa.scalar(until, known.type))
         if since:
             wanted = pc.and_(wanted, pc.greater_equal(known, pa.scalar(since, known.type)))
