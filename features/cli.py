@@ -325,14 +325,15 @@ def quality(
 def drain(context: typer.Context, as_json: AsJson = False) -> None:
     """Commit to the raw tables what was posted and is not there yet.
 
-    A running gateway does so every few seconds by itself; this is for what was left when it was killed.
+    A running gateway does so every few seconds by itself, and a build does when it begins; this is for what was left when the gateway
+    was killed.
 
     shopgraph drain
     """
     from features.fresh.intake import Intake
 
     store = _store(context.obj)
-    rows = Intake(store.settings, store.shop, store.lake, store.rows, store.settings.now or store.shop.now, store.now).drain()
+    rows = Intake.of(store.settings, store.shop, store.lake).drain()
     if as_json:
         typer.echo(json.dumps({"rows": rows}))
     else:

@@ -20,6 +20,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from features.columns import CREATED_TIMESTAMP, EVENT_TIMESTAMP, RETRACTED
+from features.fresh.intake import Intake
 from features.quality.gate import Gate
 from features.quality.overview import check_names
 from features.revisions import REVISED, has_revisions
@@ -196,7 +197,7 @@ def build(
     on_table: Callable[[str], None] | None = None,
     on_built: Callable[[Built], None] | None = None,
 ) -> list[Built]:
-    """Build feature tables of the settings' shop, each after what it reads.
+    """Build feature tables of the settings' shop, each after what it reads; what was posted is committed to the raw tables before.
 
     Args:
         names: feature tables; what they are built from comes along. None: all.
@@ -210,6 +211,7 @@ def build(
         TableContractError: a range of a table that was never built, or rows that break a hard expectation.
         TableConflictError: somebody else committed to a table meanwhile.
         HomeError: another build or an ingest of this shop is running.
+        EngineError: what was posted cannot be read; nothing is built without it.
     """
     home = Home(settings).create()
     shop = Shop.load(home)
@@ -219,6 +221,7 @@ def build(
     order = in_order(asked, jobs)
     results = []
     with home.lock(f"build-{shop.name}"), session(settings, "build") as spark:
+        Intake.of(settings, shop, lake).drain()  # else a row would say of its day what was in the tables, not what was told
         # between two commits of an ingest, running or killed, the raw tables do not belong together
         with home.lock(f"ingest-{shop.name}"):
             Journal(lake, "ingest").recover()

@@ -20,9 +20,8 @@ from pyspark.sql import DataFrame, SparkSession
 
 from features.fresh.facts import EVENT_CONTRACT, MAX_ROWS
 from features.fresh.intake import Intake
-from features.online.rows import open_rows
 from features.shop import Shop
-from infra import clock, log
+from infra import log
 from infra.errors import EngineError, HomeError, SettingsError
 from infra.home import Home
 from infra.lake import Lake
@@ -60,8 +59,7 @@ def stream(
         raise SettingsError("expected a folder, or SHOPGRAPH_KAFKA=host:port/topic.")
     source = str(folder.resolve()) if folder else str(settings.kafka)
     home, lake = Home(settings).create(), Lake.open(settings, shop.name)
-    mode = settings.now or shop.now
-    intake = Intake(settings, shop, lake, open_rows(settings, shop.name), mode, lambda: clock.now(mode, lake))
+    intake = Intake.of(settings, shop, lake)
     name = f"stream-{shop.name}-{hashlib.sha256(source.encode()).hexdigest()[:12]}"
     counts: Counter[str] = Counter(accepted=0, duplicates=0, quarantined=0)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Self
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,10 +18,12 @@ from features.fresh.applied import Applied
 from features.fresh.facts import Delivery, Row
 from features.fresh.spool import Entry, Known, Receipt, Spool
 from features.online.packing import to_microseconds
-from features.online.rows import Rows
+from features.online.rows import Rows, open_rows
 from features.shop import Shop
 from features.tables import ARROW_TYPES, ITEMS, QUARANTINE_SCHEMA, RAW_TABLES
+from infra import clock
 from infra.home import Home
+from infra.journal import Journal
 from infra.lake import Lake, digest_of
 from infra.settings import Settings
 
@@ -49,6 +51,12 @@ class Intake:
         self.now = now
         self.spool = Spool(self.home.spool / f"{lake.shop}.db")
         self.applied = Applied(self.spool, rows, lake, shop.zone)
+
+    @classmethod
+    def of(cls, settings: Settings, shop: Shop, lake: Lake) -> Self:
+        """As a command has it: the online store and the clock are those of the settings."""
+        mode = settings.now or shop.now
+        return cls(settings, shop, lake, open_rows(settings, shop.name), mode, lambda: clock.now(mode, lake))
 
     @property
     def present(self) -> datetime:
@@ -83,7 +91,8 @@ class Intake:
     def drain(self) -> dict[str, int]:
         """Commit what waits in the spool to the tables, each entry exactly once, whatever was killed before.
 
-        A commit says up to which entry it goes; what the spool says of how far it is may lag behind that.
+        A commit says up to which entry it goes; what the spool says of how far it is may lag behind that. Where nothing was ever
+        told there is no spool, and none is made.
 
         Returns:
             Table -> rows that were committed.
@@ -93,10 +102,13 @@ class Intake:
             TableContractError: a stored table is not as it is declared.
         """
         rows: dict[str, int] = {}
+        if not self.spool.path.exists():
+            return rows
         last = self.spool.last()  # what comes meanwhile is for the next drain
         if last <= self.spool.progress().drained:
             return rows
         with self.home.lock(f"ingest-{self.lake.shop}"):
+            Journal(self.lake, "ingest").recover()  # to a writer, files that are not committed yet are a dead one's
             progress = self.spool.progress()
             drained, versions = progress.drained, dict(progress.versions)
             while drained < last and (entries := self.spool.after(drained, _MOST_DRAINED)):

@@ -10,6 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from features.fresh.facts import EVENT_CONTRACT
+from features.fresh.intake import Intake
 from features.profiles import ProfileRules
 from features.revisions import current_rows
 from features.tables import EVENTS, FEATURE_TABLES, ITEMS, ORDERS, RAW_TABLES, REVIEWS
@@ -187,6 +189,21 @@ def test_a_build_first_finishes_what_a_killed_ingest_began(settings, lake, snaps
     (snapshot,) = snapshots
     assert (snapshot.version(ORDERS), snapshot.version(ITEMS)) == (0, 0)
     assert snapshot.horizon.now > lake.newest([ORDERS.path])
+
+
+def test_a_build_begins_with_what_was_posted_and_makes_no_spool_where_nothing_was(settings, lake, snapshots):
+    build_module.build(settings, ["item_catalog"])
+    intake = Intake.of(settings, SHOP, lake)
+    assert not intake.spool.path.exists()
+    told = {"event_id": "e", "user_id": "u", "event_type": "page", "event_timestamp": "2024-05-01T11:00:00Z"}
+    intake.take([EVENT_CONTRACT.read([told], "http", "r", intake.present)])
+    with Home(settings).lock("ingest-sample"), pytest.raises(HomeError, match="already running"):
+        build_module.build(settings, ["item_catalog"])
+    build_module.build(settings, ["item_catalog"])
+    before, after = snapshots
+    assert (before.version(EVENTS), after.version(EVENTS)) == (None, 0)
+    assert after.horizon.now > lake.newest([EVENTS.path])
+    assert intake.spool.waiting() == (0, None)
 
 
 def test_a_build_does_not_begin_inside_an_ingest(settings, snapshots):

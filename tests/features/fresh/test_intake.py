@@ -9,8 +9,10 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
+from unittest.mock import Mock
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import infra.home
@@ -23,6 +25,7 @@ from features.shop import Shop
 from features.tables import EVENTS, ITEMS
 from infra.errors import EngineError, HomeError
 from infra.home import Home
+from infra.journal import Append, Journal
 from infra.lake import Lake
 from infra.settings import Settings
 
@@ -126,6 +129,25 @@ def test_a_drain_that_dies_after_its_commit_repeats_nothing(intake: Intake, lake
     assert sorted(ids) == [f"e{number}" for number in range(9)]
     assert lake.read(ITEMS.path)["price"].to_pylist() == [Decimal(3), Decimal(4)]
     assert intake.drain() == {}
+
+
+def test_a_drain_first_finishes_what_a_killed_ingest_began(intake: Intake, lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = {"event_id": "old", "user_id": "u", "event_type": "page", "event_timestamp": NOW, "created_timestamp": NOW}
+    attempt = lake.attempt(EVENTS.path)
+    pq.write_table(pa.Table.from_pylist([row], schema=EVENTS.schema), f"{attempt.uri}/part-0.parquet")
+    with monkeypatch.context() as patch:
+        patch.setattr(Lake, "commit", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            Journal(lake, "ingest").commit([Append(attempt, EVENTS.schema, "ingest")])
+    post(intake, event(1))
+    intake.drain()
+    assert lake.read(EVENTS.path)["event_id"].to_pylist() == ["old", "e1"]
+
+
+def test_where_nothing_was_told_a_drain_makes_nothing(intake: Intake, lake: Lake) -> None:
+    assert intake.drain() == {}
+    assert not intake.spool.path.exists()
+    assert lake.tables() == []
 
 
 def test_a_spool_of_an_older_day_repeats_nothing(intake: Intake, lake: Lake) -> None:
