@@ -220,23 +220,24 @@ class Lake:
         """
         if since is None:
             return self.file_uris(path, version)
-        history = [entry for entry in self.history(path) if int(entry["version"]) <= version]
+        table = self.table(path)
+        history = [entry for entry in table.history(table.version() - since + 1) if int(entry["version"]) <= version]
         if since not in {int(entry["version"]) for entry in reached(history)}:
             return None
+        commits = {int(entry["version"]): entry.get(MODE) for entry in standing(history) if int(entry["version"]) > since}
+        if set(commits.values()) - {"append"}:
+            return None
         added: set[str] = set()
-        for entry in standing(history):
-            if (number := int(entry["version"])) <= since:
-                continue
-            if entry.get(MODE) != "append":
-                return None
-            added |= self.appended(path, number)
+        for first, last in _runs(commits):
+            added |= self.appended(path, first, last)
         uris = [f"{self.uri(path)}/{name}" for name in sorted(added)]
         found = self.filesystem.get_file_info([self.on_filesystem(uri) for uri in uris])
         return None if any(info.type is pafs.FileType.NotFound for info in found) else uris
 
-    def appended(self, path: str, version: int) -> set[str]:
-        """Names, below the table's folder, of the files that one version has beyond the one before it."""
-        return files_of(self.table(path, version)) - (files_of(self.table(path, version - 1)) if version else set())
+    def appended(self, path: str, first: int, last: int | None = None) -> set[str]:
+        """Names, below the table's folder, of the files that the versions `first` to `last` (default: the first alone) appended."""
+        newest = first if last is None else last
+        return files_of(self.table(path, newest)) - (files_of(self.table(path, first - 1)) if first else set())
 
     def newest(self, paths: Iterable[str], column: str = "event_timestamp") -> datetime | None:
         """The greatest value of a timestamp column over several tables, in UTC, from file statistics; None if they hold no row."""
@@ -553,6 +554,15 @@ def _walk(history: Iterable[Mapping[str, Any]]) -> Iterator[tuple[Mapping[str, A
             restored = json.loads(entry[RESTORED])
             above = -1 if restored is None else restored
             kept |= set(json.loads(entry[KEPT]))
+
+
+def _runs(versions: Iterable[int]) -> list[tuple[int, int]]:
+    """First and last of each stretch without a gap: to open a version reads the log up to it, and a day has thousands of appends."""
+    runs: list[tuple[int, int]] = []
+    for version in sorted(versions):
+        first = runs.pop()[0] if runs and runs[-1][1] == version - 1 else version
+        runs.append((first, version))
+    return runs
 
 
 def files_of(table: DeltaTable) -> set[str]:

@@ -43,6 +43,10 @@ UNDO = "shopgraph.undo"
 """Of a commit of mode `restore`: the command it was part of."""
 FILE_BYTES = 128 << 20
 """Small files are joined up to this size."""
+MOST_SMALL = 100
+"""Small files that a table may have before `tidy` joins them: reading a few rows of 1,000 costs twenty times what it costs of one."""
+SMALL_BYTES = 16 << 20
+"""`tidy` leaves larger files alone, so that a drain, which holds the lock of all writers, is done in a moment."""
 _DELTA_KEYS = {
     "timestamp", "operation", "operationParameters", "readVersion", "engineInfo", "operationMetrics", "clientVersion", "version",
     "isBlindAppend", "isolationLevel", "userId", "userName", "userMetadata", "txnId", "inCommitTimestamp",
@@ -218,6 +222,22 @@ def compact(lake: Lake, path: str, file_bytes: int = FILE_BYTES) -> Commit | Non
             raise TableConflictError(f"table {path}: another writer committed first ({error}); run again.") from None
         raise
     return Commit(path, newest + 1, int(metadata[NUM_ROWS]))
+
+
+def tidy(lake: Lake, path: str) -> Commit | None:
+    """Join the small files of a table where they have become many. None where they have not, or where another home's writer came first.
+
+    The caller holds the lock of the table's writers.
+
+    Raises:
+        TableContractError: as `compact`.
+    """
+    if sum(len(group) - 1 for group in _groups(lake.table(path), SMALL_BYTES)) < MOST_SMALL:
+        return None
+    try:
+        return compact(lake, path, SMALL_BYTES)
+    except TableConflictError:
+        return None
 
 
 def _groups(table: DeltaTable, file_bytes: int) -> list[list[str]]:

@@ -21,7 +21,7 @@ from features.online.packing import to_microseconds
 from features.online.rows import Rows, open_rows
 from features.shop import Shop
 from features.tables import ARROW_TYPES, ITEMS, QUARANTINE_SCHEMA, RAW_TABLES
-from infra import clock
+from infra import clock, upkeep
 from infra.home import Home
 from infra.journal import Journal
 from infra.lake import Lake, digest_of
@@ -122,6 +122,8 @@ class Intake:
                     versions[path] = self.lake.version(path)
                 drained = entries[-1].number
                 self.spool.note(drained, versions)
+            for path in rows:
+                upkeep.tidy(self.lake, path)
         return rows
 
     # -- inside -------------------------------------------------------------------------------------------------------------

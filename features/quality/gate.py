@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 
@@ -79,14 +80,17 @@ class Gate:
 
     def _look_at_version(self, version: int) -> Report:
         """What a version adds to the newest one before it that passed."""
-        files = self._standing(version)
-        before: set[str] = set()
-        for earlier in reversed(self.reports.versions(self.table.path)):
-            report = self.reports.of(self.table.path, earlier) if earlier < version else None
+        path = self.table.path
+        new, old = self._standing(version), list[str]()
+        for earlier in reversed(self.reports.versions(path)):
+            report = self.reports.of(path, earlier) if earlier < version else None
             if report is not None and not report.failed and report.expectations == self._digest:
-                before = set(self._standing(earlier))
-                break
-        new, old = ([uri for uri in files if (uri in before) is is_old] for is_old in (False, True))
+                # not the files of this version: a compaction joins those that were looked at with those that were not
+                added = self.lake.added_files(path, earlier, version)
+                if added is not None:
+                    with suppress(TableContractError):  # vacuumed: all is looked at
+                        new, old = added, self._standing(earlier)
+                    break
         return self._look(new, old, once=self.table.kind == "raw")
 
     def _look(self, new: Sequence[str], old: Sequence[str], *, once: bool) -> Report:

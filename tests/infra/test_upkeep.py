@@ -148,6 +148,44 @@ def test_a_compaction_beside_another_writer_changes_nothing(lake: Lake, monkeypa
     assert len(list(Path(lake.uri(PATH)).rglob("*.parquet"))) == 3
 
 
+def test_a_table_is_tidied_once_its_small_files_are_many_and_the_large_ones_stay(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upkeep, "MOST_SMALL", 4)
+    monkeypatch.setattr(upkeep, "SMALL_BYTES", 20_000)
+    chance = random.Random(5)
+    lake.write(PATH, rows(*(f"{chance.random()}" for _ in range(2_000))), "append", digest="large")
+    (large,) = lake.file_uris(PATH)
+    counts = []
+    for number in range(12):
+        lake.write(PATH, rows(f"{number}"), "append", digest=f"{number}")
+        upkeep.tidy(lake, PATH)
+        counts.append(len(lake.file_uris(PATH)))
+    assert counts == [2, 3, 4, 5, 2, 3, 4, 5, 2, 3, 4, 5]
+    assert lake.file_uris(PATH)[0] == large
+    assert items(lake)[2_000:] == [f"{number}" for number in range(12)]
+    added = lake.added_files(PATH, 0, lake.version(PATH))
+    assert added is not None
+    assert [row for uri in added for row in pq.read_table(uri)["item_id"].to_pylist()] == items(lake)[2_000:]
+
+
+def test_a_tidying_that_another_writer_beats_is_left_for_the_next(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upkeep, "MOST_SMALL", 1)
+    appended(lake, "a", "b")
+    join = upkeep._join
+
+    def slowly(*args: object) -> None:
+        join(*args)
+        lake.write(PATH, rows("c"), "append", digest="c")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(upkeep, "_join", slowly)
+        assert upkeep.tidy(lake, PATH) is None
+    assert items(lake) == ["a", "b", "c"]
+    assert upkeep.tidy(lake, PATH)
+    assert items(lake) == ["a", "b", "c"]
+
+
 def test_two_restores_at_once_are_one_after_the_other(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     appended(lake, "a", "b", "c")
     footers = upkeep._footers

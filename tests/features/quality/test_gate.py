@@ -15,6 +15,7 @@ from features.quality.gate import Gate
 from features.quality.report import Report, Reports
 from features.shop import Shop
 from features.tables import ORDERS, Column, Table
+from infra import upkeep
 from infra.errors import TableContractError
 from infra.lake import Lake
 from tests.features.quality.conftest import NOW, PRICES, SHOP, as_table, honest
@@ -218,6 +219,11 @@ def test_a_version_of_others_is_looked_at_once_and_then_only_what_is_new(lake, m
     second = stand()
     assert (second.new_rows, second.rows, second.status) == (3, 283, "passed")
     assert second.window["quantity"].rows == 282
+
+    append(line(299))
+    upkeep.compact(lake, ORDERS.path)
+    joined = stand()
+    assert (joined.new_rows, joined.rows, joined.window["quantity"].rows) == (1, 284, 283)
 
     append(line(300, unit_price=-1.0))
     for _ in range(2):  # each build is told
