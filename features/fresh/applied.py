@@ -1,4 +1,4 @@
-"""From the spool to the online rows: what was told is in the row that the next request reads, each event once, in order.
+"""From the spool to the online rows: what was told is in the row that the next request reads, each fact once, in order.
 
 The number of the last event that is in the rows is kept in the online store and moves in one step with them. So it does not matter
 who applies what was told: after a crash whoever comes next goes on where the rows stand.
@@ -15,6 +15,7 @@ import orjson
 import pyarrow as pa
 
 from features.columns import CREATED_TIMESTAMP, EVENT_TIMESTAMP
+from features.fresh.catalog import CATALOG, STATES, State, states_of, worth_keeping
 from features.fresh.history import (
     ACTS,
     LOGINS,
@@ -32,7 +33,7 @@ from features.fresh.history import (
 from features.fresh.spool import Entry, Spool
 from features.online.packing import Layout, Packed, from_microseconds, pack_rows
 from features.online.rows import Row, Rows
-from features.tables import EVENTS, ORDERS
+from features.tables import EVENTS, ITEMS, ORDERS
 from features.views import VIEWS, View
 from infra.lake import Lake
 
@@ -72,19 +73,23 @@ class Applied:
         while after < to:
             entries = self.spool.after(after, _BATCH)
             last = entries[-1].number if entries else to
-            told = [entry for entry in entries if entry.path == EVENTS.path]
-            keys, change = self._change(told, last)
+            keys, change = self._change(entries, last)
             after = self.rows.update(keys, change, mark, after, last)
 
     # -- inside -------------------------------------------------------------------------------------------------------------
 
     def _change(
-        self, told: Sequence[Entry], last: int
+        self, entries: Sequence[Entry], last: int
     ) -> tuple[Mapping[View, set[str]], Callable[[Mapping[View, Mapping[str, Row]]], Mapping[View, list[Packed]]]]:
-        """Which rows the events touch, and what becomes of them.
+        """Which rows the events and items touch, and what becomes of them.
 
         The rows of logins change only together with the watermark, so those read here are those that the step finds.
         """
+        told = [entry for entry in entries if entry.path == EVENTS.path]
+        states: defaultdict[str, list[State]] = defaultdict(list)
+        for entry in entries:
+            if entry.path == ITEMS.path:
+                states[entry.key].append(State.of(entry.instant, entry.received, entry.row))
         versions = self.spool.versions(EVENTS.path, {entry.key for entry in told}, last)
         visitors = {visitor for entry in versions if (visitor := entry.row.get("visitor_id"))}
         logins = self._logins(visitors)
@@ -94,10 +99,13 @@ class Applied:
         touched = {name for entry in versions for name in people(entry.row, ())}
         touched |= {name for visitor in visitors for name in people({"visitor_id": visitor}, logins[visitor])}
         counts_purchases = self._has_no_orders()
-        keys = {ACTS: set(map(_key, touched)), HISTORY: set(map(_key, touched)), LOGINS: set(map(_key, visitors))}
+        people_keys, item_keys = set(map(_key, touched)), set(map(_key, states))
+        keys = {
+            ACTS: people_keys, HISTORY: people_keys, LOGINS: set(map(_key, visitors)), STATES: item_keys, CATALOG: item_keys,
+        }  # fmt: skip
 
         def change(held: Mapping[View, Mapping[str, Row]]) -> Mapping[View, list[Packed]]:
-            return self._changed(told, visitors, held, last, counts_purchases)
+            return {**self._changed(told, visitors, held, last, counts_purchases), STATES: _with_states(states, held, last)}
 
         return keys, change
 
@@ -159,6 +167,15 @@ class Applied:
             self._counts_purchases = self.lake.version(ORDERS.path) is None
             self._look_at = time.monotonic() + _LOOK_S
         return self._counts_purchases
+
+
+def _with_states(told: Mapping[str, Sequence[State]], held: Mapping[View, Mapping[str, Row]], number: int) -> list[Packed]:
+    """New rows of items with the states that were told of them."""
+    before = {item: states_of(texts) for item, texts in _texts(STATES, held).items()}
+    times = {_name(key): (event, known) for key, (event, known, _) in held[CATALOG].items()}
+    never = (-(1 << 63), -(1 << 63))
+    kept = {item: worth_keeping([*before.get(item, ()), *new], *times.get(item, never)) for item, new in told.items()}
+    return _packed(STATES, {item: [state.to_json() for state in states] for item, states in kept.items()}, number)
 
 
 def _login(entry: Entry) -> Login | None:

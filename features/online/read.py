@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
+from features.fresh.catalog import STATES, is_in_row, states_of, with_states
 from features.fresh.history import ACTS, acts_of, is_told_by, merged
 from features.online.packing import Layout
 from features.online.rows import Row, Rows
@@ -22,11 +23,11 @@ def read_columns(rows: Rows, asked: Mapping[View, Sequence[str | None]], now: in
         asked: view -> key texts as `features.online.packing.key_texts` makes them.
         now: in microseconds UTC; a row that was not yet known then, or has expired, is as good as none. None: all count.
     """
-    history = next((view for view in asked if view.name == "user_history"), None)
-    found = rows.read({**asked, ACTS: asked[history]} if history else asked)
+    told = {view: _TOLD[view.name] for view in asked if view.name in _TOLD}
+    found = rows.read({**asked, **{beside: asked[view] for view, (beside, _) in told.items()}})
     columns = {view: _columns(view, *found[view], now) for view in asked}
-    if history:
-        _add_acts(columns[history], found[history][1], *found[ACTS], now)
+    for view, (beside, add) in told.items():
+        add(columns[view], found[view][1], *found[beside], now)
     return columns
 
 
@@ -50,6 +51,31 @@ def _add_acts(
             items, types = merged(values["item_ids"][i] or [], values["event_types"][i] or [], acts)
             values["item_ids"][i], values["event_types"][i] = items, types
             events[i] = max(events[i] or -(1 << 63), *(act.time for act in acts))
+
+
+def _add_states(
+    columns: Columns, catalog: Sequence[Row | None], layout: Layout, found: Sequence[Row | None], now: int | None
+) -> None:
+    """Put the states that were told since on top of what `item_catalog` says."""
+    events, values = columns
+    for i, row in enumerate(found):
+        if row is None:
+            continue
+        built = catalog[i] if events[i] is not None else None
+        states = [
+            state
+            for state in states_of(layout.unpack([row[2]])["states"][0])
+            if not (built and is_in_row(state, built[0], built[1])) and (now is None or max(state.time, state.known) <= now)
+        ]
+        if states:
+            said = {name: column[i] for name, column in values.items()} if built else {}
+            events[i], new = with_states(events[i], said, states)
+            for name in new.keys() & values.keys():
+                values[name][i] = new[name]
+
+
+_TOLD = {"user_history": (ACTS, _add_acts), "item_catalog": (STATES, _add_states)}
+"""View -> the rows of what was told since it was built, and what puts them on top of it."""
 
 
 def _columns(view: View, layout: Layout, found: Sequence[Row | None], now: int | None) -> Columns:
