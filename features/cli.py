@@ -148,21 +148,27 @@ def verify(
     context: typer.Context,
     view: Annotated[list[str] | None, typer.Argument(help="Views to look at; default: all that are kept online.")] = None,
     sample: Annotated[int, typer.Option(min=1, help="Keys of each view, drawn at random.")] = 1_000,
+    logged: Annotated[
+        bool, typer.Option("--logged", help="Look at what was read while SHOPGRAPH_READ_LOG was above 0, and not at a sample.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Hold what is served against the tables it was made from; exit code 1 where a row is wrong or missing.
 
-    Of each view a sample of keys is read online and, point in time, from the version of the table that was materialised. Wrong and
+    Of each view a sample of keys is read online and, point in time, from the version of the table that was materialised; with --logged,
+    what was read is looked at, one line for each materialisation that answered. Wrong and
     missing must be 0; stale says how far, in event time, rows lie behind the newest tables.
 
     shopgraph features verify\n
-    shopgraph features verify user_history --sample 100000 --json
+    shopgraph features verify user_history --sample 100000 --json\n
+    shopgraph features verify --logged
     """
     import dataclasses
 
     from rich.table import Table
 
-    found = _store(context.obj).verify(view or None, sample)
+    store = _store(context.obj)
+    found = store.verify_logged(view or None) if logged else store.verify(view or None, sample)
     if as_json:
         typer.echo(json.dumps([dataclasses.asdict(one) for one in found], default=str, ensure_ascii=False))
     else:
@@ -177,7 +183,11 @@ def verify(
             for example in one.examples:
                 _stdout().print(f"- {one.view} {example}", markup=False, highlight=False)
         if not found:
-            typer.echo("nothing is kept online yet; run `shopgraph build` and `shopgraph features materialize`.")
+            typer.echo(
+                "no read was logged; serve with SHOPGRAPH_READ_LOG above 0."
+                if logged
+                else "nothing is kept online yet; run `shopgraph build` and `shopgraph features materialize`."
+            )
     if not all(one.holds for one in found):
         raise typer.Exit(1)
 

@@ -3,27 +3,35 @@
 Three figures, kept apart. *Wrong*: a row that says something else than the point-in-time value as of its materialisation, among the
 rows of the table version that was materialised; it must be 0. *Missing*: a row that should be there and is not. *Stale*: how far, in
 event time, the row lies behind what the newest version of the table says now; a build or a materialisation makes it 0.
+
+What was logged when it was read is held in the same way: against the version and instant it was made from, and stale by what the
+newest version says of the instant of the read. Both look at rows as they were built; what was told since is put on top of them by
+whoever reads, which is held against the table jobs by tests.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
 import numpy as np
+import orjson
 import pyarrow as pa
 
-from features.columns import EVENT_TIMESTAMP
+from features.columns import CREATED_TIMESTAMP, EVENT_TIMESTAMP, RETRACTED
 from features.offline.frames import latest, read
+from features.offline.join import NOTHING, rows_at
 from features.online.generations import Generation, readable
 from features.online.materialize import worth_keeping
-from features.online.packing import from_microseconds, key_texts, key_values, to_microseconds
-from features.online.rows import Rows
+from features.online.packing import Layout, from_microseconds, key_texts, key_values, to_microseconds
+from features.online.read_log import Read
+from features.online.rows import Row, Rows
 from features.views import View
-from infra.errors import FeatureError
+from infra import log
+from infra.errors import FeatureError, TableContractError
 from infra.lake import Lake
 
 _EXAMPLES = 3
@@ -81,10 +89,54 @@ def verify(view: View, lake: Lake, rows: Rows, now: datetime, sample: int, seed:
     layout, found = rows.read({view: keys})[view]
     if _materialised(rows, view)[0].id != generation.id:  # what was read may be of either
         return verify(view, lake, rows, now, sample, seed)
+    behind = [newest[key][EVENT_TIMESTAMP] if key in newest else None for key in keys]
+    return _held(view, source, moment, layout, list(zip(keys, found, behind, strict=True)), expected, shared)
+
+
+def verify_logged(view: View, lake: Lake, reads: Sequence[Read]) -> list[Parity]:
+    """Hold rows of a view that were logged when they were read against the table: one for each materialisation, oldest first.
+
+    Of reads whose table version was vacuumed meanwhile nothing can be said; they are left out, and that is logged.
+    """
+    made: dict[tuple[int, int, Any], list[Read]] = {}
+    for read_ in reads:
+        made.setdefault((read_.as_of, read_.source, read_.columns), []).append(read_)
+    found = []
+    for (moment, source, columns), group in sorted(made.items()):
+        of = replace(view, columns=columns)
+        shared = [name for name, kind in view.columns if (name, kind) in columns]
+        keys = _keys(view, [one.key for one in group])
+        try:
+            rows = worth_keeping(of, from_microseconds(moment), lake, source)
+        except TableContractError as error:
+            log.get(__name__).warning("logged reads cannot be held", view=view.name, reads=len(group), why=str(error))
+            continue
+        expected = _by_key(of, rows, keys.group_by(list(view.key_names)).aggregate([]), shared)
+        behind = _events_at(replace(view, columns=()), lake, keys, [one.at for one in group])
+        served = [(one.key, one.row, event) for one, event in zip(group, behind, strict=True)]
+        found.append(_held(view, source, moment, Layout(columns), served, expected, shared))
+    return found
+
+
+def _held(
+    view: View,
+    source: int,
+    moment: int,
+    layout: Layout,
+    served: Sequence[tuple[str | None, Row | None, datetime | None]],
+    expected: Mapping[str | None, dict[str, Any]],
+    shared: Sequence[str],
+) -> Parity:
+    """What is found in rows that are served.
+
+    Args:
+        served: key, its row, and the event time that the newest tables show for it; None: none.
+        expected: key -> the columns `shared` and the event time that its row must have.
+    """
     wrong = missing = newer = 0
     stale: list[float] = []
     examples: list[str] = []
-    for key, row in zip(keys, found, strict=True):
+    for key, row, newest in served:
         if row is not None and max(row[0], row[1]) > moment:
             newer += 1
             continue
@@ -93,8 +145,8 @@ def verify(view: View, lake: Lake, rows: Rows, now: datetime, sample: int, seed:
             values = layout.unpack([row[2]])
             told = {name: values[name][0] for name in shared}
             told[EVENT_TIMESTAMP] = from_microseconds(row[0])
-            if key in newest:
-                stale.append(max((newest[key][EVENT_TIMESTAMP] - told[EVENT_TIMESTAMP]).total_seconds(), 0.0))
+            if newest is not None:
+                stale.append(max((newest - told[EVENT_TIMESTAMP]).total_seconds(), 0.0))
         if told is None and wanted is not None:
             missing += 1
             examples.append(f"{key}: no row, expected {wanted}")
@@ -105,8 +157,8 @@ def verify(view: View, lake: Lake, rows: Rows, now: datetime, sample: int, seed:
     return Parity(
         view.name,
         source,
-        as_of,
-        len(keys),
+        from_microseconds(moment),
+        len(served),
         wrong,
         missing,
         newer,
@@ -132,6 +184,25 @@ def _sampled(view: View, lake: Lake, version: int, sample: int, seed: int) -> pa
     if keys.num_rows > sample:
         keys = keys.take(np.random.default_rng(seed).choice(keys.num_rows, sample, replace=False))
     return keys
+
+
+def _keys(view: View, texts: Sequence[str]) -> pa.Table:
+    """The keys of these texts, row by row."""
+    parts = list(zip(*map(orjson.loads, texts), strict=True))
+    columns = [
+        pa.array(part, pa.string()).cast(view.schema.field(name).type) for name, part in zip(view.key_names, parts, strict=True)
+    ]
+    return pa.table(columns, names=list(view.key_names))
+
+
+def _events_at(view: View, lake: Lake, keys: pa.Table, times: Sequence[int]) -> list[datetime | None]:
+    """The event time of the row that the newest version of the table shows for each key at its time, as a training frame would."""
+    rows = read(lake, view)
+    at = pa.chunked_array([pa.array(times, pa.int64()).cast(rows[EVENT_TIMESTAMP].type)])
+    own = [rows[name] for name in view.key_names]
+    asked = [keys[name] for name in view.key_names]
+    found = rows_at(asked, at, own, rows[EVENT_TIMESTAMP], rows[CREATED_TIMESTAMP], view.ttl, rows[RETRACTED])
+    return list(rows[EVENT_TIMESTAMP].take(pa.array(found, mask=found == NOTHING)).to_pylist())
 
 
 def _by_key(view: View, rows: pa.Table, keys: pa.Table, columns: Sequence[str] = ()) -> dict[str | None, dict[str, Any]]:

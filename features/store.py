@@ -7,6 +7,7 @@ the process. The `feast` command and Feast's own API work on the same registry a
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime
 from functools import cached_property
@@ -19,9 +20,10 @@ from features.definitions import Definitions
 from features.offline.frames import join, latest
 from features.online.materialize import materialize
 from features.online.packing import from_microseconds, key_texts, to_microseconds
-from features.online.read import read_columns
+from features.online.read import Columns, read_columns
+from features.online.read_log import ReadLog
 from features.online.rows import Rows, open_rows
-from features.parity import Parity, verify
+from features.parity import Parity, verify, verify_logged
 from features.services import Service
 from features.shop import Shop
 from features.tables import Type
@@ -180,6 +182,21 @@ class FeatureStore:
         now = self.now()
         return [verify(view, self.lake, self.rows, now, sample, self.settings.seed) for view in self._chosen(views)]
 
+    def verify_logged(self, views: Iterable[str] | None = None) -> list[Parity]:
+        """Hold what was served, as far as it was logged, against the tables it was made from; see `features.parity`.
+
+        Args:
+            views: as `verify` takes them.
+
+        Returns:
+            Of each view one for each materialisation that reads were answered from, oldest first.
+
+        Raises:
+            FeatureError: a view does not exist or is kept offline only.
+            EngineError: the log cannot be read.
+        """
+        return [one for view in self._chosen(views) for one in verify_logged(view, self.lake, self._read_log.reads(view))]
+
     def online_rows(self, service: str, keys: Mapping[str, Sequence[Any]], as_of: datetime | None = None) -> dict[str, list[Any]]:
         """The values a reader sees now, in key order.
 
@@ -207,12 +224,23 @@ class FeatureStore:
             for view in wanted.views_for(keys)
         }
         answer: dict[str, list[Any]] = {}
-        for view, (events, values) in read_columns(self.rows, asked, now).items():
+        for view, (events, values) in self._read(asked, now).items():
             answer |= {wanted.output_names[view.name][name]: column for name, column in values.items()}
             answer[view.time_column] = [None if event is None else from_microseconds(event) for event in events]
         return answer
 
     # -- inside -------------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _read_log(self) -> ReadLog:
+        return ReadLog(Home(self.settings).online / f"{self.shop.name}.reads.db")
+
+    def _read(self, asked: Mapping[View, Sequence[str | None]], now: int) -> dict[View, Columns]:
+        """The rows of the online store; a share of the reads is logged."""
+        if not self.settings.read_log or random.random() >= self.settings.read_log:
+            return read_columns(self.rows, asked, now)
+        with self._read_log.of(self.rows, asked, now) as seen:
+            return read_columns(self.rows, asked, now, seen)
 
     def _chosen(self, views: Iterable[str] | None) -> list[View]:
         """The named views; none named: all that are kept online and whose table was built."""

@@ -6,7 +6,7 @@
 <home>/sql/              SQLite files: mlflow.db, registry.db (Feast), releases.db
 <home>/spool/            what a running shop told, one file per shop, until it is in the tables and some days longer
 <home>/streams/          how far each streamed source was read
-<home>/online/           embedded online store
+<home>/online/           embedded online store, log of reads
 <home>/artifacts/        MLflow artifacts
 <home>/run/              pids, sockets, tokens, locks
 <home>/logs/             what our servers print

@@ -60,6 +60,9 @@ class Settings(BaseSettings):
     online_store: SecretStr | None = Field(
         None, description="Online store: `redis://host:port/db`; default: an embedded file under the home."
     )
+    read_log: float = Field(
+        0, ge=0, le=1, description="Share of online reads that are logged, for `shopgraph features verify --logged`; 1: all."
+    )
     releases_db: SecretStr | None = Field(None, description="SQL of the release pointers; default: SQLite under the home.")
 
     ray_address: str | None = Field(

@@ -16,15 +16,23 @@ Columns = tuple[list[int | None], dict[str, list[Any]]]
 """Event times in microseconds UTC and columns, in key order."""
 
 
-def read_columns(rows: Rows, asked: Mapping[View, Sequence[str | None]], now: int | None = None) -> dict[View, Columns]:
+def read_columns(
+    rows: Rows,
+    asked: Mapping[View, Sequence[str | None]],
+    now: int | None = None,
+    seen: dict[View, tuple[Layout, list[Row | None]]] | None = None,
+) -> dict[View, Columns]:
     """Each view's rows, all as they stood at one instant; None where there is no row or, for a column, where its definition lacks it.
 
     Args:
         asked: view -> key texts as `features.online.packing.key_texts` makes them.
         now: in microseconds UTC; a row that was not yet known then, or has expired, is as good as none. None: all count.
+        seen: filled with what the store gave, for who logs it.
     """
     told = {view: _TOLD[view.name] for view in asked if view.name in _TOLD}
     found = rows.read({**asked, **{beside: asked[view] for view, (beside, _) in told.items()}})
+    if seen is not None:
+        seen.update(found)
     columns = {view: _columns(view, *found[view], now) for view in asked}
     for view, (beside, add) in told.items():
         add(columns[view], found[view][1], *found[beside], now)
