@@ -283,7 +283,13 @@ def build_table(snapshot: Snapshot, shop: Shop, job: Job, between: Range | None 
     changes = None if standing is None else _changes(lake, job, versions, standing)
     common = job.scope.common(snapshot.inputs(job, shop)) if job.scope and job.scope.common else {}
     is_comparable = standing is not None and standing.basis == basis and standing.common == common and standing.now <= horizon.now
-    metadata = {"inputs": {p: v for p, v in versions.items() if v is not None}, "basis": basis, "common": common, **horizon.told()}
+    metadata = {
+        "inputs": {p: v for p, v in versions.items() if v is not None},
+        "basis": basis,
+        "common": common,
+        "time_zone": shop.time_zone,
+        **horizon.told(),
+    }
     if base is not None and lake.add_columns(path, job.table.stored_schema):
         base = lake.version(path)
     added = between is not None or (changes is not None and is_comparable)

@@ -9,13 +9,16 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import orjson
 import pyarrow as pa
 
 from features.columns import CREATED_TIMESTAMP, EVENT_TIMESTAMP
+from features.fresh.built import Sales
 from features.fresh.catalog import CATALOG, STATES, State, states_of, worth_keeping
+from features.fresh.counted import counted
 from features.fresh.history import (
     ACTS,
     LOGINS,
@@ -26,21 +29,23 @@ from features.fresh.history import (
     acts_of,
     is_act,
     is_told_by,
+    login_of,
     logins_of,
     people,
     person,
 )
 from features.fresh.spool import Entry, Spool
+from features.fresh.windows import BUILT_TO, MOST_DAYS, TOLD_DAYS, DaySums, added, built_to_of, told_of, told_text
 from features.online.packing import Layout, Packed, from_microseconds, pack_rows
 from features.online.rows import Row, Rows
-from features.tables import EVENTS, ITEMS, ORDERS
+from features.tables import EVENTS, ITEMS, USER_ACTIVITY
 from features.views import VIEWS, View
 from infra.lake import Lake
 
 HISTORY = VIEWS["user_history"]
 _BATCH = 1_000
 _LOOK_S = 60.0
-"""How often it is looked whether the shop has orders."""
+"""How often it is looked what the orders tell."""
 
 
 class Applied:
@@ -51,7 +56,7 @@ class Applied:
         self.rows = rows
         self.lake = lake
         self.zone = zone
-        self._counts_purchases = True
+        self._known_sales = Sales({})
         self._look_at = 0.0
 
     @property
@@ -73,13 +78,13 @@ class Applied:
         while after < to:
             entries = self.spool.after(after, _BATCH)
             last = entries[-1].number if entries else to
-            keys, change = self._change(entries, last)
+            keys, change = self._change(entries, after, last)
             after = self.rows.update(keys, change, mark, after, last)
 
     # -- inside -------------------------------------------------------------------------------------------------------------
 
     def _change(
-        self, entries: Sequence[Entry], last: int
+        self, entries: Sequence[Entry], after: int, last: int
     ) -> tuple[Mapping[View, set[str]], Callable[[Mapping[View, Mapping[str, Row]]], Mapping[View, list[Packed]]]]:
         """Which rows the events and items touch, and what becomes of them.
 
@@ -92,20 +97,37 @@ class Applied:
                 states[entry.key].append(State.of(entry.instant, entry.received, entry.row))
         versions = self.spool.versions(EVENTS.path, {entry.key for entry in told}, last)
         visitors = {visitor for entry in versions if (visitor := entry.row.get("visitor_id"))}
-        logins = self._logins(visitors)
+        held_logins = self._logins(visitors)
+        logins, moved = {visitor: list(held_logins[visitor]) for visitor in visitors}, set[str]()
         for entry in versions:
-            if login := _login(entry):
+            if login := login_of(entry.key, entry.row, entry.received):
                 logins[entry.row["visitor_id"]].append(login)
+                moved.add(entry.row["visitor_id"])
         touched = {name for entry in versions for name in people(entry.row, ())}
         touched |= {name for visitor in visitors for name in people({"visitor_id": visitor}, logins[visitor])}
-        counts_purchases = self._has_no_orders()
+        sales = self._sales()
+        before = [entry for entry in versions if entry.number <= after]
+        if moved:
+            theirs = self.spool.of_visitors(EVENTS.path, moved, after) | {entry.key for entry in told}
+            before = self.spool.versions(EVENTS.path, theirs, after)
+        sums: defaultdict[str, list[DaySums]] = defaultdict(list)
+        for name, of in counted(told, before, held_logins, self.zone, sales):
+            sums[name].append(of)
         people_keys, item_keys = set(map(_key, touched)), set(map(_key, states))
         keys = {
-            ACTS: people_keys, HISTORY: people_keys, LOGINS: set(map(_key, visitors)), STATES: item_keys, CATALOG: item_keys,
-        }  # fmt: skip
+            ACTS: people_keys,
+            HISTORY: people_keys,
+            LOGINS: set(map(_key, visitors)),
+            TOLD_DAYS: set(map(_key, sums)),
+            BUILT_TO: {_key(USER_ACTIVITY.name)},
+            STATES: item_keys,
+            CATALOG: item_keys,
+        }
 
         def change(held: Mapping[View, Mapping[str, Row]]) -> Mapping[View, list[Packed]]:
-            return {**self._changed(told, visitors, held, last, counts_purchases), STATES: _with_states(states, held, last)}
+            changed = self._changed(told, visitors, held, last, sales.counts_all("purchase"))
+            days = _packed(TOLD_DAYS, _added(sums, held), last)
+            return {**changed, TOLD_DAYS: days, STATES: _with_states(states, held, last)}
 
         return keys, change
 
@@ -120,7 +142,7 @@ class Applied:
         known_logins = {visitor: [login for login in of if login.id not in login_ids] for visitor, of in logins.items()}
         newest = {entry.key: entry for entry in told}  # of several versions the last
         for entry in newest.values():
-            if login := _login(entry):
+            if login := login_of(entry.key, entry.row, entry.received):
                 known_logins.setdefault(entry.row["visitor_id"], []).append(login)
             for of in acts.values():
                 of.pop(entry.key, None)
@@ -162,11 +184,11 @@ class Applied:
         held = {_key(name): row for name, row in zip(names, found, strict=True) if row is not None}
         return defaultdict(list, {name: logins_of(texts) for name, texts in _texts(LOGINS, {LOGINS: held}, layout).items()})
 
-    def _has_no_orders(self) -> bool:
+    def _sales(self) -> Sales:
         if time.monotonic() >= self._look_at:
-            self._counts_purchases = self.lake.version(ORDERS.path) is None
+            self._known_sales = Sales.of(self.lake)
             self._look_at = time.monotonic() + _LOOK_S
-        return self._counts_purchases
+        return self._known_sales
 
 
 def _with_states(told: Mapping[str, Sequence[State]], held: Mapping[View, Mapping[str, Row]], number: int) -> list[Packed]:
@@ -178,11 +200,16 @@ def _with_states(told: Mapping[str, Sequence[State]], held: Mapping[View, Mappin
     return _packed(STATES, {item: [state.to_json() for state in states] for item, states in kept.items()}, number)
 
 
-def _login(entry: Entry) -> Login | None:
-    row = entry.row
-    if row["event_type"] != "login" or not row.get("user_id") or not row.get("visitor_id"):
-        return None
-    return Login(row[EVENT_TIMESTAMP], entry.key, row["user_id"], entry.received)
+def _added(sums: Mapping[str, Sequence[DaySums]], held: Mapping[View, Mapping[str, Row]]) -> dict[str, str]:
+    """Name -> text of the day sums with what was added, without what the tables tell by now."""
+    (told,) = Layout(TOLD_DAYS.columns).unpack([packed for _, _, packed in held[TOLD_DAYS].values()]).values()
+    before = dict(zip(map(_name, held[TOLD_DAYS]), told, strict=True))
+    built_to = next((built_to_of(Layout(BUILT_TO.columns), packed) for _, _, packed in held[BUILT_TO].values()), None)
+    texts = {}
+    for name, more in sums.items():
+        kept = added(told_of(before[name]) if name in before else (), more)
+        texts[name] = told_text([one for one in kept if built_to is None or not built_to.tells(one)][-MOST_DAYS:])
+    return {name: text for name, text in texts.items() if text != before.get(name)}
 
 
 def _key(name: str) -> str:
@@ -201,7 +228,7 @@ def _texts(view: View, held: Mapping[View, Mapping[str, Row]], layout: Layout | 
     return {_name(key): texts for key, texts in zip(found, values[view.column_names[0]], strict=True)}
 
 
-def _packed(view: View, texts: Mapping[str, list[str]], number: int) -> list[Packed]:
+def _packed(view: View, texts: Mapping[str, Any], number: int) -> list[Packed]:
     """Rows whose version is the number of an entry of the spool, so that a later one is newer."""
     version = from_microseconds(number)
     key, column = view.key_names[0], view.column_names[0]

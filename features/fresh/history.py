@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import orjson
 
-from features.columns import HISTORY_STEPS, SESSION_PREFIX, VISITOR_PREFIX
+from features.columns import EVENT_TIMESTAMP, HISTORY_STEPS, SESSION_PREFIX, VISITOR_PREFIX
 from features.fresh.facts import Row
 from features.views import View
 
@@ -58,6 +58,13 @@ class Login:
 
     def to_json(self) -> str:
         return orjson.dumps([self.time, self.id, self.user_id, self.known]).decode()
+
+
+def login_of(id: str, row: Row, known: int) -> Login | None:
+    """The login that an event tells of, if it does."""
+    if row["event_type"] != "login" or not row.get("user_id") or not row.get("visitor_id"):
+        return None
+    return Login(row[EVENT_TIMESTAMP], id, row["user_id"], known)
 
 
 def acts_of(texts: Iterable[str]) -> list[Act]:

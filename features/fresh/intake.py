@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from features.columns import CREATED_TIMESTAMP, EVENT_TIMESTAMP, ITEM_ID
 from features.fresh.applied import Applied
 from features.fresh.facts import Delivery, Row
-from features.fresh.spool import Entry, Known, Receipt, Spool
+from features.fresh.spool import NUMBER, SPOOL, Entry, Known, Receipt, Spool
 from features.online.packing import to_microseconds
 from features.online.rows import Rows, open_rows
 from features.shop import Shop
@@ -29,8 +29,6 @@ from infra.settings import Settings
 
 _MOST_DRAINED = 50_000
 """Entries of one commit: what fits in memory many times over."""
-_SPOOL, _NUMBER = "spool", "number"
-"""What a commit of a drain says of itself: which spool, and up to which of its entries."""
 
 
 class Intake:
@@ -148,11 +146,11 @@ class Intake:
         if version is None or version == since:
             return 0
         newer = self.lake.history(path, None if since is None else max(version - since, 1))
-        return max((int(entry[_NUMBER]) for entry in newer if entry.get(_SPOOL) == spool), default=0)
+        return max((int(entry[NUMBER]) for entry in newer if entry.get(SPOOL) == spool), default=0)
 
     def _commit(self, path: str, spool: str, entries: Sequence[Entry], since: int | None) -> None:
         first, last = entries[0].number, entries[-1].number
-        digest = digest_of(_SPOOL, spool, path, first, last)
+        digest = digest_of(SPOOL, spool, path, first, last)
         schema = QUARANTINE_SCHEMA
         if declared := RAW_TABLES.get(path.removeprefix("raw/")):
             kept = list[pa.Field]()
@@ -161,7 +159,7 @@ class Intake:
                 kept = [field for field in self.lake.dataset(path).schema if field.name not in declared.names]
             schema = pa.schema([*declared.schema, *kept])
         rows = pa.table({field.name: _column(field, entries, digest) for field in schema}, schema=schema)
-        metadata = {_SPOOL: spool, _NUMBER: str(last)}
+        metadata = {SPOOL: spool, NUMBER: str(last)}
         self.lake.write(path, rows, "append", digest=digest, read_version=since, metadata=metadata)
 
 

@@ -44,10 +44,21 @@ _OF_KEYS = """
 SELECT number, path, key, instant, row, received FROM entries
 WHERE path = ? AND key IN (SELECT value FROM json_each(?)) AND number <= ? ORDER BY number
 """
+_OF_VISITORS = """
+SELECT DISTINCT key FROM entries WHERE path = ? AND number <= ?
+AND json_extract(row, '$.visitor_id') IN (SELECT value FROM json_each(?)) AND json_extract(row, '$.user_id') IS NULL
+"""
+_BY_VISITOR = """
+CREATE INDEX IF NOT EXISTS by_visitor ON entries (json_extract(row, '$.visitor_id'))
+WHERE json_extract(row, '$.visitor_id') IS NOT NULL AND json_extract(row, '$.user_id') IS NULL
+"""
 _PRUNE = """
 DELETE FROM entries WHERE written < ? AND number <= min(?, (SELECT drained FROM state))
 AND (path <> ? OR number NOT IN (SELECT max(number) FROM entries WHERE path = ? GROUP BY key))
 """
+
+SPOOL, NUMBER = "spool", "number"
+"""What a commit of a drain says of itself: which spool, and up to which of its entries."""
 
 Known = Mapping[str, tuple[int, Row]]
 """Key -> instant and row that a table holds as the latest state."""
@@ -135,6 +146,12 @@ class Spool:
         asked = orjson.dumps(list(keys)).decode()
         with self._answering():
             return _entries(self._connections.get().execute(_OF_KEYS, (path, asked, to)))
+
+    def of_visitors(self, path: str, visitors: Collection[str], to: int) -> set[str]:
+        """Keys of what was told of these visitors, without a user, up to the entry of that number."""
+        asked = orjson.dumps(list(visitors)).decode()
+        with self._answering():
+            return {key for (key,) in self._connections.get().execute(_OF_VISITORS, (path, to, asked))}
 
     def last(self) -> int:
         """Number of the newest entry there ever was; 0 where there was none."""
@@ -266,7 +283,9 @@ class Spool:
                     connection.execute("INSERT INTO state VALUES (?, 0, '{}')", (uuid.uuid4().hex,))
                     connection.execute(f"PRAGMA user_version = {FORMAT}")
                     found = FORMAT
-        if found != FORMAT:
+        if found == FORMAT:
+            connection.execute(_BY_VISITOR)
+        else:
             raise FeatureError(f"spool {self.path} has format {found}, this version reads {FORMAT}; run `shopgraph upgrade`.")
 
 

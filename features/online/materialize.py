@@ -10,9 +10,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from features.columns import EVENT_TIMESTAMP
+from features.fresh.built import built_rows
 from features.offline.frames import latest
 from features.online.packing import pack_rows
 from features.online.rows import Rows
+from features.tables import USER_ACTIVITY
 from features.views import View
 from infra.home import Home
 from infra.lake import Lake
@@ -43,7 +45,10 @@ def materialize(
     with ExitStack() as held:
         held.enter_context(_alone(views, lake, home))
         versions = {view: lake.table(view.path).version() for view in views}
-        put = held.enter_context(rows.rebuild(views, as_of, back_to, versions))
+        beside = {view: found for one in views for view, found in _beside(one, as_of, lake, versions[one]).items()}
+        put = held.enter_context(rows.rebuild([*views, *beside], as_of, back_to, versions))
+        for view, found in beside.items():
+            put(view, pack_rows(view, found))
         for view in views:
             packed = pack_rows(view, worth_keeping(view, as_of, lake, versions[view]))
             put(view, packed, _counting(view.name, len(packed), progress))
@@ -52,11 +57,15 @@ def materialize(
 
 
 def add(view: View, since: datetime, as_of: datetime, lake: Lake, rows: Rows, home: Home) -> None:
-    """Put the online rows of a view whose event is at or after `since`; where those are all, this is `materialize`.
+    """Put the online rows of a view whose event is at or after `since`; where those are all, or others go with them, this is
+    `materialize`.
 
     Raises:
         HomeError: another process of this home materialises the view.
     """
+    if _beside(view, as_of, lake, lake.table(view.path).version()):
+        materialize([view], as_of, lake, rows, home)
+        return
     with _alone([view], lake, home):
         version = lake.table(view.path).version()
         found = worth_keeping(view, as_of, lake, version)
@@ -66,6 +75,11 @@ def add(view: View, since: datetime, as_of: datetime, lake: Lake, rows: Rows, ho
             return
         with rows.rebuild([view], as_of, sources={view: version}) as put:
             put(view, pack_rows(view, found))
+
+
+def _beside(view: View, as_of: datetime, lake: Lake, version: int) -> dict[View, pa.Table]:
+    """Online rows that go with those of a view: by them whoever reads takes it on to a later day than it was built to."""
+    return built_rows(lake, version, as_of) if view.name == USER_ACTIVITY.name else {}
 
 
 @contextmanager

@@ -1,17 +1,21 @@
-"""Reading online rows: columns of views for lists of keys."""
+"""Reading online rows: columns of views for lists of keys, with what was told and what time did since they were made."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
+from features.days import local_day, stamp
 from features.fresh.catalog import STATES, is_in_row, states_of, with_states
 from features.fresh.history import ACTS, acts_of, is_told_by, merged
-from features.online.packing import Layout
+from features.fresh.windows import BUILT_TO, TOLD_DAYS, USER_DAYS, built_of, built_to_of, forward, told_of
+from features.online.packing import Layout, key_texts
 from features.online.rows import Row, Rows
+from features.tables import ITEM_CATALOG, USER_ACTIVITY, USER_HISTORY
 from features.views import View
 
+Found = Mapping[View, tuple[Layout, Sequence[Row | None]]]
 Columns = tuple[list[int | None], dict[str, list[Any]]]
 """Event times in microseconds UTC and columns, in key order."""
 
@@ -26,27 +30,60 @@ def read_columns(
 
     Args:
         asked: view -> key texts as `features.online.packing.key_texts` makes them.
-        now: in microseconds UTC; a row that was not yet known then, or has expired, is as good as none. None: all count.
+        now: in microseconds UTC; a row that was not yet known then, or has expired, is as good as none. None: all count, and windows
+            are as the tables were built.
         seen: filled with what the store gave, for who logs it.
     """
-    told = {view: _TOLD[view.name] for view in asked if view.name in _TOLD}
-    found = rows.read({**asked, **{beside: asked[view] for view, (beside, _) in told.items()}})
+    told = [(view, *_TOLD[view.name]) for view in asked if view.name in _TOLD]
+    beside = {one: key_texts([[view.name]]) if one is BUILT_TO else asked[view] for view, ones, _ in told for one in ones}
+    found = rows.read({**asked, **beside})
     if seen is not None:
         seen.update(found)
     columns = {view: _columns(view, *found[view], now) for view in asked}
-    for view, (beside, add) in told.items():
-        add(columns[view], found[view][1], *found[beside], now)
+    for view, _, add in told:
+        add(view, columns[view], found, now)
     return columns
 
 
-def _add_acts(
-    columns: Columns, histories: Sequence[Row | None], layout: Layout, found: Sequence[Row | None], now: int | None
-) -> None:
+def _move_windows(view: View, columns: Columns, found: Found, now: int | None) -> None:
+    """Take rows of `user_activity` on to the last local day that is over, as a build then would."""
+    layout, (said,) = found[BUILT_TO]
+    built_to = None if said is None else built_to_of(layout, said[2])
+    if now is None or built_to is None or (day := local_day(now, built_to.zone) - 1) < built_to.day:
+        return
+    told = _columns(TOLD_DAYS, *found[TOLD_DAYS], None)[1]["days"]
+    if day == built_to.day and not any(told):
+        return
+    built = _columns(USER_DAYS, *found[USER_DAYS], None)[1]
+    events, values = columns
+    oldest = None if view.ttl is None else now - view.ttl // timedelta(microseconds=1)
+    for i, (days, last_purchase, more) in enumerate(zip(built["days"], built["last_purchase"], told, strict=True)):
+        if more is None and (days is None or day == built_to.day):
+            continue
+        event = events[i]
+        if event is not None and event > stamp(built_to.day, built_to.zone):  # of a later build, put by others
+            continue
+        moved = forward(built_of(days) if days else (), last_purchase, told_of(more) if more else (), built_to, day)
+        if moved is None or moved.changed is None:  # the row still says it
+            continue
+        event = max(stamp(moved.changed, built_to.zone), event or 0)
+        if oldest is not None and event < oldest:
+            continue
+        events[i] = event
+        of_day = local_day(event, built_to.zone) - 1
+        since = None if moved.last_purchase is None else of_day - moved.last_purchase
+        for name, value in {**moved.values, "days_since_last_purchase": since}.items():
+            if name in values:
+                values[name][i] = value
+
+
+def _add_acts(view: View, columns: Columns, found: Found, now: int | None) -> None:
     """Put the acts that were told since on top of what `user_history` says."""
+    (_, histories), (layout, rows) = found[view], found[ACTS]
     events, values = columns
     if not {"item_ids", "event_types"} <= values.keys():
         return
-    for i, row in enumerate(found):
+    for i, row in enumerate(rows):
         if row is None:
             continue
         history = histories[i] if events[i] is not None else None
@@ -61,12 +98,11 @@ def _add_acts(
             events[i] = max(events[i] or -(1 << 63), *(act.time for act in acts))
 
 
-def _add_states(
-    columns: Columns, catalog: Sequence[Row | None], layout: Layout, found: Sequence[Row | None], now: int | None
-) -> None:
+def _add_states(view: View, columns: Columns, found: Found, now: int | None) -> None:
     """Put the states that were told since on top of what `item_catalog` says."""
+    (_, catalog), (layout, rows) = found[view], found[STATES]
     events, values = columns
-    for i, row in enumerate(found):
+    for i, row in enumerate(rows):
         if row is None:
             continue
         built = catalog[i] if events[i] is not None else None
@@ -82,8 +118,12 @@ def _add_states(
                 values[name][i] = new[name]
 
 
-_TOLD = {"user_history": (ACTS, _add_acts), "item_catalog": (STATES, _add_states)}
-"""View -> the rows of what was told since it was built, and what puts them on top of it."""
+_TOLD: Mapping[str, tuple[tuple[View, ...], Callable[[View, Columns, Found, int | None], None]]] = {
+    USER_HISTORY.name: ((ACTS,), _add_acts),
+    ITEM_CATALOG.name: ((STATES,), _add_states),
+    USER_ACTIVITY.name: ((USER_DAYS, TOLD_DAYS, BUILT_TO), _move_windows),
+}
+"""View -> the rows that lie beside its own, of what was told since it was built, and what takes it on by them."""
 
 
 def _columns(view: View, layout: Layout, found: Sequence[Row | None], now: int | None) -> Columns:
