@@ -45,7 +45,7 @@ SELECT number, path, key, instant, row, received FROM entries
 WHERE path = ? AND key IN (SELECT value FROM json_each(?)) AND number <= ? ORDER BY number
 """
 _OF_VISITORS = """
-SELECT DISTINCT key FROM entries WHERE path = ? AND number <= ?
+SELECT DISTINCT key FROM entries INDEXED BY by_visitor WHERE path = ? AND number <= ?
 AND json_extract(row, '$.visitor_id') IN (SELECT value FROM json_each(?)) AND json_extract(row, '$.user_id') IS NULL
 """
 _BY_VISITOR = """
