@@ -11,6 +11,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from features.columns import VISITOR_PREFIX
+from features.definitions import OURS, Definitions
 from features.fresh.facts import EVENT_CONTRACT
 from features.fresh.intake import Intake
 from features.parity import verify
@@ -21,7 +22,8 @@ from features.views import VIEWS
 from infra.home import Home
 from infra.lake import Lake
 from infra.settings import Settings
-from spark_jobs.build import JOBS, Horizon, Snapshot, build_table, in_order
+from spark_jobs.build import Horizon, Snapshot, build_table
+from spark_jobs.jobs import JOBS, in_order
 
 ZONE = ZoneInfo("America/New_York")
 FIRST_DAY = date(2024, 11, 1)
@@ -58,7 +60,8 @@ def events_of(rng: random.Random, case: int, since: float, until: float) -> list
 def test_fresh_and_built_windows_agree(spark: SparkSession, settings: Settings, lake: Lake, seed: int) -> None:
     rng = random.Random(seed)
     shop = Shop(name="sample", currency="EUR", time_zone=ZONE.key)
-    store = FeatureStore(settings, shop, lake, services={"activity": Service("activity", (ACTIVITY,))})
+    services = {"activity": Service("activity", (ACTIVITY,))}
+    store = FeatureStore(settings, shop, lake, Definitions(OURS.tables, {ACTIVITY.name: ACTIVITY}, services))
     Home(settings).create()
     now = datetime.combine(FIRST_DAY, time(1), ZONE).astimezone(UTC)
     intake = Intake(settings, shop, lake, store.rows, "wall", lambda: now)
@@ -74,7 +77,7 @@ def test_fresh_and_built_windows_agree(spark: SparkSession, settings: Settings, 
     def build() -> None:
         intake.drain()
         snapshot = Snapshot(spark, lake, Horizon.of(now, shop, lake))
-        for name in in_order([ACTIVITY.name]):
+        for name in in_order([ACTIVITY.name], JOBS):
             build_table(snapshot, shop, JOBS[name])
         snapshot.release()
 
@@ -102,7 +105,7 @@ def test_fresh_and_built_windows_agree(spark: SparkSession, settings: Settings, 
         build()
         if number:
             assert told == read(), "a build alone changes nothing online"
-        store.materialize(now, [ACTIVITY.name])
+        store.materialize(now)
         built = read()
         assert verify(ACTIVITY, lake, store.rows, now, 1_000, seed).holds
         if number:

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 from features.columns import EVENT_TIMESTAMP, VISITOR_PREFIX
 from features.days import day_number
+from features.definitions import OURS, Definitions
 from features.fresh.facts import EVENT_CONTRACT
 from features.fresh.intake import Intake
 from features.fresh.windows import MOST_DAYS, BuiltTo, DaySums, forward
@@ -37,7 +38,8 @@ from infra.settings import Settings
 
 PEOPLE = ("u", "w", f"{VISITOR_PREFIX}v")
 COLUMNS = [name for feature in USER_WINDOWS for name in feature.columns]
-SERVICES = {"activity": Service("activity", (VIEWS["user_activity"],))}
+ACTIVITY = VIEWS["user_activity"]
+DEFINITIONS = Definitions(OURS.tables, {ACTIVITY.name: ACTIVITY}, {"activity": Service("activity", (ACTIVITY,))})
 KINDS = ("view", "click", "cart", "favourite", "purchase", "return", "impression", "search")
 Row = dict[str, Any]
 
@@ -58,7 +60,7 @@ class Running:
         self.lake = Lake.open(self.settings)
         Home(self.settings).create()
         self.intake = Intake(self.settings, self.shop, self.lake, self.rows, "wall", lambda: self.now)
-        self.store = FeatureStore(self.settings, self.shop, self.lake, services=SERVICES)
+        self.store = FeatureStore(self.settings, self.shop, self.lake, DEFINITIONS)
         self.store.__dict__["rows"] = self.rows
 
     def at(self, day: date, hours: float = 12) -> datetime:
@@ -135,14 +137,14 @@ class Running:
         """What is read once all was built and materialised; a store of its own, which nothing was told."""
         self.build()
         with tempfile.TemporaryDirectory() as folder:
-            other = FeatureStore(Settings.load(home=Path(folder)), self.shop, self.lake, services=SERVICES)
-            other.materialize(self.now, ["user_activity"])
+            other = FeatureStore(Settings.load(home=Path(folder)), self.shop, self.lake, DEFINITIONS)
+            other.materialize(self.now)
             found = other.online_rows("activity", {"user_id": list(PEOPLE)}, self.now)
         return {name: {column: values[i] for column, values in found.items()} for i, name in enumerate(PEOPLE)}
 
     def materialize(self) -> None:
         self.build()
-        self.store.materialize(self.now, ["user_activity"])
+        self.store.materialize(self.now)
 
 
 @pytest.fixture(params=["embedded", pytest.param("redis", marks=pytest.mark.engines)])
@@ -246,7 +248,7 @@ def test_orders_tell_the_purchases_where_there_are_any_and_the_windows_go_on(run
 def test_rows_of_tables_that_do_not_say_what_they_are_of_are_read_as_they_are(running: Running) -> None:
     row = {"user_id": "u", **dict.fromkeys(COLUMNS, 1), "event_timestamp": running.now, "created_timestamp": running.now}
     running.write(USER_ACTIVITY.path, pa.Table.from_pylist([row], schema=USER_ACTIVITY.schema), {})
-    running.store.materialize(running.now, ["user_activity"])
+    running.store.materialize(running.now)
     running.now += timedelta(days=1)
     running.tell(act(1, running.now - timedelta(days=1)))
     assert running.read()["u"]["item_views_count_1d"] == 1
@@ -269,7 +271,7 @@ waits = st.tuples(st.just("wait"), st.sampled_from([0.2, 0.5, 1, 1, 1, 2, 6, 7, 
 steps = st.lists(st.one_of(tells, logins, st.just(("build",)), waits), min_size=4, max_size=30)
 
 
-@profile(max_examples=40, deadline=None)
+@profile(max_examples=30, deadline=None)
 @given(steps, st.sampled_from(["Europe/Berlin", "America/New_York", "Asia/Shanghai", "Africa/Cairo"]), st.booleans())
 def test_whatever_happens_in_any_order_the_read_is_what_a_build_says(steps: list[Any], zone: str, early: bool) -> None:
     """Ids are few, so that many events are corrections; clocks change in the weeks that are drawn."""
