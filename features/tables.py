@@ -30,6 +30,10 @@ ARROW_TYPES: dict[Type, pa.DataType] = {
     "date": pa.date32(),
     "money": pa.decimal128(18, 4),
 }
+MONEY_BELOW = 10**14
+"""No amount of money reaches it: what DECIMAL(18,4) holds."""
+UNITS_BELOW = 10**9
+"""No line has as many units. Sums of what is larger leave 64 bits, and one line would keep all from being built."""
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 
 from features.columns import EVENT_TIMESTAMP, EVENT_TYPES, ITEM_EVENT_TYPES, ITEM_ID
 from features.online.packing import to_microseconds
-from features.tables import EVENTS, INVENTORY, ITEMS
+from features.tables import EVENTS, INVENTORY, ITEMS, MONEY_BELOW, UNITS_BELOW
 
 AHEAD = timedelta(minutes=5)
 """How far a shop's clock may run before ours."""
@@ -43,9 +43,11 @@ def _instant(value: datetime) -> datetime:
 
 Id = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
 Text = Annotated[str, StringConstraints(strip_whitespace=True, max_length=MAX_TEXT_CHARS)]
-Money = Annotated[Decimal, Field(ge=0, lt=10**14, allow_inf_nan=False)]
+Money = Annotated[Decimal, Field(ge=0, lt=MONEY_BELOW, allow_inf_nan=False)]
 Instant = Annotated[datetime, AfterValidator(_instant)]
 Whole = Annotated[int, Field(ge=-_INT64, lt=_INT64)]
+Count = Annotated[int, Field(ge=0, lt=_INT64)]
+Units = Annotated[int, Field(ge=0, lt=UNITS_BELOW)]
 
 
 class Fact(BaseModel):
@@ -65,11 +67,11 @@ class Event(Fact):
     event_type: str = Field(description=f"One of {', '.join(EVENT_TYPES)}.")
     event_timestamp: Instant = Field(description="When, UTC where it names no zone; at most 5 minutes ahead of the shop's clock.")
     price: Money | None = Field(None, description="Unit price, in the shop's currency.")
-    quantity: Whole | None = Field(None, description="Units.")
+    quantity: Units | None = Field(None, description="Units; what a return brings back, too.")
     channel: Text | None = Field(None, description="web, app, store ...")
     query: Text | None = Field(None, description="What was searched for.")
     list_id: Text | None = Field(None, description="The answer of ours that showed the item.")
-    position: Whole | None = Field(None, description="Its place in that list, from 0.")
+    position: Count | None = Field(None, description="Its place in that list, from 0.")
 
 
 class Item(Fact):
@@ -188,6 +190,8 @@ def _event(event: Event, place: int, present: datetime) -> Sequence[Told] | str:
         return "user_id, visitor_id, session_id: all missing"
     if event.event_timestamp > present + AHEAD:
         return f"{EVENT_TIMESTAMP}: in the future"
+    if (event.quantity or 0) * (event.price or 0) >= MONEY_BELOW:
+        return "quantity, price: their product is too large"
     row = {name: value for name, value in _row(event).items() if value is not None}
     return [Told(EVENTS.path, row["event_id"], 0, row, place)]
 

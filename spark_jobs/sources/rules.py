@@ -8,12 +8,13 @@ from datetime import datetime, timedelta
 from pyspark.sql import Column as SparkColumn
 from pyspark.sql import functions as F
 
-from features.columns import CREATED_TIMESTAMP, EVENT_TIMESTAMP, EVENT_TYPES, ITEM_EVENT_TYPES
-from features.tables import Table
+from features.columns import CREATED_TIMESTAMP, EVENT_TIMESTAMP, EVENT_TYPES, ITEM_EVENT_TYPES, QUANTITY
+from features.quality.expectations import expectation
+from features.tables import MONEY_BELOW, UNITS_BELOW, Table
 
 AHEAD = timedelta(minutes=5)
 """How far a shop's clock may run before ours."""
-_SIGNED_MONEY = {("payments", "amount")}
+_PRICE_OF_A_UNIT = {"events": "price", "orders": "unit_price"}
 
 
 def broken(table: Table, now: datetime) -> list[SparkColumn]:
@@ -23,16 +24,20 @@ def broken(table: Table, now: datetime) -> list[SparkColumn]:
         now: the present; facts later than `AHEAD` after it are refused.
     """
     reasons = [F.when(F.col(name).isNull(), f"{name}: missing") for name in table.required if name != CREATED_TIMESTAMP]
-    reasons += [
-        F.when(F.col(column.name) < 0, f"{column.name}: negative")
-        for column in table.columns
-        if column.type == "money" and (table.name, column.name) not in _SIGNED_MONEY
-    ]
+    # what a build would refuse to read is refused here, row by row
+    bounds = expectation(table, {}).columns.items()
+    reasons += [F.when(F.col(name) < 0, f"{name}: negative") for name, of in bounds if of.min == 0 and of.max is None]
     event = F.lit(False)
     if EVENT_TIMESTAMP in table.names:
         event = F.coalesce(F.col(EVENT_TIMESTAMP) > F.lit(now + AHEAD), F.lit(False))
         reasons.append(F.when(event, f"{EVENT_TIMESTAMP}: in the future"))
     reasons.append(F.when(~event & (F.col(CREATED_TIMESTAMP) > F.lit(now + AHEAD)), f"{CREATED_TIMESTAMP}: in the future"))
+    if price := _PRICE_OF_A_UNIT.get(table.name):
+        units = F.abs(F.col(QUANTITY).cast("double"))
+        reasons.append(F.when(units >= UNITS_BELOW, f"{QUANTITY}: too large"))
+        reasons.append(
+            F.when(units * F.col(price).cast("double") >= MONEY_BELOW, f"{QUANTITY}, {price}: their product is too large")
+        )
     own = _OWN.get(table.name)
     return reasons + (own() if own else [])
 
@@ -70,10 +75,6 @@ def _exposures() -> list[SparkColumn]:
     return [F.when(~((F.col("propensity") > 0) & (F.col("propensity") <= 1)), "propensity: not above 0 and up to 1")]
 
 
-def _suppliers() -> list[SparkColumn]:
-    return [F.when(F.col("lead_time_days") < 0, "lead_time_days: negative")]
-
-
 def _rates() -> list[SparkColumn]:
     return [F.when(F.col("rate") <= 0, "rate: not above 0")]
 
@@ -84,6 +85,5 @@ _OWN: dict[str, Callable[[], list[SparkColumn]]] = {
     "promotions": _promotions,
     "campaigns": _period,
     "exposures": _exposures,
-    "suppliers": _suppliers,
     "rates": _rates,
 }
