@@ -36,7 +36,7 @@ test-engines: setup ## Spark and Ray clusters, Postgres, Redis, S3 on this machi
 	@infra/engines.sh
 	@$(PYTEST) -m engines
 
-soak: setup ## what takes long: every stage of the main job killed twice
+soak: setup ## what takes long: stages, builds and streams killed again and again, every table revised
 	@$(PY) -m pytest -m soak
 
 lint: setup ## ruff, mypy, import contracts, and whether the lock is whole

@@ -5,8 +5,11 @@ The peer is a home that nobody killed: the same tables row by row, the same metr
 
 from __future__ import annotations
 
+import random
+import shutil
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -80,3 +83,26 @@ def test_it_answers(homes: tuple[Installation, Installation]) -> None:
 def test_nothing_half_written_stays(homes: tuple[Installation, Installation]) -> None:
     whole, killed = homes
     assert killed.leavings() == whole.leavings()
+
+
+def test_ten_kills_of_a_build_at_random_moments_show_nothing_half_done(
+    homes: tuple[Installation, Installation], tmp_path: Path
+) -> None:
+    whole, _ = homes
+    fresh = installation(tmp_path / "fresh")
+    fresh.shopgraph("sample", "--size", "tiny")
+    chance, took_s = random.Random(7), 0.0
+    for turn in range(11):  # the first is let through, to see how long it takes
+        home = installation(tmp_path / f"{turn}")
+        shutil.copytree(fresh.settings.home_path, home.settings.home_path)
+        if turn:
+            home.killed(chance.uniform(0.1, 0.95) * took_s, "build")
+            for path in home.lake.tables():
+                assert home.rows(path).equals(whole.rows(path)), f"{path} after kill {turn}"
+        began = time.monotonic()
+        home.shopgraph("build")
+        took_s = took_s or time.monotonic() - began
+        assert home.lake.tables() == whole.lake.tables()
+        for path in home.lake.tables():
+            assert home.rows(path).equals(whole.rows(path)), path
+        shutil.rmtree(home.settings.home_path)
