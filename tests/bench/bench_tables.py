@@ -65,7 +65,7 @@ def timed_build(folder: Path) -> None:
 
 def built(folder: Path) -> tuple[dict[str, float], float]:
     """Seconds of each table and peak megabytes of a build."""
-    peak = peak_memory_mb(timed_build, folder)
+    peak = peak_memory_mb(timed_build, folder, every_s=1)
     return json.loads((folder / "times.json").read_text()), peak
 
 
@@ -117,7 +117,7 @@ def main() -> None:
         for shop in shops:
             whole, steps = Path(folder, f"{shop}-whole"), Path(folder, f"{shop}-steps")
             console.print(f"{shop}: making its raw tables")
-            peak_memory_mb(make, whole, shop)
+            peak_memory_mb(make, whole, shop, every_s=1)
             lake = Lake.open(settings_of(whole))
             facts[shop] = sum(lake.num_rows(table.path) for table in (EVENTS, ORDERS) if lake.version(table.path) is not None)
             console.print(f"{shop}: building all of it")

@@ -84,11 +84,12 @@ def alternate(*works: Callable[[], Any], slow_s: float = SLOW_S) -> list[float]:
     return [found[0] if is_slow else statistics.median(found[1:]) for found, is_slow in zip(times, slow, strict=True)]
 
 
-def peak_memory_mb(work: Callable[..., Any], *arguments: Any) -> float:
+def peak_memory_mb(work: Callable[..., Any], *arguments: Any, every_s: float = 0.02) -> float:
     """Most memory that a fresh process and those it starts hold together while it does `work`, imports included; looked at all the time.
 
     Args:
         work: a function of a module, with arguments that can be pickled.
+        every_s: from one look to the next. A look at a JVM takes milliseconds of a core: where `work` is timed, look seldom.
 
     Raises:
         RuntimeError: it failed.
@@ -100,7 +101,7 @@ def peak_memory_mb(work: Callable[..., Any], *arguments: Any) -> float:
         with suppress(psutil.NoSuchProcess):
             root = psutil.Process(child.pid)
             peak = max(peak, memory_bytes([root, *root.children(recursive=True)]))
-        child.join(0.02)
+        child.join(every_s)
     if child.exitcode:
         raise RuntimeError(f"{work.__name__} ended with exit code {child.exitcode}")
     return peak / 2**20
