@@ -6,7 +6,9 @@ from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from features.columns import CREATED_TIMESTAMP, EVENT_TIMESTAMP
+from features.revisions import REVISED
 from features.tables import CALENDAR, EVENTS, INVENTORY, ITEMS, ORDERS, PROMOTIONS, REVIEWS, USERS, Table
+from infra.lake import MODE, Lake, standing
 
 ROW_ID = "row_id"
 """Identifies a current row: its identity where it has one, else a digest of its content and its number among equal rows."""
@@ -27,15 +29,38 @@ READ: dict[str, tuple[str, ...]] = {
 """What feature jobs read of each raw table, columns or expressions, beside its times; a correction of anything else changes none."""
 
 
-def current(rows: DataFrame, table: Table) -> DataFrame:
+def is_revised(lake: Lake, table: Table, version: int) -> bool:
+    """Whether a version of a raw table may hold corrections: whether not all that it is made of says that it brought none."""
+    for entry in standing(entry for entry in lake.history(table.path) if int(entry["version"]) <= version):
+        if entry.get(REVISED) != "0":
+            return True
+        if entry.get(MODE) == "overwrite":
+            return False
+    return False
+
+
+def current(rows: DataFrame, table: Table, is_revised: bool = True) -> DataFrame:
     """The newest version of each raw row: what jobs read of it (`READ`), its times, and `row_id`.
 
     A correction is a later row with the same identity and a later `created_timestamp`. What it left as it was is known since
     before: an order that was shipped meanwhile is known since it was paid. A row without the column that its identity needs
     (`Table.row_id`) stands, equal rows too (two scans of one article are two sales); any other null in an identity is a value
     like others.
+
+    Args:
+        is_revised: whether there may be corrections. Where there are none, rows with an identity stand as they are, and the table is
+            neither shuffled nor sorted.
     """
     rows = rows.selectExpr(*READ[table.name], *(name for name in (EVENT_TIMESTAMP, CREATED_TIMESTAMP) if name in table.names))
+    identity = F.col(table.identity[0]) if len(table.identity) == 1 else _digest(rows, table.identity)
+    if is_revised or not table.identity:
+        return _newest(rows, table, identity)
+    has_id = F.col(table.row_id).isNotNull() if table.row_id else F.lit(True)
+    stand = rows.where(has_id).withColumn(ROW_ID, identity).withColumn(CREATED_TIMESTAMP, _known(table))
+    return stand.unionByName(_newest(rows.where(~has_id), table, identity)) if table.row_id else stand
+
+
+def _newest(rows: DataFrame, table: Table, identity: Column) -> DataFrame:
     content = F.when(F.col(table.row_id).isNull(), _digest(rows)) if table.row_id else F.lit(None).cast("string")
     # Corrections count backwards, the newest is 1; equal rows count forwards, so that a later one renames none before it.
     created = F.unix_micros(CREATED_TIMESTAMP)
@@ -44,7 +69,6 @@ def current(rows: DataFrame, table: Table) -> DataFrame:
     )
     said = F.struct(*(name for name in rows.columns if name != CREATED_TIMESTAMP))
     repeats = F.col("_content").isNull() & said.eqNullSafe(F.lead(said).over(order))
-    identity = F.col(table.identity[0]) if len(table.identity) == 1 else _digest(rows, table.identity)
     return (
         rows.withColumn("_content", content)
         .withColumn("_repeats", repeats)

@@ -21,6 +21,7 @@ from pyspark.sql.pandas.types import from_arrow_schema
 from features import tables
 from features.columns import EVENT_TIMESTAMP
 from features.profiles import ProfileRules
+from features.revisions import REVISED
 from features.shop import Shop
 from features.tables import Table
 from infra.errors import SettingsError
@@ -125,7 +126,7 @@ def sample(settings: Settings, size: Size, seed: int, on_table: Callable[[str], 
 def write(spark: SparkSession, lake: Lake, size: Size, seed: int, on_table: Callable[[str], None] | None = None) -> list[Written]:
     """Write the tables of a sample shop to a lake; see `sample`."""
     digest = _digest(size, seed)
-    metadata = {"shopgraph.sample": {"size": size.name, "seed": seed}}
+    metadata = {"shopgraph.sample": {"size": size.name, "seed": seed}, REVISED: 0}
     commits, writes = {}, []
     made = transform(spark, size, seed)
     try:

@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from features.columns import CREATED_TIMESTAMP, EVENT_TIMESTAMP
+from features.revisions import REVISED
 from features.shop import Shop
 from features.store import FeatureStore
 from features.tables import EVENTS, ORDERS, RAW_TABLES
@@ -100,7 +101,7 @@ def copy_until(source: Path, target: Path, since: datetime | None, until: dateti
             wanted = pc.and_(wanted, pc.greater_equal(known, pa.scalar(since, known.type)))
         rows = rows.filter(wanted)
         if rows.num_rows:
-            new.write(path, rows, "append", digest=f"{path} {until}")
+            new.write(path, rows, "append", digest=f"{path} {until}", metadata={REVISED: 0})  # as an ingest says it
             num_rows += rows.num_rows
     return num_rows
 

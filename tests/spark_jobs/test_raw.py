@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pyarrow as pa
+
 from features.tables import EVENTS, INVENTORY, ORDERS, PROMOTIONS
-from spark_jobs.raw import ROW_ID, current
+from spark_jobs.raw import ROW_ID, current, is_revised
 
 AT = "2024-05-01T10:00+00:00"
 
@@ -84,3 +86,36 @@ def test_a_null_in_an_identity_that_needs_no_id_is_a_value_like_others(frame):
     stock = {"item_id": "a", "on_hand": 5, "event_timestamp": AT}
     (row,) = current(frame(INVENTORY, stock, {**stock, "on_hand": 0, "created_timestamp": "2024-05-02"}), INVENTORY).collect()
     assert row.on_hand == 0
+
+
+def test_rows_without_corrections_stand_as_they_are(frame):
+    at = {"event_timestamp": "2024-05-01", "created_timestamp": "2024-04-30"}
+    line = {"order_id": "o", "user_id": "u", "item_id": "i", "quantity": 1, "unit_price": 2, **at}
+    stock = {"item_id": "i", "on_hand": 1, **at}
+    for table, rows in (
+        (ORDERS, [line, line, line | {"order_line_id": "1"}, line | {"order_line_id": "2"}, line | {"order_id": "p"}]),
+        (INVENTORY, [stock, stock | {"location_id": "x"}]),
+    ):
+        found = current(frame(table, *rows), table, is_revised=False)
+        expected = current(frame(table, *rows), table)
+        assert found.columns == expected.columns
+        assert sorted(map(str, found.collect())) == sorted(map(str, expected.collect()))
+        assert len(rows) == found.count()
+    plan = current(frame(INVENTORY, stock), INVENTORY, is_revised=False)._jdf.queryExecution().toString()
+    assert "Window" not in plan
+    assert "Exchange" not in plan
+
+
+def test_a_table_is_free_of_corrections_only_where_every_commit_says_so(lake):
+    rows = pa.table({"item_id": ["i"]})
+
+    def told(mode: str, **said: int) -> bool:
+        version = lake.version(INVENTORY.path)
+        made = lake.write(INVENTORY.path, rows, mode, digest=f"{version}", read_version=version, metadata=said)
+        return is_revised(lake, INVENTORY, made.version)
+
+    assert [told("append", revised=0), told("append", revised=0), told("append", revised=2), told("append", revised=0)] == [
+        False, False, True, True,
+    ]  # fmt: skip
+    assert [told("overwrite", revised=0), told("append"), told("overwrite")] == [False, True, True]
+    assert not is_revised(lake, INVENTORY, 1), "a version does not know of later ones"
