@@ -399,4 +399,7 @@ def _stderr() -> Any:
 def _stdout() -> Any:
     from rich.console import Console
 
-    return Console()
+    console = Console()
+    if not console.is_terminal:  # a pipe has no width; 80 columns would cut names
+        console.width = max(console.width, 160)
+    return console
