@@ -8,20 +8,20 @@ from datetime import UTC, date, datetime, time, timedelta
 from functools import lru_cache
 from zoneinfo import ZoneInfo
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+from features.online.packing import from_microseconds, to_microseconds
+
 _FIRST_DAY = date(1970, 1, 1)
 
 
 def local_day(instant: int, zone: ZoneInfo) -> int:
     """The local day an instant falls on."""
-    return day_number((_EPOCH + timedelta(microseconds=instant)).astimezone(zone).date())
+    return day_number(from_microseconds(instant).astimezone(zone).date())
 
 
 @lru_cache(maxsize=4096)
 def first_instant(day: int, zone: ZoneInfo) -> int:
     """The first instant of a local day; where midnight does not exist or comes twice, the day's true beginning."""
-    begin = datetime.combine(day_of(day), time(), zone).astimezone(UTC)
-    return (begin - _EPOCH) // timedelta(microseconds=1)
+    return to_microseconds(datetime.combine(day_of(day), time(), zone).astimezone(UTC))
 
 
 def stamp(day: int, zone: ZoneInfo) -> int:

@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 from features.columns import CREATED_TIMESTAMP, EVENT_TIMESTAMP, RETRACTED
 from features.services import SERVICES, Service
@@ -20,6 +20,7 @@ from features.tables import FEATURE_TABLES, RAW_TABLES, Mark, Table, Type
 from features.views import VIEWS, View
 from infra.errors import FeatureError
 
+D = TypeVar("D")
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,60}")
 _KEY_TYPES = ("string", "date")
 _KEYS = dict(key for view in VIEWS.values() for key in view.keys)
@@ -67,9 +68,7 @@ class Definitions:
         Raises:
             FeatureError: there is none.
         """
-        if name not in self.services:
-            raise FeatureError(f"no feature service {name!r}; there are {', '.join(sorted(self.services))}.")
-        return self.services[name]
+        return _found("feature service", name, self.services)
 
     def view(self, name: str) -> View:
         """The view of that name.
@@ -77,13 +76,17 @@ class Definitions:
         Raises:
             FeatureError: there is none.
         """
-        if name not in self.views:
-            raise FeatureError(f"no view {name!r}; there are {', '.join(sorted(self.views))}.")
-        return self.views[name]
+        return _found("view", name, self.views)
 
 
 OURS = Definitions(FEATURE_TABLES, VIEWS, SERVICES)
 """What shopgraph declares for every shop."""
+
+
+def _found(word: str, name: str, among: Mapping[str, D]) -> D:
+    if name not in among:
+        raise FeatureError(f"no {word} {name!r}; there are {', '.join(sorted(among))}.")
+    return among[name]
 
 
 def broken(file: Path, error: BaseException) -> FeatureError:

@@ -34,7 +34,8 @@ def has_revisions(lake: Lake, path: str, version: int | None = None, since: int 
         if since is not None and int(entry["version"]) <= since:
             return False
         if entry.get(MODE) == "overwrite":
-            return since is not None  # as a whole it replaces; made at once it holds each row once
+            # as a whole it replaces; a build makes each row once, but who writes a raw table may not
+            return since is not None or (path.startswith("raw/") and entry.get(REVISED) != "0")
         if entry.get(REVISED) != "0":
             return True
     return False

@@ -116,7 +116,7 @@ class Snapshot:
         rows = read_table(self.spark, self.lake, table, version)
         if self.horizon.cuts:  # a correction that came after the shop's now hides nothing
             rows = rows.where(F.col(CREATED_TIMESTAMP) <= F.lit(self.horizon.now))
-        rows = raw.current(rows, table, is_revised=version is None or raw.is_revised(self.lake, table, version))
+        rows = raw.current(rows, table, is_revised=version is None or has_revisions(self.lake, table.path, version))
         if version is None:
             return rows  # stays empty in the plans of the jobs, which shrink around it
         if self.horizon.cuts and EVENT_TIMESTAMP in table.names:

@@ -6,9 +6,7 @@ from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from features.columns import CREATED_TIMESTAMP, EVENT_TIMESTAMP
-from features.revisions import REVISED
 from features.tables import CALENDAR, EVENTS, INVENTORY, ITEMS, ORDERS, PROMOTIONS, REVIEWS, USERS, Table
-from infra.lake import MODE, Lake, standing
 
 ROW_ID = "row_id"
 """Identifies a current row: its identity where it has one, else a digest of its content and its number among equal rows."""
@@ -27,16 +25,6 @@ READ: dict[str, tuple[str, ...]] = {
     CALENDAR.name: ("date", "name", "kind"),
 }
 """What feature jobs read of each raw table, columns or expressions, beside its times; a correction of anything else changes none."""
-
-
-def is_revised(lake: Lake, table: Table, version: int) -> bool:
-    """Whether a version of a raw table may hold corrections: whether not all that it is made of says that it brought none."""
-    for entry in standing(entry for entry in lake.history(table.path) if int(entry["version"]) <= version):
-        if entry.get(REVISED) != "0":
-            return True
-        if entry.get(MODE) == "overwrite":
-            return False
-    return False
 
 
 def current(rows: DataFrame, table: Table, is_revised: bool = True) -> DataFrame:

@@ -16,6 +16,7 @@ import orjson
 import pyarrow as pa
 
 from features.columns import CREATED_TIMESTAMP, EVENT_TIMESTAMP
+from features.days import day_of, local_day
 from features.fresh.built import Sales
 from features.fresh.catalog import CATALOG, STATES, State, states_of, worth_keeping
 from features.fresh.counted import counted
@@ -173,7 +174,7 @@ class Applied:
     def _act(self, entry: Entry) -> tuple[str, Act]:
         """The act, under the name of who did it as the event alone says it."""
         row = entry.row
-        day = from_microseconds(row[EVENT_TIMESTAMP]).astimezone(self.zone).date().isoformat()
+        day = day_of(local_day(row[EVENT_TIMESTAMP], self.zone)).isoformat()
         visitor = None if row.get("user_id") else row.get("visitor_id")
         act = Act(row[EVENT_TIMESTAMP], entry.key, row["item_id"], row["event_type"], entry.received, day, visitor)
         return person(visitor, act.time, ())[0] if visitor else next(iter(people(row, ()))), act

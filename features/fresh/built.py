@@ -17,7 +17,8 @@ import pyarrow.compute as pc
 from features.columns import CREATED_TIMESTAMP, EVENT_TIMESTAMP, RETRACTED, TO_NOTHING, USER_ID
 from features.days import day_number, local_day, stamp
 from features.fresh.spool import NUMBER, SPOOL
-from features.fresh.windows import BUILT_TO, KEPT_DAYS, MONEY_UNITS, USER_DAYS, BuiltTo
+from features.fresh.windows import BUILT_TO, KEPT_DAYS, USER_DAYS, BuiltTo
+from features.money import column_units
 from features.offline.join import newest_rows
 from features.online.packing import from_microseconds, to_microseconds
 from features.tables import EVENTS, INTERACTIONS, ORDERS, USER_ACTIVITY
@@ -121,7 +122,7 @@ def _user_days(lake: Lake, version: int, as_of: datetime, to: BuiltTo) -> pa.Tab
 def _units(column: pa.ChunkedArray) -> Integers:
     """Values as integers, money in units; 0 where null."""
     if pa.types.is_decimal(column.type):
-        column = pc.multiply(column, pa.scalar(MONEY_UNITS, pa.decimal128(5, 0))).cast(pa.int64())
+        column = column_units(column)
     return _integers(column)
 
 

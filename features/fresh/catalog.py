@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from decimal import Decimal
 from typing import Any
 
 import orjson
 
 from features.fresh.facts import Row
+from features.money import served, units
 from features.online.packing import from_microseconds
 from features.views import VIEWS, View
 
@@ -24,8 +24,6 @@ STATES = View("item_states", "fresh/item_states", keys=(("item_id", "string"),),
 
 MOST_STATES = 20
 """States of one item that are kept: the first, which says since when there is the item, and the newest."""
-_UNITS = 10_000.0
-"""Units of DECIMAL(18,4) in one of money."""
 
 
 @dataclass(frozen=True, order=True)
@@ -92,6 +90,6 @@ def _served(name: str, value: Any) -> str | float | datetime | None:
     """A value of a raw row as the view serves it."""
     if value is None:
         return None
-    if name == "price":  # as Arrow divides, to the bit
-        return float(int(Decimal(value) * 10_000)) / _UNITS
+    if name == "price":
+        return served(units(value))
     return from_microseconds(value) if name in ("created_at", "withdrawn_at") else str(value)

@@ -11,7 +11,6 @@ from bisect import insort
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
-from decimal import Decimal
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -21,7 +20,8 @@ from features.fresh.built import Sales
 from features.fresh.facts import Row
 from features.fresh.history import MOST_LOGINS, Login, login_of, people, person
 from features.fresh.spool import Entry
-from features.fresh.windows import MONEY_UNITS, DaySums, amounts
+from features.fresh.windows import DaySums, amounts
+from features.money import units
 
 SETTLES = timedelta(hours=1) // timedelta(microseconds=1)
 """What is told longer than this before its day ends is in the tables when a build tells of that day, unless the drain was held up."""
@@ -92,4 +92,4 @@ def _sale(row: Row) -> dict[str, Any]:
     """Quantity and value of a purchase or return, as `interactions` has them."""
     quantity = abs(row.get(QUANTITY, 1))
     price = row.get("price")
-    return {QUANTITY: quantity, "value": None if price is None else quantity * int(Decimal(price) * MONEY_UNITS)}
+    return {QUANTITY: quantity, "value": None if price is None else quantity * units(price)}

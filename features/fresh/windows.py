@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
 from features.columns import EVENT_TYPE
+from features.money import served
 from features.online.packing import Layout
 from features.tables import Type
 from features.views import View
@@ -32,8 +33,6 @@ KEPT_DAYS = WINDOWS_DAYS[-1]
 """Days before the next one whose sums can still fall out of a window."""
 MOST_DAYS = 500
 """Day sums of one person that are kept of what was told: those of the newest days. Late acts, one by one, are among them."""
-MONEY_UNITS = 10_000
-"""Units of money to one of the shop's currency: what DECIMAL(18,4) counts in."""
 _PURCHASES = next(place for place, feature in enumerate(USER_WINDOWS) if feature.name == "purchases")
 _NOTHING = (0,) * len(USER_WINDOWS)
 
@@ -130,7 +129,7 @@ def _values(days: Mapping[int, tuple[int, ...]], last: int) -> dict[str, int | f
             total = tuple(map(int.__add__, total, days[last - ages.pop(0)]))
         totals[length] = total
     return {
-        feature.column(length): float(totals[length][place]) / MONEY_UNITS if feature.money else totals[length][place]
+        feature.column(length): served(totals[length][place]) if feature.money else totals[length][place]
         for place, feature in enumerate(USER_WINDOWS)
         for length in feature.windows
     }

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from features.columns import CREATED_TIMESTAMP, EVENT_TIMESTAMP, RETRACTED
+from features.money import column_served
 from features.offline.future import refuse_future
 from features.offline.join import NOTHING, latest_rows, rows_at
 from features.offline.labels import label_keys, label_times
@@ -105,15 +106,9 @@ def read(lake: Lake, view: View, filter: ds.Expression | None = None, version: i
     has_retracted = RETRACTED in dataset.schema.names
     wanted = [*view.schema.names, *([RETRACTED] if has_retracted else [])]
     rows = dataset.to_table(columns=wanted, filter=filter).combine_chunks()
-    columns = [_nearest(rows[name]) if pa.types.is_decimal(rows[name].type) else rows[name] for name in view.schema.names]
+    columns = [column_served(rows[name]) if pa.types.is_decimal(rows[name].type) else rows[name] for name in view.schema.names]
     retracted = rows[RETRACTED] if has_retracted else pa.chunked_array([pa.nulls(rows.num_rows, pa.string())])
     return pa.table(columns, names=view.schema.names).cast(view.schema).append_column(RETRACTED, retracted)
-
-
-def _nearest(money: pa.ChunkedArray) -> pa.ChunkedArray:
-    """DECIMAL(18,4) as the nearest float64, as `float("19.99")` gives it; Arrow's own cast is off by one unit in the last place."""
-    units = pc.multiply(money, pa.scalar(10_000, pa.decimal128(5, 0))).cast(pa.int64())
-    return pc.divide(units.cast(pa.float64(), safe=False), 10_000.0)
 
 
 def all_rows(view: View, lake: Lake, start: datetime | None, end: datetime | None) -> pa.Table:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from features.days import local_day, stamp
-from features.fresh.catalog import STATES, is_in_row, states_of, with_states
-from features.fresh.history import ACTS, acts_of, is_told_by, merged
+from features.fresh.catalog import STATES, State, is_in_row, states_of, with_states
+from features.fresh.history import ACTS, Act, acts_of, is_told_by, merged
 from features.fresh.windows import BUILT_TO, TOLD_DAYS, USER_DAYS, built_of, built_to_of, forward, told_of
 from features.online.packing import Layout, key_texts
 from features.online.rows import Row, Rows
 from features.tables import ITEM_CATALOG, USER_ACTIVITY, USER_HISTORY
 from features.views import View
 
+Fact = TypeVar("Fact", Act, State)
 Found = Mapping[View, tuple[Layout, Sequence[Row | None]]]
 Columns = tuple[list[int | None], dict[str, list[Any]]]
 """Event times in microseconds UTC and columns, in key order."""
@@ -79,43 +80,50 @@ def _move_windows(view: View, columns: Columns, found: Found, now: int | None) -
 
 def _add_acts(view: View, columns: Columns, found: Found, now: int | None) -> None:
     """Put the acts that were told since on top of what `user_history` says."""
-    (_, histories), (layout, rows) = found[view], found[ACTS]
     events, values = columns
     if not {"item_ids", "event_types"} <= values.keys():
         return
-    for i, row in enumerate(rows):
-        if row is None:
-            continue
-        history = histories[i] if events[i] is not None else None
-        acts = [
-            act
-            for act in acts_of(layout.unpack([row[2]])["acts"][0])
-            if not (history and is_told_by(act, history[0])) and (now is None or max(act.time, act.known) <= now)
-        ]
-        if acts:
-            items, types = merged(values["item_ids"][i] or [], values["event_types"][i] or [], acts)
-            values["item_ids"][i], values["event_types"][i] = items, types
-            events[i] = max(events[i] or -(1 << 63), *(act.time for act in acts))
+    for i, _, acts in _since(view, events, found, ACTS, acts_of, lambda act, row: is_told_by(act, row[0]), now):
+        items, types = merged(values["item_ids"][i] or [], values["event_types"][i] or [], acts)
+        values["item_ids"][i], values["event_types"][i] = items, types
+        events[i] = max(events[i] or -(1 << 63), *(act.time for act in acts))
 
 
 def _add_states(view: View, columns: Columns, found: Found, now: int | None) -> None:
     """Put the states that were told since on top of what `item_catalog` says."""
-    (_, catalog), (layout, rows) = found[view], found[STATES]
     events, values = columns
-    for i, row in enumerate(rows):
+    for i, built, states in _since(
+        view, events, found, STATES, states_of, lambda state, row: is_in_row(state, row[0], row[1]), now
+    ):
+        said = {name: column[i] for name, column in values.items()} if built else {}
+        events[i], new = with_states(events[i], said, states)
+        for name in new.keys() & values.keys():
+            values[name][i] = new[name]
+
+
+def _since(
+    view: View,
+    events: Sequence[int | None],
+    found: Found,
+    beside: View,
+    read: Callable[[Iterable[str]], list[Fact]],
+    is_told: Callable[[Fact, Row], bool],
+    now: int | None,
+) -> Iterator[tuple[int, Row | None, list[Fact]]]:
+    """Of each key of which anything was told: its place, its row of the view if one is seen, and the facts that this does not tell."""
+    (_, rows), (layout, told) = found[view], found[beside]
+    (column,) = beside.column_names
+    for i, row in enumerate(told):
         if row is None:
             continue
-        built = catalog[i] if events[i] is not None else None
-        states = [
-            state
-            for state in states_of(layout.unpack([row[2]])["states"][0])
-            if not (built and is_in_row(state, built[0], built[1])) and (now is None or max(state.time, state.known) <= now)
+        built = rows[i] if events[i] is not None else None
+        facts = [
+            fact
+            for fact in read(layout.unpack([row[2]])[column][0])
+            if not (built and is_told(fact, built)) and (now is None or max(fact.time, fact.known) <= now)
         ]
-        if states:
-            said = {name: column[i] for name, column in values.items()} if built else {}
-            events[i], new = with_states(events[i], said, states)
-            for name in new.keys() & values.keys():
-                values[name][i] = new[name]
+        if facts:
+            yield i, built, facts
 
 
 _TOLD: Mapping[str, tuple[tuple[View, ...], Callable[[View, Columns, Found, int | None], None]]] = {

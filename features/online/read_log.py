@@ -32,9 +32,6 @@ CREATE TABLE IF NOT EXISTS reads (
 )
 """
 
-Found = Mapping[View, tuple[Layout, list[Row | None]]]
-"""What `Rows.read` gave."""
-
 
 @dataclass(frozen=True)
 class Read:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pyarrow as pa
 
+from features.revisions import has_revisions
 from features.tables import EVENTS, INVENTORY, ORDERS, PROMOTIONS
-from spark_jobs.raw import ROW_ID, current, is_revised
+from spark_jobs.raw import ROW_ID, current
 
 AT = "2024-05-01T10:00+00:00"
 
@@ -112,10 +113,10 @@ def test_a_table_is_free_of_corrections_only_where_every_commit_says_so(lake):
     def told(mode: str, **said: int) -> bool:
         version = lake.version(INVENTORY.path)
         made = lake.write(INVENTORY.path, rows, mode, digest=f"{version}", read_version=version, metadata=said)
-        return is_revised(lake, INVENTORY, made.version)
+        return has_revisions(lake, INVENTORY.path, made.version)
 
     assert [told("append", revised=0), told("append", revised=0), told("append", revised=2), told("append", revised=0)] == [
         False, False, True, True,
     ]  # fmt: skip
     assert [told("overwrite", revised=0), told("append"), told("overwrite")] == [False, True, True]
-    assert not is_revised(lake, INVENTORY, 1), "a version does not know of later ones"
+    assert not has_revisions(lake, INVENTORY.path, 1), "a version does not know of later ones"

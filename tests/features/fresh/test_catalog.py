@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import uuid4
 
 import pyarrow as pa
 import pytest
@@ -15,7 +13,7 @@ from features.fresh.catalog import CATALOG, MOST_STATES, STATES, State, states_o
 from features.fresh.facts import ITEM_CONTRACT
 from features.fresh.intake import Intake
 from features.online.packing import key_texts, pack_rows, to_microseconds
-from features.online.rows import Rows, open_rows
+from features.online.rows import Rows
 from features.shop import Shop
 from features.store import FeatureStore
 from infra.lake import Lake
@@ -24,16 +22,6 @@ from infra.settings import Settings
 NOW = datetime(2024, 5, 1, 12, tzinfo=UTC)
 SECOND, HOUR = timedelta(seconds=1), timedelta(hours=1)
 SHOP = Shop(name="sample", currency="EUR", time_zone="Europe/Berlin", now=(NOW + HOUR).isoformat())
-
-
-@pytest.fixture(params=["embedded", pytest.param("redis", marks=pytest.mark.engines)])
-def rows(request: pytest.FixtureRequest, settings: Settings) -> Iterator[Rows]:
-    if request.param == "redis":
-        from features.online.redis import RedisRows
-
-        yield RedisRows(request.getfixturevalue("redis_url"), f"s{uuid4().hex}")
-        return
-    yield open_rows(settings, "sample")
 
 
 class TheShop:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import uuid4
 
 import pyarrow as pa
 import pytest
@@ -17,7 +16,7 @@ from features.fresh.history import MOST_ACTS, Act, merged
 from features.fresh.intake import Intake
 from features.online.packing import key_texts, pack_rows, to_microseconds
 from features.online.read import read_columns
-from features.online.rows import Rows, open_rows
+from features.online.rows import Rows
 from features.shop import Shop
 from infra.errors import EngineError
 from infra.lake import Lake
@@ -26,16 +25,6 @@ from infra.settings import Settings
 NOW = datetime(2024, 5, 1, 12, tzinfo=UTC)
 MIDNIGHT = datetime(2024, 4, 30, 22, tzinfo=UTC)
 SHOP = Shop(name="sample", currency="EUR", time_zone="Europe/Berlin")
-
-
-@pytest.fixture(params=["embedded", pytest.param("redis", marks=pytest.mark.engines)])
-def rows(request: pytest.FixtureRequest, settings: Settings) -> Iterator[Rows]:
-    if request.param == "redis":
-        from features.online.redis import RedisRows
-
-        yield RedisRows(request.getfixturevalue("redis_url"), f"s{uuid4().hex}")
-        return
-    yield open_rows(settings, "sample")
 
 
 @pytest.fixture
