@@ -13,7 +13,7 @@ from features.columns import CREATED_TIMESTAMP, EVENT_TIMESTAMP
 from features.fresh.catalog import CATALOG
 from features.fresh.facts import EVENT_CONTRACT, ITEM_CONTRACT
 from features.fresh.intake import Intake
-from features.offline.frames import _nearest
+from features.money import column_served
 from features.online.packing import key_texts, pack_rows, to_microseconds
 from features.online.read import read_columns
 from features.online.rows import open_rows
@@ -73,7 +73,7 @@ def built(spark: SparkSession, lake: Lake) -> Any:
     newest = rows.groupBy("item_id").agg(F.max_by(F.struct(*rows.columns), EVENT_TIMESTAMP).alias("row")).select("row.*")
     table = newest.toArrow().select(ITEM_CATALOG.names).cast(ITEM_CATALOG.schema)
     price = table.schema.get_field_index("price")
-    return table.set_column(price, "price", _nearest(table["price"])).select(CATALOG.schema.names).cast(CATALOG.schema)
+    return table.set_column(price, "price", column_served(table["price"])).select(CATALOG.schema.names).cast(CATALOG.schema)
 
 
 def test_fresh_and_built_agree(spark: SparkSession, settings: Settings, lake: Lake) -> None:
