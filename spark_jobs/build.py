@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from typing import Any
@@ -19,7 +20,7 @@ from pyspark import StorageLevel
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from features.columns import CREATED_TIMESTAMP, EVENT_TIMESTAMP, RETRACTED
+from features.columns import CREATED_TIMESTAMP, DS, EVENT_TIMESTAMP, RETRACTED
 from features.fresh.intake import Intake
 from features.quality.gate import Gate
 from features.quality.overview import check_names
@@ -36,7 +37,7 @@ from spark_jobs import days, raw, revisions
 from spark_jobs.job import FIRST, KNOWN, Inputs, Job
 from spark_jobs.jobs import code_of, in_order, jobs_of
 from spark_jobs.revisions import IS_REVISION, SINCE, TAKEN, TAKEN_TYPE, revise
-from spark_jobs.session import read_table, session, share_out, typed, write_table
+from spark_jobs.session import POSITION, read_table, session, share_out, typed, write_table
 from spark_jobs.touched import Change, cut, touched_keys
 
 
@@ -87,7 +88,7 @@ class Snapshot:
         self.lake = lake
         self.horizon = horizon
         self._versions = {table.path: lake.version(table.path) for table in RAW_TABLES.values()}
-        self._current: dict[str, DataFrame] = {}
+        self._current: dict[tuple[str, int | None], DataFrame] = {}
         self._held: list[DataFrame] = []
 
     def version(self, table: Table) -> int | None:
@@ -105,13 +106,16 @@ class Snapshot:
         Raises:
             TableContractError: the stored table lacks a declared column.
         """
-        if table.kind == "features":
-            return self.newest(table).where(F.col(RETRACTED).isNull()).select(*table.names)
-        if table.path not in self._current:
-            self._current[table.path] = self._read(table)
-        return self._current[table.path]
+        read = (table.path, self.version(table))
+        if read not in self._current:
+            self._current[read] = self._features(table) if table.kind == "features" else self._raw(table)
+        return self._current[read]
 
-    def _read(self, table: Table) -> DataFrame:
+    def _features(self, table: Table) -> DataFrame:
+        rows = self.newest(table).where(F.col(RETRACTED).isNull()).select(*table.names)
+        return self.hold(rows) if has_revisions(self.lake, table.path) else rows  # else reading it anew costs less
+
+    def _raw(self, table: Table) -> DataFrame:
         version = self.version(table)
         rows = read_table(self.spark, self.lake, table, version)
         if self.horizon.cuts:  # a correction that came after the shop's now hides nothing
@@ -128,8 +132,19 @@ class Snapshot:
         self._held.append(rows.persist())
         return self._held[-1]
 
+    @contextmanager
+    def holding(self) -> Iterator[None]:
+        """Let go at the end of what was held since for one table: Spark compares each plan with all that it holds."""
+        before = [*self._held]
+        yield
+        shared = [*before, *self._current.values()]
+        for rows in self._held:
+            if not any(rows is each for each in shared):
+                rows.unpersist()
+        self._held = [rows for rows in self._held if any(rows is each for each in shared)]
+
     def release(self) -> None:
-        """Let go of what is held: Spark compares each plan with all that it holds."""
+        """Let go of all that is held."""
         while self._held:
             self._held.pop().unpersist()
 
@@ -140,10 +155,21 @@ class Snapshot:
 
     def newest(self, table: Table) -> DataFrame:
         """The newest revision of each row of a feature table, those taken back included."""
+        return revisions.newest(rows, table) if POSITION in (rows := self.every(table)).columns else rows
+
+    def newest_of(self, table: Table, key: str, touched: DataFrame) -> DataFrame:
+        """The same of the rows that hold one of the touched keys, with what `touched` says of each."""
+        if key not in table.keys:  # a revision may have given the row to another
+            return self.newest(table).join(touched, key)
+        rows = self.every(table).join(touched, key)
+        if DS in table.keys:  # each day has a row of its own: none of those before the touched days comes before one of theirs
+            rows = rows.where(F.col(SINCE).isNull() | (F.col(EVENT_TIMESTAMP) >= F.col(SINCE)))
+        return revisions.newest(rows, table) if POSITION in rows.columns else rows
+
+    def every(self, table: Table) -> DataFrame:
+        """The rows of a feature table with all their revisions, where there may be some in order, by POSITION."""
         version = self.lake.version(table.path)
-        if not has_revisions(self.lake, table.path, version):
-            return read_table(self.spark, self.lake, table, version)
-        return revisions.newest(read_table(self.spark, self.lake, table, version, in_order=True), table)
+        return read_table(self.spark, self.lake, table, version, in_order=has_revisions(self.lake, table.path, version))
 
 
 @dataclass(frozen=True)
@@ -280,7 +306,7 @@ def build_table(snapshot: Snapshot, shop: Shop, job: Job, between: Range | None 
         gate.keep(commit.version)
         return Built(job.table.name, commit.version, commit.num_rows, time.monotonic() - began, skipped=True)
     standing = Standing.of(lake, path)
-    changes = None if standing is None else _changes(lake, job, versions, standing)
+    changes = None if standing is None else _changes(lake, job, versions, standing, horizon)
     common = job.scope.common(snapshot.inputs(job, shop)) if job.scope and job.scope.common else {}
     is_comparable = standing is not None and standing.basis == basis and standing.common == common and standing.now <= horizon.now
     metadata = {
@@ -296,8 +322,9 @@ def build_table(snapshot: Snapshot, shop: Shop, job: Job, between: Range | None 
     if added:
         if between:  # the other rows are as they were built
             metadata |= {"between": [str(between.first), str(between.last)], **(standing.told() if standing else {"inputs": {}})}
-        rows = _revisions(snapshot, shop, job, standing, changes or (), between)
-        commit = _append(rows, lake, job.table, digest, base, metadata, gate)
+        with snapshot.holding():
+            rows = _revisions(snapshot, shop, job, standing, changes or (), between)
+            commit = _append(rows, lake, job.table, digest, base, metadata, gate)
     else:
         rows = job.run(snapshot.inputs(job, shop))
         metadata |= {REVISED: 0}
@@ -308,17 +335,20 @@ def build_table(snapshot: Snapshot, shop: Shop, job: Job, between: Range | None 
     return Built(job.table.name, commit.version, commit.num_rows, time.monotonic() - began, commit.skipped, added)
 
 
-def _changes(lake: Lake, job: Job, versions: Mapping[str, int | None], standing: Standing) -> tuple[Change, ...] | None:
+def _changes(
+    lake: Lake, job: Job, versions: Mapping[str, int | None], standing: Standing, horizon: Horizon
+) -> tuple[Change, ...] | None:
     """What came to the inputs of a job since a build of it; None where more happened to one than that rows came to it."""
     changes = []
     for table in job.reads:
         since, version = standing.inputs.get(table.path), versions[table.path]
-        if version == since:
+        before, now = (each.now if each.cuts and table.kind == "raw" else None for each in (standing, horizon))
+        if version == since and (version is None or not before):
             continue
         files = None if version is None else lake.added_files(table.path, since, version)
         if version is None or files is None:
             return None
-        changes.append(Change(table, since, version, files))
+        changes.append(Change(table, since, version, files, before, now))
     return tuple(changes)
 
 
@@ -328,23 +358,24 @@ def _revisions(
     """The rows that a table has to gain; with IS_REVISION."""
     lake, horizon = snapshot.lake, snapshot.horizon
     inputs = snapshot.inputs(job, shop)
-    stored = snapshot.newest(job.table)
-    if job.scope and standing and not between and not (standing.cuts or horizon.cuts):
-        key = job.scope.key
-        keys = snapshot.hold(touched_keys(snapshot.spark, lake, job.scope, changes, inputs, standing.last_day))
-        inputs = replace(inputs, frames=cut(inputs, job.scope, keys), first_days=keys.select(key, FIRST))
-        computed = typed(job.run(inputs), job.table.schema)
-        stored, computed = (rows.join(keys.drop(FIRST), key) for rows in (stored, computed))
-        return revise(stored, computed, job.table)
     newest = lake.newest((table.path for table in job.reads), CREATED_TIMESTAMP)
     known = F.lit(None if newest is None else min(newest, horizon.now)).cast("timestamp")
+    if job.scope and standing and not between:
+        key = job.scope.key
+        touched = touched_keys(snapshot.spark, lake, job.scope, changes, inputs, snapshot.every(job.table), standing.last_day)
+        keys = snapshot.hold(touched.withColumn(KNOWN, F.coalesce(KNOWN, known)))
+        frames = {p: rows if rows is inputs.frames[p] else snapshot.hold(rows) for p, rows in cut(inputs, job.scope, keys).items()}
+        inputs = replace(inputs, frames=frames, first_days=keys.select(key, FIRST))
+        computed = typed(job.run(inputs), job.table.schema)
+        touched = keys.drop(FIRST)
+        return revise(snapshot.newest_of(job.table, key, touched), computed.join(touched, key), job.table)
     nothing = F.lit(None).cast("timestamp")
     touch = {
         SINCE: nothing,
         TAKEN: F.array().cast(TAKEN_TYPE),
         KNOWN: known,
     }
-    computed = typed(job.run(inputs), job.table.schema)
+    stored, computed = snapshot.newest(job.table), typed(job.run(inputs), job.table.schema)
     if between:
         touch[SINCE] = days.first_instant(F.lit(between.first), shop.time_zone)
         before_end = days.local_day(F.col(EVENT_TIMESTAMP), shop.time_zone) <= F.lit(between.last)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
-from features.columns import CATEGORY, CREATED_TIMESTAMP, EVENT_TIMESTAMP, ITEM_ID
+from features.columns import CATEGORY, CREATED_TIMESTAMP, EVENT_TIMESTAMP, ITEM_ID, USER_ID
+from features.tables import INTERACTIONS, ITEM_CATALOG, Table
+from spark_jobs.job import KNOWN, Inputs
 from spark_jobs.states import changes
 
 
@@ -29,3 +31,15 @@ def with_category(rows: DataFrame, item_catalog: DataFrame, column: str = "categ
         .withColumn(CREATED_TIMESTAMP, F.greatest(CREATED_TIMESTAMP, "_known"))
         .select(*rows.columns, column)
     )
+
+
+def of_moved_items(table: Table, rows: DataFrame, inputs: Inputs) -> DataFrame | None:
+    """Users of the items whose new catalogue rows may say another category; an `others` of `Scope`."""
+    if table is not ITEM_CATALOG:
+        return None
+    new = rows.select(ITEM_ID, CATEGORY, KNOWN)
+    standing = inputs[ITEM_CATALOG].join(new.select(ITEM_ID).distinct(), ITEM_ID).select(ITEM_ID, CATEGORY)
+    told = new.unionByName(standing, allowMissingColumns=True)  # what is taken back stands no more, but is among the new rows
+    categories = F.count_distinct(F.coalesce(CATEGORY, F.lit("")))
+    moved = told.groupBy(ITEM_ID).agg(categories.alias("_categories"), F.max(KNOWN).alias(KNOWN)).where(F.col("_categories") > 1)
+    return inputs[INTERACTIONS].join(moved, ITEM_ID).groupBy(USER_ID).agg(F.max(KNOWN).alias(KNOWN))

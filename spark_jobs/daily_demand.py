@@ -19,11 +19,12 @@ from features.columns import (
     EVENT_TYPE,
     ITEM_ID,
     QUANTITY,
+    RETRACTED,
 )
-from features.tables import CALENDAR, DAILY_DEMAND, EVENTS, INVENTORY, ITEM_CATALOG, ORDERS, PROMOTIONS
+from features.tables import CALENDAR, DAILY_DEMAND, EVENTS, INVENTORY, ITEM_CATALOG, ORDERS, PROMOTIONS, Table
 from spark_jobs.days import local_day, stamp
-from spark_jobs.job import Inputs, Job
-from spark_jobs.sales import sales
+from spark_jobs.job import FIRST, KNOWN, Inputs, Job, Scope
+from spark_jobs.sales import SALE_TYPES, begins, sales
 from spark_jobs.states import changes
 
 
@@ -37,8 +38,9 @@ def transform(
     special: Mapping[date, str],
     zone: str,
     shop_days: tuple[date, date],
+    first_days: DataFrame | None = None,
 ) -> DataFrame:
-    """Sales -> one row per item and local day from its first to its last day on sale.
+    """Sales -> one row per item and local day from its first (and its FIRST) to its last day on sale.
 
     The first day is that of the catalogue, not before the shop's first; the last that of its withdrawal, else the shop's last.
     Lines without a user count. Later facts never change a day's row.
@@ -55,7 +57,7 @@ def transform(
     offers = _promotion_days(promotions, first_day, last_day, zone)
     rows = _together(
         [ITEM_ID, DS],
-        _days_on_sale(sold, item_catalog, first_day, last_day, zone),
+        _days_on_sale(_spans(sold, item_catalog, first_day, last_day, zone), first_days),
         sold,
         _told(item_catalog, first_day, zone),
         _stock(inventory, first_day, last_day, zone),
@@ -113,8 +115,8 @@ def _sold(lines: DataFrame) -> DataFrame:
     )
 
 
-def _days_on_sale(sold: DataFrame, item_catalog: DataFrame, first_day: Column, last_day: Column, zone: str) -> DataFrame:
-    """Every item with every local day on which it was on sale; a sale outside what the catalogue says widens the span."""
+def _spans(sold: DataFrame, item_catalog: DataFrame, first_day: Column, last_day: Column, zone: str) -> DataFrame:
+    """The first and the last day on sale of every item; a sale outside what the catalogue says widens the span."""
     on_sale = item_catalog.groupBy(ITEM_ID).agg(
         local_day(F.min("created_at"), zone).alias("_created"),
         local_day(F.max_by("withdrawn_at", F.struct(EVENT_TIMESTAMP, CREATED_TIMESTAMP)), zone).alias("_withdrawn"),
@@ -122,9 +124,16 @@ def _days_on_sale(sold: DataFrame, item_catalog: DataFrame, first_day: Column, l
     sales_days = sold.groupBy(ITEM_ID).agg(F.min(DS).alias("_first_sale"), F.max(DS).alias("_last_sale"))
     first = F.least("_first_sale", F.greatest("_created", first_day))
     last = F.least(last_day, F.greatest(F.coalesce("_withdrawn", last_day), "_last_sale"))
-    spans = on_sale.join(sales_days, ITEM_ID, "full").select(ITEM_ID, first.alias("_first"), last.alias("_last"))
-    days = F.explode(F.sequence("_first", "_last"))
-    return spans.where(F.col("_first") <= F.col("_last")).select(ITEM_ID, days.alias(DS), F.lit(True).alias("is_on_sale"))
+    spans = on_sale.join(sales_days, ITEM_ID, "full").select(ITEM_ID, first.alias("_begin"), last.alias("_end"))
+    return spans.where(F.col("_begin") <= F.col("_end"))
+
+
+def _days_on_sale(spans: DataFrame, first_days: DataFrame | None) -> DataFrame:
+    """Every item with every local day on which it was on sale, in an incremental build from its FIRST day on."""
+    if first_days is not None:
+        begin = F.greatest("_begin", FIRST)
+        spans = spans.join(first_days, ITEM_ID).withColumn("_begin", begin).where(F.col("_begin") <= F.col("_end"))
+    return spans.select(ITEM_ID, F.explode(F.sequence("_begin", "_end")).alias(DS), F.lit(True).alias("is_on_sale"))
 
 
 def _told(item_catalog: DataFrame, first_day: Column, zone: str) -> DataFrame:
@@ -210,13 +219,68 @@ def _local_days(rows: DataFrame, since: Column, until: Column, first_day: Column
 
 def run(inputs: Inputs) -> DataFrame:
     """`transform` on the tables of a shop, from its first day with a sale to its last, no later than the last that is over."""
-    lines = sales(inputs[EVENTS], inputs[ORDERS], inputs.time_zone)
-    sale_day = local_day(F.col(EVENT_TIMESTAMP), inputs.time_zone)
-    first, last = lines.where(sale_day <= F.lit(inputs.last_day)).agg(F.min(sale_day), F.max(sale_day)).collect()[0]
-    shop_days = (first, last) if first else (inputs.last_day + timedelta(1), inputs.last_day)  # no sale: no day
     others = (inputs[table] for table in (ITEM_CATALOG, PROMOTIONS, INVENTORY, CALENDAR))
+    shop_days = _shop_days(inputs)
     special = special_days(inputs.calendars, *shop_days)
-    return transform(lines, *others, special=special, zone=inputs.time_zone, shop_days=shop_days)
+    return transform(
+        _lines(inputs), *others, special=special, zone=inputs.time_zone, shop_days=shop_days, first_days=inputs.first_days
+    )
 
 
-JOB = Job(DAILY_DEMAND, (EVENTS, ORDERS, ITEM_CATALOG, PROMOTIONS, INVENTORY, CALENDAR), run)
+def _lines(inputs: Inputs) -> DataFrame:
+    return sales(inputs[EVENTS], inputs[ORDERS], inputs.time_zone)
+
+
+def _shop_days(inputs: Inputs) -> tuple[date, date]:
+    """The first and the last day with a sale; without any the last lies before the first."""
+    day = local_day(F.col(EVENT_TIMESTAMP), inputs.time_zone)
+    first, last = _lines(inputs).where(day <= F.lit(inputs.last_day)).agg(F.min(day), F.max(day)).collect()[0]
+    return (first, last) if first else (inputs.last_day + timedelta(1), inputs.last_day)
+
+
+def _due(inputs: Inputs, stored: DataFrame, _built: date) -> DataFrame:
+    """Items whose days on sale, now that more days are over and more is told, are not those that have rows."""
+    gone = stored.where(F.col(RETRACTED).isNotNull()).select(ITEM_ID, DS).distinct()  # some stand again: looked at once more
+    standing = stored.join(gone, [ITEM_ID, DS], "left_anti").groupBy(ITEM_ID).agg(F.min(DS).alias("_min"), F.max(DS).alias("_max"))
+    first_day, last_day = (F.lit(day) for day in _shop_days(inputs))
+    day = local_day(F.col(EVENT_TIMESTAMP), inputs.time_zone)
+    sold = _sold(_lines(inputs).withColumn(DS, day).where(day.between(first_day, last_day)))
+    spans = _spans(sold, inputs[ITEM_CATALOG], first_day, last_day, inputs.time_zone).join(standing, ITEM_ID, "full")
+    begins = F.when(~F.col("_begin").eqNullSafe(F.col("_min")), F.least("_begin", "_min"))
+    ends = F.when(~F.col("_end").eqNullSafe(F.col("_max")), F.date_add(F.least("_end", "_max"), 1))
+    return spans.select(ITEM_ID, F.least(begins, ends).alias(FIRST)).where(F.col(FIRST).isNotNull())
+
+
+def _of_all(table: Table, rows: DataFrame, inputs: Inputs) -> DataFrame | None:
+    """All items, from the first day on of which something is told that is no item's own: an offer, a holiday, that it was open."""
+    if table is CALENDAR:
+        days = rows.select(F.col("date").alias(FIRST), KNOWN)
+    elif table is PROMOTIONS:
+        days = rows.where(F.col(ITEM_ID).isNull()).select(local_day(F.col("starts_at"), inputs.time_zone).alias(FIRST), KNOWN)
+    elif table in (EVENTS, ORDERS):
+        days = _openings(rows if table is ORDERS else rows.where(F.col(EVENT_TYPE).isin(*SALE_TYPES)), inputs)
+    else:
+        return None
+    first = days.agg(F.min(FIRST).alias(FIRST), F.max(KNOWN).alias(KNOWN)).where(F.col(FIRST).isNotNull())
+    return inputs[ITEM_CATALOG].select(ITEM_ID).distinct().crossJoin(F.broadcast(first))
+
+
+def _openings(rows: DataFrame, inputs: Inputs) -> DataFrame:
+    """The days of sales that were known before any other of the day, or are all it has: whether and since when it was open."""
+    day = local_day(F.col(EVENT_TIMESTAMP), inputs.time_zone)
+    told = F.min(F.greatest(EVENT_TIMESTAMP, CREATED_TIMESTAMP)).alias("_told")
+    days = rows.groupBy(day.alias(FIRST)).agg(told, F.max(KNOWN).alias(KNOWN))
+    bought = _lines(inputs).where((F.col(EVENT_TYPE) == "purchase") & (F.col(QUANTITY) > 0))
+    open_known = bought.groupBy(day.alias(FIRST)).agg(F.min(CREATED_TIMESTAMP).alias("_open_known"))
+    is_first = F.col("_open_known").isNull() | (F.col("_told") <= F.col("_open_known"))
+    return days.join(open_known, FIRST, "left").where(is_first).select(FIRST, KNOWN)
+
+
+SCOPE = Scope(
+    ITEM_ID,
+    due=_due,
+    others=_of_all,
+    cut=lambda inputs, _: inputs.frames,  # what a day was like is told by all its sales
+    common=lambda inputs: begins(inputs[ORDERS], inputs.time_zone),
+)
+JOB = Job(DAILY_DEMAND, (EVENTS, ORDERS, ITEM_CATALOG, PROMOTIONS, INVENTORY, CALENDAR), run, scope=SCOPE)

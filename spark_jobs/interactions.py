@@ -102,11 +102,13 @@ def _cut(inputs: Inputs, keys: DataFrame) -> Mapping[str, DataFrame]:
     events = inputs[EVENTS]
     known = of_keys(_logins(events), USER_ID, keys).select(VISITOR_ID)
     visitors = known.unionByName(_unknown(keys, VISITOR_PREFIX, VISITOR_ID)).distinct()
-    theirs = of_keys(events, VISITOR_ID, visitors)
-    own = of_keys(events.join(visitors, VISITOR_ID, "left_anti"), USER_ID, keys)
+    wanted = {USER_ID: keys.select(USER_ID), VISITOR_ID: visitors, SESSION_ID: _unknown(keys, SESSION_PREFIX, SESSION_ID)}
+    for name, ids in wanted.items():
+        events = events.join(ids.withColumn(f"_{name}", F.lit(True)), name, "left")
     is_nobody = F.col(USER_ID).isNull() & F.col(VISITOR_ID).isNull()
-    of_sessions = of_keys(events.where(is_nobody), SESSION_ID, _unknown(keys, SESSION_PREFIX, SESSION_ID))
-    return {EVENTS.path: theirs.unionByName(own).unionByName(of_sessions), ORDERS.path: cut_to(inputs[ORDERS], USER_ID, keys)}
+    is_wanted = F.coalesce(f"_{USER_ID}", f"_{VISITOR_ID}", F.when(is_nobody, F.col(f"_{SESSION_ID}")))
+    theirs = events.where(is_wanted).select(*inputs[EVENTS].columns)
+    return {EVENTS.path: theirs, ORDERS.path: cut_to(inputs[ORDERS], USER_ID, keys)}
 
 
 def _logins(events: DataFrame) -> DataFrame:

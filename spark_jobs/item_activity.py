@@ -9,10 +9,10 @@ from pyspark.sql import functions as F
 
 from features.columns import CREATED_TIMESTAMP, EVENT_TIMESTAMP, EVENT_TYPE, ITEM_ID, QUANTITY
 from features.tables import INTERACTIONS, ITEM_ACTIVITY, ITEM_CATALOG
-from features.windows import ITEM_WINDOWS, WINDOWS_DAYS
+from features.windows import ITEM_WINDOWS
 from spark_jobs.days import local_day
 from spark_jobs.job import Inputs, Job, Scope
-from spark_jobs.windows import DAY, IS_CHANGE, LATE, accumulate, changes, daily, distinct_changes, recent, stamped
+from spark_jobs.windows import DAY, IS_CHANGE, LATE, REACH_DAYS, accumulate, changes, daily, distinct_changes, recent, stamped
 
 
 def transform(
@@ -57,4 +57,4 @@ def run(inputs: Inputs) -> DataFrame:
     )
 
 
-JOB = Job(ITEM_ACTIVITY, (INTERACTIONS, ITEM_CATALOG), run, scope=Scope(ITEM_ID, WINDOWS_DAYS[-1]))
+JOB = Job(ITEM_ACTIVITY, (INTERACTIONS, ITEM_CATALOG), run, scope=Scope(ITEM_ID, REACH_DAYS))

@@ -5,7 +5,7 @@ Imports no Spark: whoever only reads the features of a shop runs its own files, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from typing import TYPE_CHECKING
@@ -50,18 +50,22 @@ class Scope:
 
     Attributes:
         key: a column of the table; the facts of a key are the rows of the inputs with that column that hold it.
-        reach_days: how many local days after its own a fact still brings rows about, once they are over; None: a fact brings all
-            of its rows about at once.
+        reach_days: how many local days after its own a fact brings rows about, each once that day is over: (0, 7) for sums over
+            7 days, which it enters and leaves. None of them: a fact brings all of its rows about at once.
         is_daily: whether a fact leaves the rows of the days before it as they were; else all rows of its key are computed anew.
-        others: (input, its new rows with KNOWN, all inputs whole) -> more keys that they touch, with KNOWN; None: no others.
+        due: (all inputs whole, the table's rows with all their revisions, the last day it was built for) -> keys of which time
+            alone makes or takes rows, with FIRST; where `reach_days` cannot say it.
+        others: (input, its new rows with KNOWN, all inputs whole) -> more keys that they touch, with KNOWN, and FIRST where not all
+            of their rows may differ; None: no others.
         cut: (all inputs whole, touched keys) -> what the rows of these keys depend on, where that is more than the facts that
             hold them, or inputs without the key would be handed over whole.
         common: all inputs whole -> what the rows of all keys depend on. Where it changes, the table is computed as a whole.
     """
 
     key: str
-    reach_days: int | None = None
+    reach_days: Sequence[int] = ()
     is_daily: bool = True
+    due: Callable[[Inputs, DataFrame, date], DataFrame] | None = None
     others: Callable[[Table, DataFrame, Inputs], DataFrame | None] | None = None
     cut: Callable[[Inputs, DataFrame], Mapping[str, DataFrame]] | None = None
     common: Callable[[Inputs], Mapping[str, str]] | None = None

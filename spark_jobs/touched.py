@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime, timedelta
 from functools import reduce
 
 from pyspark.sql import Column, DataFrame, SparkSession
@@ -26,32 +26,61 @@ _ANY_DAY = "0001-01-01"
 
 @dataclass(frozen=True)
 class Change:
-    """What came to an input: the files of its rows between two of its versions."""
+    """What came to an input: the files of its rows between two of its versions, and what time made of its rows.
+
+    Rows of raw tables from after `now` are not read yet (None: there are none); those from after `before` were not read then. What is
+    known but true only after `now` is not read either, yet it may stand for a row that was.
+    """
 
     table: Table
     since: int | None
     version: int
     files: Sequence[str]
+    before: datetime | None = None
+    now: datetime | None = None
+
+    def rows(self, spark: SparkSession, lake: Lake) -> DataFrame:
+        """The rows that say something now and did not then; with KNOWN."""
+        rows = read_table(spark, lake, self.table, self.version, self.files)
+        known = F.greatest(EVENT_TIMESTAMP, CREATED_TIMESTAMP) if EVENT_TIMESTAMP in self.table.names else F.col(CREATED_TIMESTAMP)
+        if self.before and self.since is not None:
+            rows = rows.unionByName(read_table(spark, lake, self.table, self.since).where(known >= F.lit(self.before)))
+        if self.now:
+            rows, known = rows.where(F.col(CREATED_TIMESTAMP) <= F.lit(self.now)), F.least(known, F.lit(self.now))
+        return rows.withColumn(KNOWN, known)
+
+    def has_corrections(self, lake: Lake) -> bool:
+        """Whether some of them may stand for a row that was read then."""
+        since = None if self.before else self.since
+        return self.since is not None and has_revisions(lake, self.table.path, self.version, since)
 
 
-def touched_keys(spark: SparkSession, lake: Lake, scope: Scope, changes: Sequence[Change], whole: Inputs, built: date) -> DataFrame:
+def touched_keys(
+    spark: SparkSession, lake: Lake, scope: Scope, changes: Sequence[Change], whole: Inputs, stored: DataFrame, built: date
+) -> DataFrame:
     """The keys whose rows may differ since a table was built, each with FIRST, SINCE, TAKEN and KNOWN.
 
     Args:
         changes: the inputs that changed since.
         whole: all inputs as they are now.
+        stored: the table's rows with all their revisions.
         built: the last local day the table was built for; what later days bring about is touched too.
     """
     zone = whole.time_zone
     found = [touch for change in changes for touch in _touches(spark, lake, scope, change, whole)]
-    if scope.reach_days is not None and whole.last_day > built:
+    if scope.reach_days and whole.last_day > built:
         day = local_day(F.col(EVENT_TIMESTAMP), zone)
-        due = day.between(F.date_add(F.lit(built), 1 - scope.reach_days), F.lit(whole.last_day))
+        due = reduce(
+            Column.__or__,
+            (F.date_add(day, n).between(F.lit(built + timedelta(1)), F.lit(whole.last_day)) for n in scope.reach_days),
+        )
         found += [
-            rows.where(due).select(scope.key, F.greatest(day, F.date_add(F.lit(built), 1)).alias(FIRST))
+            rows.where(due).select(scope.key, F.greatest(day, F.lit(built + timedelta(1))).alias(FIRST))
             for rows in whole.frames.values()
             if {scope.key, EVENT_TIMESTAMP} <= set(rows.columns)
         ]
+    if scope.due:
+        found.append(scope.due(whole, stored, built).select(scope.key, FIRST))
     touch = f"{FIRST} date, {KNOWN} timestamp, {_TAKEN_AT} timestamp"
     nothing = spark.createDataFrame([], f"`{scope.key}` string, {touch}")
     keys = (
@@ -76,13 +105,12 @@ def _touches(spark: SparkSession, lake: Lake, scope: Scope, change: Change, whol
     """The keys that the new rows of one input speak of, and those that the rows spoke of which they correct."""
     table = change.table
     is_dated = EVENT_TIMESTAMP in table.names
-    known = F.greatest(EVENT_TIMESTAMP, CREATED_TIMESTAMP) if is_dated else F.col(CREATED_TIMESTAMP)
     day = local_day(F.col(EVENT_TIMESTAMP), whole.time_zone) if is_dated else F.lit(None).cast("date")
-    rows = read_table(spark, lake, table, change.version, change.files).withColumn(KNOWN, known)
+    rows = change.rows(spark, lake)
     if scope.key in table.grouping:  # rows that are grouped anew do not say since when; what joins or parts them came with them
         rows = rows.withColumn(KNOWN, F.lit(rows.agg(F.max(KNOWN)).collect()[0][0]).cast("timestamp"))
     pairs = None
-    if change.since is not None and has_revisions(lake, table.path, change.version, change.since):
+    if change.has_corrections(lake):
         identity = table.identity if table.kind == "raw" else (*table.keys, EVENT_TIMESTAMP)
         anew = rows.select(*[F.col(name).alias(f"__{name}") for name in rows.columns if name != KNOWN], KNOWN)
         pairs = read_table(spark, lake, table, change.since).join(anew, _same(identity))

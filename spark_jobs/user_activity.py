@@ -9,9 +9,9 @@ from pyspark.sql import functions as F
 
 from features.columns import CREATED_TIMESTAMP, EVENT_TYPE, USER_ID
 from features.tables import INTERACTIONS, USER_ACTIVITY
-from features.windows import USER_WINDOWS, WINDOWS_DAYS
+from features.windows import USER_WINDOWS
 from spark_jobs.job import Inputs, Job, Scope
-from spark_jobs.windows import DAY, IS_CHANGE, LATE, accumulate, changes, daily, recent, stamped
+from spark_jobs.windows import DAY, IS_CHANGE, LATE, REACH_DAYS, accumulate, changes, daily, recent, stamped
 
 
 def transform(interactions: DataFrame, *, zone: str, last_day: date, first_days: DataFrame | None = None) -> DataFrame:
@@ -37,4 +37,4 @@ def run(inputs: Inputs) -> DataFrame:
     return transform(inputs[INTERACTIONS], zone=inputs.time_zone, last_day=inputs.last_day, first_days=inputs.first_days)
 
 
-JOB = Job(USER_ACTIVITY, (INTERACTIONS,), run, scope=Scope(USER_ID, WINDOWS_DAYS[-1]))
+JOB = Job(USER_ACTIVITY, (INTERACTIONS,), run, scope=Scope(USER_ID, REACH_DAYS))

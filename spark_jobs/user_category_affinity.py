@@ -8,12 +8,12 @@ from datetime import date
 from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
-from features.columns import CATEGORY, CREATED_TIMESTAMP, ITEM_ID, USER_ID
-from features.tables import INTERACTIONS, ITEM_CATALOG, USER_CATEGORY_AFFINITY, Table
-from features.windows import AFFINITY_SHARE_DAYS, AFFINITY_WINDOWS, WINDOWS_DAYS
-from spark_jobs.categories import with_category
-from spark_jobs.job import KNOWN, Inputs, Job, Scope
-from spark_jobs.windows import DAY, IS_CHANGE, LATE, accumulate, changes, daily, recent, stamped
+from features.columns import CATEGORY, CREATED_TIMESTAMP, USER_ID
+from features.tables import INTERACTIONS, ITEM_CATALOG, USER_CATEGORY_AFFINITY
+from features.windows import AFFINITY_SHARE_DAYS, AFFINITY_WINDOWS
+from spark_jobs.categories import of_moved_items, with_category
+from spark_jobs.job import Inputs, Job, Scope
+from spark_jobs.windows import DAY, IS_CHANGE, LATE, REACH_DAYS, accumulate, changes, daily, recent, stamped
 
 (_COUNT,) = AFFINITY_WINDOWS
 _SHARED = _COUNT.column(AFFINITY_SHARE_DAYS)
@@ -71,16 +71,6 @@ def _other_days(days: DataFrame, totals: DataFrame) -> DataFrame:
     return spans.join(turns, USER_ID).where((F.col(DAY) > F.col("_first")) & (F.col(DAY) < F.col("_end"))).select(*_KEYS, DAY)
 
 
-def _of_items(table: Table, rows: DataFrame, inputs: Inputs) -> DataFrame | None:
-    """Users of the items whose new catalogue rows may say another category."""
-    if table is not ITEM_CATALOG:
-        return None
-    told = inputs[ITEM_CATALOG].join(rows.groupBy(ITEM_ID).agg(F.max(KNOWN).alias(KNOWN)), ITEM_ID)
-    categories = F.count_distinct(F.coalesce(CATEGORY, F.lit("")))
-    moved = told.groupBy(ITEM_ID).agg(categories.alias("_categories"), F.max(KNOWN).alias(KNOWN)).where(F.col("_categories") > 1)
-    return inputs[INTERACTIONS].join(moved, ITEM_ID).groupBy(USER_ID).agg(F.max(KNOWN).alias(KNOWN))
-
-
 def run(inputs: Inputs) -> DataFrame:
     """`transform` on the tables of a shop."""
     return transform(
@@ -88,4 +78,4 @@ def run(inputs: Inputs) -> DataFrame:
     )
 
 
-JOB = Job(USER_CATEGORY_AFFINITY, (INTERACTIONS, ITEM_CATALOG), run, scope=Scope(USER_ID, WINDOWS_DAYS[-1], others=_of_items))
+JOB = Job(USER_CATEGORY_AFFINITY, (INTERACTIONS, ITEM_CATALOG), run, scope=Scope(USER_ID, REACH_DAYS, others=of_moved_items))

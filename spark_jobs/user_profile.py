@@ -8,7 +8,7 @@ leaves its window, a customer falls silent); all those days follow from the fact
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import date
+from datetime import date, timedelta
 from decimal import Decimal
 from functools import reduce
 from operator import add
@@ -21,6 +21,7 @@ from features.columns import (
     CREATED_TIMESTAMP,
     EVENT_TIMESTAMP,
     EVENT_TYPE,
+    ITEM_ID,
     QUANTITY,
     SESSION_PREFIX,
     USER_ID,
@@ -40,9 +41,9 @@ from features.profiles import (
 )
 from features.tables import INTERACTIONS, ITEM_CATALOG, USER_PROFILE, USERS
 from features.windows import AFFINITY_WINDOWS
-from spark_jobs.categories import with_category
+from spark_jobs.categories import of_moved_items, with_category
 from spark_jobs.days import local_day, stamp
-from spark_jobs.job import Inputs, Job
+from spark_jobs.job import FIRST, Inputs, Job, Scope, of_keys
 from spark_jobs.sales import MONEY
 from spark_jobs.windows import DAY, amount
 
@@ -241,17 +242,21 @@ def _rhythm(states: DataFrame, rules: ProfileRules, zone: str) -> DataFrame:
 
 def _passing(states: DataFrame, rules: ProfileRules) -> DataFrame:
     """`states` on their own day and on those, before the user's next, on which time alone may change a stage or a score."""
-    last, rhythm = F.col("last_purchase_day"), F.col("rhythm")
-    turns = [
-        F.date_add("first_purchase_day", rules.new_days),
-        *[F.date_add(last, days + 1) for days in rules.recency_days],
-        *[F.date_add(last, rhythm * after + 1) for after in (rules.at_risk_after, rules.dormant_after, rules.lost_after)],
-    ]
     until = F.lead(DAY).over(Window.partitionBy(USER_ID).orderBy(DAY))
     return (
         states.withColumn("_until", F.coalesce(until, F.lit(date.max)))
-        .withColumn("_turns", F.filter(F.array_distinct(F.array(*turns)), lambda day: (day > F.col(DAY)) & (day < F.col("_until"))))
+        .withColumn("_turns", F.filter(F.array_distinct(_turns(rules)), lambda day: (day > F.col(DAY)) & (day < F.col("_until"))))
         .withColumn(DAY, F.explode(F.concat(F.array(DAY), "_turns")))
+    )
+
+
+def _turns(rules: ProfileRules) -> Column:
+    """The days on which time alone may change a stage or a score, by what `_rhythm` says."""
+    last, rhythm = F.col("last_purchase_day"), F.col("rhythm")
+    return F.array(
+        F.date_add("first_purchase_day", rules.new_days),
+        *[F.date_add(last, days + 1) for days in rules.recency_days],
+        *[F.date_add(last, rhythm * after + 1) for after in (rules.at_risk_after, rules.dormant_after, rules.lost_after)],
     )
 
 
@@ -335,4 +340,30 @@ def run(inputs: Inputs) -> DataFrame:
     return transform(*frames, zone=inputs.time_zone, last_day=inputs.last_day, rules=inputs.profile)
 
 
-JOB = Job(USER_PROFILE, (INTERACTIONS, ITEM_CATALOG, USERS), run, settings=("profile",))
+def _due(inputs: Inputs, _stored: DataFrame, built: date) -> DataFrame:
+    """Users with a fact that comes or goes, or a turn, on a day since `built`."""
+    since = built + timedelta(1)
+
+    def is_due(day: Column) -> Column:
+        return day.between(F.lit(since), F.lit(inputs.last_day))
+
+    acts, users = (_dated(inputs[table], inputs.time_zone) for table in (INTERACTIONS, USERS))
+    goes = (is_due(F.date_add(_TRUE, days)) for days in (VALUE_DAYS, INTEREST_DAYS))
+    coming = acts.where(reduce(Column.__or__, goes, is_due(F.col(DAY))))
+    # An act in a category that became known late counts for it from then on.
+    late = _dated(inputs[ITEM_CATALOG], inputs.time_zone).where(is_due(F.col(DAY)) & (F.col(DAY) > F.col(_TRUE)))
+    of_late = of_keys(acts, ITEM_ID, late.select(ITEM_ID).distinct())
+    bought = acts.where((F.col(EVENT_TYPE) == "purchase") & (F.col(DAY) <= F.lit(inputs.last_day)))
+    states = bought.groupBy(USER_ID).agg(
+        F.min(EVENT_TIMESTAMP).alias("first_purchase_at"),
+        F.max(EVENT_TIMESTAMP).alias("last_purchase_at"),
+        F.count_distinct(_TRUE).alias("purchase_days_count"),
+    )
+    turning = _rhythm(states, inputs.profile, inputs.time_zone).where(F.exists(_turns(inputs.profile), is_due))
+    told = users.where(is_due(F.col(DAY)))
+    found = [rows.select(USER_ID) for rows in (coming, of_late, turning, told)]
+    return reduce(DataFrame.unionByName, found).distinct().withColumn(FIRST, F.lit(since))
+
+
+SCOPE = Scope(USER_ID, due=_due, others=of_moved_items)
+JOB = Job(USER_PROFILE, (INTERACTIONS, ITEM_CATALOG, USERS), run, settings=("profile",), scope=SCOPE)

@@ -23,6 +23,8 @@ DAY = "_day"
 LATE = "_late"
 """When acts that became known only after the day they tell of were known; a row that counts one is not known earlier."""
 IS_CHANGE = "_is_change"
+REACH_DAYS = (0, *WINDOWS_DAYS)
+"""How many local days after its own an act changes windowed values: when it falls in, and when it falls out of each window."""
 
 
 def daily(acts: DataFrame, keys: Sequence[str], features: Sequence[WindowedFeature], zone: str, **more: Column) -> DataFrame:

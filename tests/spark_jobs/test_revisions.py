@@ -102,7 +102,12 @@ def whole(tmp_path: Path) -> Lake:
 
 
 @pytest.mark.parametrize(
-    "names", [("sessions", "user_history", "user_activity"), pytest.param(tuple(FEATURE_TABLES), id="all", marks=pytest.mark.soak)]
+    "names",
+    [
+        ("sessions", "user_history", "user_activity"),
+        ("daily_demand", "user_profile"),
+        pytest.param(tuple(FEATURE_TABLES), id="all", marks=pytest.mark.soak),
+    ],
 )
 def test_three_builds_with_late_rows_between_hold_what_one_build_holds(
     lake: Lake, whole: Lake, build: Build, names: tuple[str, ...]
@@ -128,6 +133,21 @@ def test_three_builds_with_late_rows_between_hold_what_one_build_holds(
     until, first = next(iter(seen.items()))
     changed = [name for name in names if not past(whole, name, until, first[name]).equals(first[name])]
     assert changed  # a table built at once has forgotten it
+
+
+def test_facts_of_the_shops_future_touch_what_they_speak_of_once_they_are_told(lake: Lake, whole: Lake, build: Build) -> None:
+    """All facts lie in the raw tables from the start; the shop's clock passes them."""
+    names = ("sessions", "daily_demand")
+    for step in three_steps():
+        append(lake, step, revised=1)
+    for now in ("2024-05-12T09:00+00:00", "2024-05-24T09:00+00:00", "2024-06-02T09:00+00:00"):
+        built = build(*names, now=now)
+    assert all(built[name].added for name in names)
+    for step in three_steps():
+        append(whole, step, revised=1)
+    build(*names, now="2024-06-02T09:00+00:00", lake=whole)
+    for name in names:
+        assert current(lake, name, "created_timestamp") == current(whole, name, "created_timestamp"), name
 
 
 PRICES = Table(

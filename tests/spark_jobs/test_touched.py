@@ -1,0 +1,96 @@
+"""Which keys a build computes anew: those that new facts speak of, and those of whom time alone makes a row."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import date, datetime, time, timedelta
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from features.profiles import ProfileRules
+from features.tables import INTERACTIONS, ITEM_CATALOG, USER_ACTIVITY, USER_HISTORY, USER_PROFILE, USERS
+from features.windows import WINDOWS_DAYS
+from spark_jobs.job import FIRST, Inputs
+from spark_jobs.jobs import JOBS
+from spark_jobs.raw import current
+from spark_jobs.touched import touched_keys
+
+LAST = date(2024, 6, 30)
+
+
+@pytest.mark.parametrize(
+    ("table", "reach_days"),
+    [(USER_ACTIVITY, (0, *WINDOWS_DAYS)), (USER_HISTORY, (0,))],
+    ids=lambda value: getattr(value, "name", ""),
+)
+@pytest.mark.parametrize("num_days", [1, 3])
+def test_time_alone_touches_whoever_gets_a_row_and_nobody_else(frame, written, lake, spark, table, reach_days, num_days):
+    """One user per age of their only act; the table was built for all but the last days."""
+    built, job = LAST - timedelta(num_days), JOBS[table.name]
+    noons = [f"{LAST - timedelta(age)}T12:00+02:00" for age in range(100)]
+    acts = [
+        {
+            "interaction_id": "n",
+            "user_id": f"u{age}",
+            "session_id": "s",
+            "item_id": "i",
+            "event_type": "view",
+            "event_timestamp": noon,
+        }
+        for age, noon in enumerate(noons)
+    ]
+    inputs = Inputs({INTERACTIONS.path: frame(INTERACTIONS, *acts)}, "Europe/Berlin", (), LAST)
+    touched = touched_keys(spark, lake, job.scope, (), inputs, frame(table), built).select("user_id", FIRST).collect()
+
+    def users_until(day: date) -> set[str]:
+        return {(row["user_id"], row["event_timestamp"]) for row in written(job.run(whole_until(inputs, day)), table)}
+
+    due = {user for user, _ in users_until(LAST) - users_until(built)}
+    assert {row["user_id"] for row in touched} == due
+    assert due == {f"u{age}" for reach in reach_days for age in range(100) if age - num_days < reach <= age}
+    assert all(built < row[FIRST] <= LAST for row in touched)
+
+
+def whole_until(inputs: Inputs, day: date) -> Inputs:
+    return Inputs(inputs.frames, inputs.time_zone, inputs.calendars, day)
+
+
+def test_whoever_gets_a_row_of_a_profile_is_touched(frame, written, lake, spark, random_acts):
+    """Acts, turns of a stage and categories that became known late, day by day."""
+    job = JOBS[USER_PROFILE.name]
+    rules = ProfileRules(recency_days=(3, 10, 30, 60), rhythm_days=8, rhythm_least_days=5, rhythm_most_days=20, new_days=6)
+    catalog = [
+        {"item_id": f"i{n}", "category": category, "event_timestamp": "2024-01-01T00:00+00:00", "created_timestamp": known}
+        for n, (category, known) in enumerate([("a", "2024-01-01T00:00+00:00"), ("b", "2024-06-10T12:00+00:00"), ("c", None)])
+    ]
+    told = [
+        {
+            "user_id": "u1",
+            "country": "DE",
+            "event_timestamp": "2024-03-01T12:00+00:00",
+            "created_timestamp": "2024-06-12T12:00+00:00",
+        }
+    ]
+    inputs = Inputs(
+        {
+            INTERACTIONS.path: frame(INTERACTIONS, *random_acts(5, 60)).persist(),
+            ITEM_CATALOG.path: frame(ITEM_CATALOG, *catalog),
+            USERS.path: current(frame(USERS, *told), USERS),
+        },
+        "Europe/Berlin",
+        (),
+        LAST,
+        rules,
+    )
+    rows = written(job.run(inputs), USER_PROFILE)
+    num_due = 0
+    for age in range(0, 30, 2):
+        last = LAST - timedelta(age)
+        built = last - timedelta(1)
+        stamp = datetime.combine(last + timedelta(1), time(), ZoneInfo("Europe/Berlin"))
+        due = {row["user_id"] for row in rows if row["event_timestamp"] == stamp}
+        touched = touched_keys(spark, lake, job.scope, (), replace(inputs, last_day=last), frame(USER_PROFILE), built).collect()
+        assert due <= {row["user_id"] for row in touched}, last
+        num_due += len(due)
+    assert num_due > 15
