@@ -364,8 +364,8 @@ def _revisions(
         key = job.scope.key
         touched = touched_keys(snapshot.spark, lake, job.scope, changes, inputs, snapshot.every(job.table), standing.last_day)
         keys = snapshot.hold(touched.withColumn(KNOWN, F.coalesce(KNOWN, known)))
-        frames = {p: rows if rows is inputs.frames[p] else snapshot.hold(rows) for p, rows in cut(inputs, job.scope, keys).items()}
-        inputs = replace(inputs, frames=frames, first_days=keys.select(key, FIRST))
+        keys.count()  # Spark sends few keys to all facts, and only where it knows that they are few; else it sorts all facts by key
+        inputs = replace(inputs, frames=cut(inputs, job.scope, keys), first_days=keys.select(key, FIRST))
         computed = typed(job.run(inputs), job.table.schema)
         touched = keys.drop(FIRST)
         return revise(snapshot.newest_of(job.table, key, touched), computed.join(touched, key), job.table)
