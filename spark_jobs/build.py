@@ -45,8 +45,8 @@ from spark_jobs.touched import Change, cut, touched_keys
 class Horizon:
     """How far time has come at the shop's clock.
 
-    `now` bounds the facts that are read, `last_day` is the last local day that is over, `cuts` says whether any fact lies at or
-    after `now` (else the exact instant of `now` is no part of what a table is computed from).
+    `now` bounds the facts that are read, `last_day` is the last local day that is over, `cuts` says whether any fact is true or known at
+    or after `now` (else the exact instant of `now` is no part of what a table is computed from).
     """
 
     now: datetime
@@ -56,8 +56,9 @@ class Horizon:
     @classmethod
     def of(cls, now: datetime, shop: Shop, lake: Lake) -> Horizon:
         """The horizon of a shop at `now` (aware)."""
-        newest = lake.newest(table.path for table in RAW_TABLES.values() if EVENT_TIMESTAMP in table.names)
-        return cls(now, now.astimezone(shop.zone).date() - timedelta(1), newest is not None and newest >= now)
+        newest = [lake.newest((table.path for table in RAW_TABLES.values()), time) for time in (EVENT_TIMESTAMP, CREATED_TIMESTAMP)]
+        cuts = any(time is not None and time >= now for time in newest)
+        return cls(now, now.astimezone(shop.zone).date() - timedelta(1), cuts)
 
     def told(self) -> dict[str, Any]:
         """What a commit keeps of it."""
@@ -306,7 +307,7 @@ def build_table(snapshot: Snapshot, shop: Shop, job: Job, between: Range | None 
         gate.keep(commit.version)
         return Built(job.table.name, commit.version, commit.num_rows, time.monotonic() - began, skipped=True)
     standing = Standing.of(lake, path)
-    changes = None if standing is None else _changes(lake, job, versions, standing, horizon)
+    changes = None if standing is None else _changes(snapshot, job, versions, standing)
     common = job.scope.common(snapshot.inputs(job, shop)) if job.scope and job.scope.common else {}
     is_comparable = standing is not None and standing.basis == basis and standing.common == common and standing.now <= horizon.now
     metadata = {
@@ -335,20 +336,19 @@ def build_table(snapshot: Snapshot, shop: Shop, job: Job, between: Range | None 
     return Built(job.table.name, commit.version, commit.num_rows, time.monotonic() - began, commit.skipped, added)
 
 
-def _changes(
-    lake: Lake, job: Job, versions: Mapping[str, int | None], standing: Standing, horizon: Horizon
-) -> tuple[Change, ...] | None:
+def _changes(snapshot: Snapshot, job: Job, versions: Mapping[str, int | None], standing: Standing) -> tuple[Change, ...] | None:
     """What came to the inputs of a job since a build of it; None where more happened to one than that rows came to it."""
     changes = []
     for table in job.reads:
         since, version = standing.inputs.get(table.path), versions[table.path]
-        before, now = (each.now if each.cuts and table.kind == "raw" else None for each in (standing, horizon))
+        before, now = (each.now if each.cuts and table.kind == "raw" else None for each in (standing, snapshot.horizon))
         if version == since and (version is None or not before):
             continue
-        files = None if version is None else lake.added_files(table.path, since, version)
-        if version is None or files is None:
+        files = None if version is None else snapshot.lake.added_files(table.path, since, version)
+        held = snapshot.version(table)
+        if held is None or files is None:
             return None
-        changes.append(Change(table, since, version, files, before, now))
+        changes.append(Change(table, since, held, files, before, now))
     return tuple(changes)
 
 

@@ -34,12 +34,18 @@ def with_category(rows: DataFrame, item_catalog: DataFrame, column: str = "categ
 
 
 def of_moved_items(table: Table, rows: DataFrame, inputs: Inputs) -> DataFrame | None:
-    """Users of the items whose new catalogue rows may say another category; an `others` of `Scope`."""
+    """Users of the items whose new catalogue rows say another category, or another time it was known; an `others` of `Scope`."""
     if table is not ITEM_CATALOG:
         return None
-    new = rows.select(ITEM_ID, CATEGORY, KNOWN)
-    standing = inputs[ITEM_CATALOG].join(new.select(ITEM_ID).distinct(), ITEM_ID).select(ITEM_ID, CATEGORY)
+    said = (ITEM_ID, CATEGORY, EVENT_TIMESTAMP, CREATED_TIMESTAMP)
+    new = rows.select(*said, KNOWN)
+    standing = inputs[ITEM_CATALOG].join(new.select(ITEM_ID).distinct(), ITEM_ID).select(*said)
     told = new.unionByName(standing, allowMissingColumns=True)  # what is taken back stands no more, but is among the new rows
-    categories = F.count_distinct(F.coalesce(CATEGORY, F.lit("")))
-    moved = told.groupBy(ITEM_ID).agg(categories.alias("_categories"), F.max(KNOWN).alias(KNOWN)).where(F.col("_categories") > 1)
+    items = told.groupBy(ITEM_ID).agg(
+        F.count_distinct(F.struct(CATEGORY)).alias("_categories"),
+        F.count_distinct(EVENT_TIMESTAMP, CREATED_TIMESTAMP).alias("_versions"),
+        F.count_distinct(EVENT_TIMESTAMP).alias("_rows"),
+        F.max(KNOWN).alias(KNOWN),
+    )
+    moved = items.where((F.col("_categories") > 1) | (F.col("_versions") > F.col("_rows"))).select(ITEM_ID, KNOWN)
     return inputs[INTERACTIONS].join(moved, ITEM_ID).groupBy(USER_ID).agg(F.max(KNOWN).alias(KNOWN))

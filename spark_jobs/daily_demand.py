@@ -24,7 +24,9 @@ from features.columns import (
 from features.tables import CALENDAR, DAILY_DEMAND, EVENTS, INVENTORY, ITEM_CATALOG, ORDERS, PROMOTIONS, Table
 from spark_jobs.days import local_day, stamp
 from spark_jobs.job import FIRST, KNOWN, Inputs, Job, Scope
+from spark_jobs.revisions import newest
 from spark_jobs.sales import SALE_TYPES, begins, sales
+from spark_jobs.session import POSITION
 from spark_jobs.states import changes
 
 
@@ -240,8 +242,11 @@ def _shop_days(inputs: Inputs) -> tuple[date, date]:
 
 def _due(inputs: Inputs, stored: DataFrame, _built: date) -> DataFrame:
     """Items whose days on sale, now that more days are over and more is told, are not those that have rows."""
-    gone = stored.where(F.col(RETRACTED).isNotNull()).select(ITEM_ID, DS).distinct()  # some stand again: looked at once more
-    standing = stored.join(gone, [ITEM_ID, DS], "left_anti").groupBy(ITEM_ID).agg(F.min(DS).alias("_min"), F.max(DS).alias("_max"))
+    if POSITION in stored.columns:  # few rows were ever taken back: only those are put in order
+        gone = stored.where(F.col(RETRACTED).isNotNull()).select(ITEM_ID, DS).distinct()
+        again = newest(stored.join(gone, [ITEM_ID, DS], "left_semi"), DAILY_DEMAND).where(F.col(RETRACTED).isNull())
+        stored = stored.join(gone, [ITEM_ID, DS], "left_anti").drop(POSITION).unionByName(again)
+    standing = stored.groupBy(ITEM_ID).agg(F.min(DS).alias("_min"), F.max(DS).alias("_max"))
     first_day, last_day = (F.lit(day) for day in _shop_days(inputs))
     day = local_day(F.col(EVENT_TIMESTAMP), inputs.time_zone)
     sold = _sold(_lines(inputs).withColumn(DS, day).where(day.between(first_day, last_day)))
@@ -278,6 +283,7 @@ def _openings(rows: DataFrame, inputs: Inputs) -> DataFrame:
 
 SCOPE = Scope(
     ITEM_ID,
+    reach_days=(),
     due=_due,
     others=_of_all,
     cut=lambda inputs, _: inputs.frames,  # what a day was like is told by all its sales

@@ -122,6 +122,11 @@ def _unknown(keys: DataFrame, prefix: str, name: str) -> DataFrame:
 
 
 SCOPE = Scope(
-    USER_ID, is_daily=False, others=_of_visitors, cut=_cut, common=lambda inputs: begins(inputs[ORDERS], inputs.time_zone)
+    USER_ID,
+    reach_days=(),
+    is_daily=False,
+    others=_of_visitors,
+    cut=_cut,
+    common=lambda inputs: begins(inputs[ORDERS], inputs.time_zone),
 )
 JOB = Job(INTERACTIONS, (EVENTS, ORDERS), run, scope=SCOPE)

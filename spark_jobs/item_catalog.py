@@ -91,5 +91,5 @@ def _cut(inputs: Inputs, keys: DataFrame) -> Mapping[str, DataFrame]:
     return {**frames, ORDERS.path: cut_to(inputs[ORDERS], ITEM_ID, keys)}
 
 
-SCOPE = Scope(ITEM_ID, reach_days=(0,), is_daily=False, cut=_cut, common=lambda inputs: begins(inputs[ORDERS], inputs.time_zone))
+SCOPE = Scope(ITEM_ID, is_daily=False, cut=_cut, common=lambda inputs: begins(inputs[ORDERS], inputs.time_zone))
 JOB = Job(ITEM_CATALOG, (ITEMS, EVENTS, ORDERS, REVIEWS), run, scope=SCOPE)

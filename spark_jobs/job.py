@@ -51,7 +51,7 @@ class Scope:
     Attributes:
         key: a column of the table; the facts of a key are the rows of the inputs with that column that hold it.
         reach_days: how many local days after its own a fact brings rows about, each once that day is over: (0, 7) for sums over
-            7 days, which it enters and leaves. None of them: a fact brings all of its rows about at once.
+            7 days, which it enters and leaves. None of them: a fact brings all of its rows about at once, whatever day it is.
         is_daily: whether a fact leaves the rows of the days before it as they were; else all rows of its key are computed anew.
         due: (all inputs whole, the table's rows with all their revisions, the last day it was built for) -> keys of which time
             alone makes or takes rows, with FIRST; where `reach_days` cannot say it.
@@ -63,7 +63,7 @@ class Scope:
     """
 
     key: str
-    reach_days: Sequence[int] = ()
+    reach_days: Sequence[int] = (0,)
     is_daily: bool = True
     due: Callable[[Inputs, DataFrame, date], DataFrame] | None = None
     others: Callable[[Table, DataFrame, Inputs], DataFrame | None] | None = None

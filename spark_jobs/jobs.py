@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from graphlib import TopologicalSorter
@@ -93,6 +93,8 @@ def _job(own: Own) -> Job:
         raise FeatureError(f"{own.file}: JOB reads {', '.join(strange)}; expected tables of features.tables.")
     if job.scope and job.scope.key not in own.table.names:
         raise FeatureError(f"{own.file}: JOB has the scope {job.scope.key!r}; expected a column of {own.table.name}.")
+    if job.scope and not isinstance(job.scope.reach_days, Sequence):
+        raise FeatureError(f"{own.file}: JOB has reach_days {job.scope.reach_days!r}; expected days such as (0, 30).")
     return replace(job, run=partial(_run, own, job.run))
 
 

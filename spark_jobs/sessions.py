@@ -37,4 +37,4 @@ def run(inputs: Inputs) -> DataFrame:
     return transform(inputs[INTERACTIONS])
 
 
-JOB = Job(SESSIONS, (INTERACTIONS,), run, scope=Scope(SESSION_ID, is_daily=False))
+JOB = Job(SESSIONS, (INTERACTIONS,), run, scope=Scope(SESSION_ID, reach_days=(), is_daily=False))

@@ -29,7 +29,8 @@ class Change:
     """What came to an input: the files of its rows between two of its versions, and what time made of its rows.
 
     Rows of raw tables from after `now` are not read yet (None: there are none); those from after `before` were not read then. What is
-    known but true only after `now` is not read either, yet it may stand for a row that was.
+    known but true only after `now` is not read either, yet it may stand for a row that was. `version` is the one that is read now: what
+    an earlier one held is in it, and its own files may be gone.
     """
 
     table: Table
@@ -43,8 +44,8 @@ class Change:
         """The rows that say something now and did not then; with KNOWN."""
         rows = read_table(spark, lake, self.table, self.version, self.files)
         known = F.greatest(EVENT_TIMESTAMP, CREATED_TIMESTAMP) if EVENT_TIMESTAMP in self.table.names else F.col(CREATED_TIMESTAMP)
-        if self.before and self.since is not None:
-            rows = rows.unionByName(read_table(spark, lake, self.table, self.since).where(known >= F.lit(self.before)))
+        if self.before:
+            rows = rows.unionByName(read_table(spark, lake, self.table, self.version).where(known >= F.lit(self.before)))
         if self.now:
             rows, known = rows.where(F.col(CREATED_TIMESTAMP) <= F.lit(self.now)), F.least(known, F.lit(self.now))
         return rows.withColumn(KNOWN, known)
@@ -113,7 +114,9 @@ def _touches(spark: SparkSession, lake: Lake, scope: Scope, change: Change, whol
     if change.has_corrections(lake):
         identity = table.identity if table.kind == "raw" else (*table.keys, EVENT_TIMESTAMP)
         anew = rows.select(*[F.col(name).alias(f"__{name}") for name in rows.columns if name != KNOWN], KNOWN)
-        pairs = read_table(spark, lake, table, change.since).join(anew, _same(identity))
+        if table.kind == "raw" and table.row_id:  # rows without an id correct nothing, and would all meet each other
+            anew = anew.where(F.col(f"__{table.row_id}").isNotNull())
+        pairs = read_table(spark, lake, table, change.version).join(anew, _same(identity))
     found = []
     if scope.key in table.names:
         found.append(rows.select(scope.key, day.alias(FIRST), KNOWN))

@@ -62,4 +62,4 @@ def run(inputs: Inputs) -> DataFrame:
     return transform(inputs[INTERACTIONS], zone=inputs.time_zone, last_day=inputs.last_day)
 
 
-JOB = Job(USER_HISTORY, (INTERACTIONS,), run, scope=Scope(USER_ID, (0,)))
+JOB = Job(USER_HISTORY, (INTERACTIONS,), run, scope=Scope(USER_ID))

@@ -365,5 +365,5 @@ def _due(inputs: Inputs, _stored: DataFrame, built: date) -> DataFrame:
     return reduce(DataFrame.unionByName, found).distinct().withColumn(FIRST, F.lit(since))
 
 
-SCOPE = Scope(USER_ID, due=_due, others=of_moved_items)
+SCOPE = Scope(USER_ID, reach_days=(), due=_due, others=of_moved_items)
 JOB = Job(USER_PROFILE, (INTERACTIONS, ITEM_CATALOG, USERS), run, settings=("profile",), scope=SCOPE)

@@ -100,6 +100,7 @@ def test_names_of_shopgraph_are_taken(folder: Path, name: str) -> None:
         ("JOB = Job(TABLE", "JOB = Job(INTERACTIONS", "JOB fills 'interactions'; expected the TABLE of the same file"),
         ("(INTERACTIONS,), lambda", "(TABLE,), lambda", "JOB reads taste; expected tables of features.tables"),
         ('Scope("user_id")', 'Scope("item_id")', "scope 'item_id'; expected a column of taste"),
+        ('Scope("user_id")', 'Scope("user_id", reach_days=30)', "reach_days 30; expected days such as"),
     ],
 )
 def test_a_job_that_does_not_fit_is_refused_by_name(folder: Path, said: str, becomes: str, told: str) -> None:
