@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from typing import Any
@@ -20,7 +19,7 @@ from pyspark import StorageLevel
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from features.columns import CREATED_TIMESTAMP, DS, EVENT_TIMESTAMP, RETRACTED
+from features.columns import CREATED_TIMESTAMP, DS, EVENT_TIMESTAMP
 from features.fresh.intake import Intake
 from features.quality.gate import Gate
 from features.quality.overview import check_names
@@ -113,8 +112,9 @@ class Snapshot:
         return self._current[read]
 
     def _features(self, table: Table) -> DataFrame:
-        rows = self.newest(table).where(F.col(RETRACTED).isNull()).select(*table.names)
-        return self.hold(rows) if has_revisions(self.lake, table.path) else rows  # else reading it anew costs less
+        rows = self.every(table)
+        current = revisions.current(rows, table)
+        return self.hold(current) if POSITION in rows.columns else current  # else reading it anew costs less
 
     def _raw(self, table: Table) -> DataFrame:
         version = self.version(table)
@@ -133,19 +133,8 @@ class Snapshot:
         self._held.append(rows.persist())
         return self._held[-1]
 
-    @contextmanager
-    def holding(self) -> Iterator[None]:
-        """Let go at the end of what was held since for one table: Spark compares each plan with all that it holds."""
-        before = [*self._held]
-        yield
-        shared = [*before, *self._current.values()]
-        for rows in self._held:
-            if not any(rows is each for each in shared):
-                rows.unpersist()
-        self._held = [rows for rows in self._held if any(rows is each for each in shared)]
-
     def release(self) -> None:
-        """Let go of all that is held."""
+        """Let go of what is held: Spark compares each plan with all that it holds."""
         while self._held:
             self._held.pop().unpersist()
 
@@ -156,7 +145,7 @@ class Snapshot:
 
     def newest(self, table: Table) -> DataFrame:
         """The newest revision of each row of a feature table, those taken back included."""
-        return revisions.newest(rows, table) if POSITION in (rows := self.every(table)).columns else rows
+        return revisions.newest(self.every(table), table)
 
     def newest_of(self, table: Table, key: str, touched: DataFrame) -> DataFrame:
         """The same of the rows that hold one of the touched keys, with what `touched` says of each."""
@@ -165,7 +154,7 @@ class Snapshot:
         rows = self.every(table).join(touched, key)
         if DS in table.keys:  # each day has a row of its own: none of those before the touched days comes before one of theirs
             rows = rows.where(F.col(SINCE).isNull() | (F.col(EVENT_TIMESTAMP) >= F.col(SINCE)))
-        return revisions.newest(rows, table) if POSITION in rows.columns else rows
+        return revisions.newest(rows, table)
 
     def every(self, table: Table) -> DataFrame:
         """The rows of a feature table with all their revisions, where there may be some in order, by POSITION."""
@@ -323,9 +312,8 @@ def build_table(snapshot: Snapshot, shop: Shop, job: Job, between: Range | None 
     if added:
         if between:  # the other rows are as they were built
             metadata |= {"between": [str(between.first), str(between.last)], **(standing.told() if standing else {"inputs": {}})}
-        with snapshot.holding():
-            rows = _revisions(snapshot, shop, job, standing, changes or (), between)
-            commit = _append(rows, lake, job.table, digest, base, metadata, gate)
+        rows = _revisions(snapshot, shop, job, standing, changes or (), between)
+        commit = _append(rows, lake, job.table, digest, base, metadata, gate)
     else:
         rows = job.run(snapshot.inputs(job, shop))
         metadata |= {REVISED: 0}

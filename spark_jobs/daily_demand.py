@@ -54,8 +54,7 @@ def transform(
         shop_days: first and last local day of the shop, both included; lines outside are left out.
     """
     first_day, last_day = (F.lit(day) for day in shop_days)
-    day = local_day(F.col(EVENT_TIMESTAMP), zone)
-    sold = _sold(lines.withColumn(DS, day).where(day.between(first_day, last_day)))
+    sold = _sold(lines, first_day, last_day, zone)
     offers = _promotion_days(promotions, first_day, last_day, zone)
     rows = _together(
         [ITEM_ID, DS],
@@ -101,19 +100,24 @@ def _together(keys: list[str], *frames: DataFrame) -> DataFrame:
     return rows.repartition(keys[0]).groupBy(*keys).agg(*[F.max(name).alias(name) for name in said])
 
 
-def _sold(lines: DataFrame) -> DataFrame:
-    """Per item and day with a line: units bought and returned, the mean price paid per unit, when all was known."""
+def _sold(lines: DataFrame, first_day: Column, last_day: Column, zone: str) -> DataFrame:
+    """Per item and day of the shop with a line: units bought and returned, the mean price paid per unit, when all was known."""
     is_purchase = F.col(EVENT_TYPE) == "purchase"
     is_paid = is_purchase & (F.col("value") > 0)
     units = F.sum(F.when(is_purchase, F.col(QUANTITY)).otherwise(0))
     mean = F.sum(F.when(is_paid, F.col("value"))).cast("double") / F.sum(F.when(is_paid, F.col(QUANTITY)))
     known = F.max(CREATED_TIMESTAMP)
-    return lines.groupBy(ITEM_ID, DS).agg(
-        units.alias("units_sum"),
-        F.sum(F.when(is_purchase, 0).otherwise(F.col(QUANTITY))).alias("returned_units_sum"),
-        F.when(mean.isNotNull(), F.struct(mean.alias("price"), known.alias("known"))).alias("paid"),
-        known.alias("sold_known"),
-        F.min(F.when(is_purchase, F.col(CREATED_TIMESTAMP))).alias("_first_known"),
+    day = local_day(F.col(EVENT_TIMESTAMP), zone)
+    return (
+        lines.where(day.between(first_day, last_day))
+        .groupBy(ITEM_ID, day.alias(DS))
+        .agg(
+            units.alias("units_sum"),
+            F.sum(F.when(is_purchase, 0).otherwise(F.col(QUANTITY))).alias("returned_units_sum"),
+            F.when(mean.isNotNull(), F.struct(mean.alias("price"), known.alias("known"))).alias("paid"),
+            known.alias("sold_known"),
+            F.min(F.when(is_purchase, F.col(CREATED_TIMESTAMP))).alias("_first_known"),
+        )
     )
 
 
@@ -248,8 +252,7 @@ def _due(inputs: Inputs, stored: DataFrame, _built: date) -> DataFrame:
         stored = stored.join(gone, [ITEM_ID, DS], "left_anti").drop(POSITION).unionByName(again)
     standing = stored.groupBy(ITEM_ID).agg(F.min(DS).alias("_min"), F.max(DS).alias("_max"))
     first_day, last_day = (F.lit(day) for day in _shop_days(inputs))
-    day = local_day(F.col(EVENT_TIMESTAMP), inputs.time_zone)
-    sold = _sold(_lines(inputs).withColumn(DS, day).where(day.between(first_day, last_day)))
+    sold = _sold(_lines(inputs), first_day, last_day, inputs.time_zone)
     spans = _spans(sold, inputs[ITEM_CATALOG], first_day, last_day, inputs.time_zone).join(standing, ITEM_ID, "full")
     begins = F.when(~F.col("_begin").eqNullSafe(F.col("_min")), F.least("_begin", "_min"))
     ends = F.when(~F.col("_end").eqNullSafe(F.col("_max")), F.date_add(F.least("_end", "_max"), 1))

@@ -23,14 +23,16 @@ def newest(rows: DataFrame, table: Table) -> DataFrame:
     """The newest revision of each row, those taken back included.
 
     Args:
-        rows: a feature table as it is stored, with POSITION.
+        rows: a feature table as it is stored, with POSITION; without it each row has one revision.
     """
+    if POSITION not in rows.columns:
+        return rows
     of_row = Window.partitionBy(*table.keys, EVENT_TIMESTAMP).orderBy(F.col(CREATED_TIMESTAMP).desc(), F.col(POSITION).desc())
     return rows.withColumn("_number", F.row_number().over(of_row)).where(F.col("_number") == 1).drop("_number", POSITION)
 
 
 def current(rows: DataFrame, table: Table) -> DataFrame:
-    """The current rows of a feature table as it is stored, with POSITION: declared columns."""
+    """The current rows of a feature table as `newest` takes it: declared columns."""
     return newest(rows, table).where(F.col(RETRACTED).isNull()).select(*table.names)
 
 

@@ -73,7 +73,7 @@ def touched_keys(
         day = local_day(F.col(EVENT_TIMESTAMP), zone)
         due = reduce(
             Column.__or__,
-            (F.date_add(day, n).between(F.lit(built + timedelta(1)), F.lit(whole.last_day)) for n in scope.reach_days),
+            (F.date_add(day, n).between(built + timedelta(1), whole.last_day) for n in scope.reach_days),
         )
         found += [
             rows.where(due).select(scope.key, F.greatest(day, F.lit(built + timedelta(1))).alias(FIRST))

@@ -345,7 +345,7 @@ def _due(inputs: Inputs, _stored: DataFrame, built: date) -> DataFrame:
     since = built + timedelta(1)
 
     def is_due(day: Column) -> Column:
-        return day.between(F.lit(since), F.lit(inputs.last_day))
+        return day.between(since, inputs.last_day)
 
     acts, users = (_dated(inputs[table], inputs.time_zone) for table in (INTERACTIONS, USERS))
     goes = (is_due(F.date_add(_TRUE, days)) for days in (VALUE_DAYS, INTEREST_DAYS))

@@ -44,16 +44,12 @@ def test_time_alone_touches_whoever_gets_a_row_and_nobody_else(frame, written, l
     touched = touched_keys(spark, lake, job.scope, (), inputs, frame(table), built).select("user_id", FIRST).collect()
 
     def users_until(day: date) -> set[str]:
-        return {(row["user_id"], row["event_timestamp"]) for row in written(job.run(whole_until(inputs, day)), table)}
+        return {(row["user_id"], row["event_timestamp"]) for row in written(job.run(replace(inputs, last_day=day)), table)}
 
     due = {user for user, _ in users_until(LAST) - users_until(built)}
     assert {row["user_id"] for row in touched} == due
     assert due == {f"u{age}" for reach in reach_days for age in range(100) if age - num_days < reach <= age}
     assert all(built < row[FIRST] <= LAST for row in touched)
-
-
-def whole_until(inputs: Inputs, day: date) -> Inputs:
-    return Inputs(inputs.frames, inputs.time_zone, inputs.calendars, day)
 
 
 def test_whoever_gets_a_row_of_a_profile_is_touched(frame, written, lake, spark, random_acts):
