@@ -17,13 +17,14 @@ import tempfile
 import time
 import zlib
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path, PurePath
 
 from infra.errors import HomeError, SettingsError
 from infra.home import FORMAT, Home
 from infra.journal import SUFFIX
 from infra.settings import Settings
+from infra.sqlite import BASES, kept
 
 _LEFT_OUT = ("cache", "logs", "feast")
 """Folders a restored home makes again; the files of `feast`, which name the home they are of, with `features apply`."""
@@ -61,8 +62,14 @@ def backup(home: Home, archive: Path) -> int:
     try:
         archive.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "wb") as file, tarfile.open(fileobj=file, mode="w:gz", compresslevel=1, dereference=True) as tar:
+        with (
+            os.fdopen(descriptor, "wb") as file,
+            tarfile.open(fileobj=file, mode="w:gz", compresslevel=1, dereference=True) as tar,
+            ExitStack() as held,
+        ):
             _add_bytes(tar, _MANIFEST, f"{FORMAT}\n".encode())
+            for folder in home.path.rglob(f"*{BASES}"):
+                held.enter_context(kept(folder))
             for path in _files(home.path):
                 if not _is_record(path) and _is_database(path):
                     _add_database(tar, home, path)
@@ -163,6 +170,9 @@ def _is_record(path: Path) -> bool:
 
 
 def _is_database(path: Path) -> bool:
+    """Whether the file is copied through SQLite; those that do not change once another names them are not."""
+    if path.parent.suffix == BASES:
+        return False
     try:
         with path.open("rb") as file:
             return file.read(len(_SQLITE_MAGIC)) == _SQLITE_MAGIC

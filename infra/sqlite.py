@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+BASES = ".rows"
+"""How the names of folders end whose files do not change once a database names them."""
 
 
 class Connections:
@@ -34,3 +39,31 @@ class Connections:
         self._prepare(connection)
         self._local.held = (os.getpid(), connection)
         return connection
+
+
+@contextmanager
+def kept(folder: Path) -> Iterator[None]:
+    """While files of a folder are copied: nobody who asks `unless_kept` removes any."""
+    with _locked(folder, fcntl.LOCK_SH):
+        yield
+
+
+@contextmanager
+def unless_kept(folder: Path) -> Iterator[bool]:
+    """Whether files of a folder may go: not while somebody copies them, who does not begin inside this `with` either."""
+    with _locked(folder, fcntl.LOCK_EX | fcntl.LOCK_NB) as is_mine:
+        yield is_mine
+
+
+@contextmanager
+def _locked(folder: Path, how: int) -> Iterator[bool]:
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(opened, how)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(opened)

@@ -1,4 +1,11 @@
-"""Packed rows in one SQLite file in write-ahead mode: readers see the last commit while a writer works, in any number of processes."""
+"""Packed rows in SQLite files, for any number of processes.
+
+    <path>                    generations, watermarks and the rows that were put one by one; in write-ahead mode, so that readers see
+                              the last commit while a writer works
+    <path less .db>.rows/     what each rebuild put, a file for each generation
+
+The newer of both is a key's row; of two that are equally new, the one that was put by itself.
+"""
 
 from __future__ import annotations
 
@@ -6,36 +13,39 @@ import fcntl
 import sqlite3
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
+from typing import TypeVar
 
 import orjson
 
+from features.online.base import MAPPED_BYTES, Bases, LostError
 from features.online.generations import Generation, Generations, check_building, current, readable, written
 from features.online.packing import Layout, Packed
 from features.online.rows import Change, Progress, Row, Rows, changed
 from features.views import View
 from infra.errors import EngineError, FeatureError
-from infra.sqlite import Connections
+from infra.sqlite import BASES, Connections
 
-FORMAT = 2
+T = TypeVar("T")
+
+FORMAT = 3
 _BATCH = 2_000
 """Rows per transaction: some 10 ms, then other writers get their turn."""
 
-_MAPPED_BYTES = 1 << 30
-"""A read of a page that is not in SQLite's small cache is then no system call."""
-
 _SCHEMA = """
-CREATE TABLE IF NOT EXISTS generations (
+CREATE TABLE generations (
     id INTEGER PRIMARY KEY, view TEXT NOT NULL, digest TEXT NOT NULL, columns TEXT NOT NULL, state TEXT NOT NULL, as_of INTEGER,
     source INTEGER
 );
-CREATE TABLE IF NOT EXISTS epoch (number INTEGER NOT NULL);
-INSERT INTO epoch SELECT 0 WHERE NOT EXISTS (SELECT * FROM epoch);
-CREATE TABLE IF NOT EXISTS rows (
+CREATE TABLE epoch (number INTEGER NOT NULL);
+INSERT INTO epoch VALUES (0);
+CREATE TABLE rows (
     generation INTEGER NOT NULL, key TEXT NOT NULL, event INTEGER NOT NULL, created INTEGER NOT NULL, packed BLOB NOT NULL,
     PRIMARY KEY (generation, key)
 ) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS marks (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
+CREATE TABLE marks (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
 """
 _UPSERT = """
 INSERT INTO rows VALUES ({generation:d}, ?, ?, ?, ?) ON CONFLICT (generation, key) DO UPDATE
@@ -43,9 +53,7 @@ SET event = excluded.event, created = excluded.created, packed = excluded.packed
 WHERE (excluded.event, excluded.created) {newer} (rows.event, rows.created)
 """
 _READ = "SELECT key, event, created, packed FROM rows WHERE generation = ? AND key IN (SELECT value FROM json_each(?))"
-_NEWER = """
-SELECT key, event, created, packed FROM rows WHERE generation = ? AND key > ? AND max(event, created) > ? ORDER BY key LIMIT ?
-"""
+_NEWER = "SELECT key FROM rows WHERE generation = ? AND max(event, created) > ?"
 _REMOVE = """
 DELETE FROM rows WHERE generation = :id AND key <= (
     SELECT max(key) FROM (SELECT key FROM rows WHERE generation = :id ORDER BY key LIMIT :batch)
@@ -55,7 +63,7 @@ _SET_MARK = "INSERT INTO marks VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET va
 
 
 class EmbeddedRows(Rows):
-    """The rows of one shop in `path`. Making the object touches nothing; each thread and process opens its own connection.
+    """The rows of one shop. Making the object touches nothing; each thread and process opens its own connections.
 
     The list of generations is remembered with its epoch, a number that is new with every change: to read the list would cost more
     than the rows of one key.
@@ -63,11 +71,21 @@ class EmbeddedRows(Rows):
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._bases = Bases(path.with_suffix(BASES))
         self._connections = Connections(path, 60, self._prepare)
         self._known: tuple[int, Generations] = (-1, [])
 
     def read(self, asked: Mapping[View, Sequence[str | None]]) -> dict[View, tuple[Layout, list[Row | None]]]:
         """As `Rows.read`, from the last commit."""
+        while True:
+            try:
+                return self._read(asked)
+            except LostError as lost:
+                if any(g.id == lost.number and g.state == "current" for g in self.generations()):
+                    raise self._lacks(lost) from None
+                # else replaced since the list was read
+
+    def _read(self, asked: Mapping[View, Sequence[str | None]]) -> dict[View, tuple[Layout, list[Row | None]]]:
         found: dict[View, tuple[Layout, list[Row | None]]] = {}
         with self._reading() as connection:
             generations = self._generations(connection)
@@ -76,7 +94,7 @@ class EmbeddedRows(Rows):
                 if generation is None:
                     found[view] = Layout(view.columns), [None] * len(keys)
                     continue
-                rows = _rows(connection, generation, [key for key in keys if key is not None])
+                rows = self._rows(connection, generation, [key for key in keys if key is not None])
                 found[view] = generation.layout, [None if key is None else rows.get(key) for key in keys]
         return found
 
@@ -101,7 +119,7 @@ class EmbeddedRows(Rows):
             if stands != after:
                 return stands
             generations = self._defined(connection, keys)
-            held = {view: _rows(connection, current(generations, view), asked) for view, asked in keys.items()}
+            held = {view: self._rows(connection, current(generations, view), asked) for view, asked in keys.items()}
             for view, rows in changed(change, held).items():
                 for generation in written(generations, view, is_update=True):
                     connection.executemany(_UPSERT.format(generation=generation.id, newer=">="), rows)
@@ -114,33 +132,73 @@ class EmbeddedRows(Rows):
             return _mark(connection, name)
 
     def _alter(self, change: Callable[[Generations], Generations], marks: Mapping[str, int] = {}) -> Generations:
-        with self._writing() as connection:
+        with self._writing("FULL") as connection:  # what the list no longer names may be removed next
             made = change(self._generations(connection))
             _save(connection, made)
             connection.executemany(_SET_MARK, marks.items())
             return made
 
+    def _make_room(self, made: Collection[Generation]) -> None:
+        for generation in made:
+            with self._answering():
+                self._bases.make(generation.id)
+
     def _put(self, generation: Generation, rows: Sequence[Packed], progress: Progress | None) -> None:
-        upsert = _UPSERT.format(generation=generation.id, newer=">")
-        for batch in _batches(rows):
-            with self._writing() as connection:
-                check_building(self._generations(connection), [generation])
-                connection.executemany(upsert, batch)
-            if progress:
-                progress(len(batch))
+        check_building(self.generations(), [generation])
+        try:
+            with self._answering(), self._bases.filling(generation.id) as put:
+                for batch in _batches(rows):
+                    check_building(self.generations(), [generation])
+                    put(batch)
+                    if progress:
+                        progress(len(batch))
+        except LostError as lost:
+            check_building(self.generations(), [generation])
+            raise self._lacks(lost) from None
 
     def _carry(self, before: Generation, generation: Generation, moment: int) -> None:
-        batch: list[Packed] = [("", 0, 0, b"")]
-        while batch:
-            with self._reading() as connection:
-                batch = connection.execute(_NEWER, (before.id, batch[-1][0], moment, _BATCH)).fetchall()
-            self._put(generation, batch, None)
+        with self._answering():
+            try:
+                self._carry_newer(before, generation, moment)
+            except LostError:  # somebody deleted or damaged it; what was put by itself is here
+                self._carry_newer(replace(before, as_of=None), generation, moment)
 
-    def _remove(self, id: int) -> None:
+    def _carry_newer(self, before: Generation, generation: Generation, moment: int) -> None:
+        with self._reading() as connection:
+            keys = [key for (key,) in connection.execute(_NEWER, (before.id, moment))]
+        batches = [_batches(keys), self._bases.newer(before.id, moment, _BATCH) if before.may_hold_newer(moment) else ()]
+        for batch in chain(*batches):  # some keys may come twice
+            with self._reading() as connection:
+                rows = self._rows(connection, before, batch)
+            newer = [(key, *row) for key, row in rows.items() if max(row[:2]) > moment]
+            with self._writing() as connection:
+                check_building(self._generations(connection), [generation])
+                connection.executemany(_UPSERT.format(generation=generation.id, newer=">"), newer)
+
+    def _lacks(self, lost: LostError) -> EngineError:
+        return EngineError(
+            f"online store {self.path}: file {lost.number}.db in {self._bases.folder} cannot be read ({lost}); run "
+            "`shopgraph features materialize`, which makes it anew."
+        )
+
+    def _remove(self, id: int) -> bool:
         gone = 1
         while gone:
             with self._writing() as connection:
                 gone = connection.execute(_REMOVE, {"id": id, "batch": _BATCH}).rowcount
+        with self._answering():
+            return self._bases.remove(id)
+
+    def _rows(self, connection: sqlite3.Connection, generation: Generation | None, keys: Collection[str]) -> dict[str, Row]:
+        """What the open transaction sees of these keys."""
+        if generation is None:
+            return {}
+        found = {} if generation.as_of is None else self._bases.read(generation.id, keys)
+        asked = orjson.dumps(list(keys)).decode()
+        for key, event, created, packed in connection.execute(_READ, (generation.id, asked)):
+            if key not in found or (event, created) >= found[key][:2]:
+                found[key] = event, created, packed
+        return found
 
     def _generations(self, connection: sqlite3.Connection) -> Generations:
         """The list as the open transaction sees it."""
@@ -170,8 +228,8 @@ class EmbeddedRows(Rows):
                 yield connection
 
     @contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
-        """A transaction that other writers wait for, in turn.
+    def _writing(self, synchronous: str = "NORMAL") -> Iterator[sqlite3.Connection]:
+        """A transaction that other writers wait for, in turn; FULL: on disk at its end.
 
         SQLite lets them look again after a while, so that one who writes without a pause keeps the others out. Here they queue at
         two locks: who waits for the second holds the first, and who just had the second comes after him.
@@ -181,9 +239,13 @@ class EmbeddedRows(Rows):
             with ExitStack() as held:
                 with _locked(self.path.with_suffix(".next")):
                     held.enter_context(_locked(self.path.with_suffix(".turn")))
+                connection.execute(f"PRAGMA synchronous = {synchronous}")
                 connection.execute("BEGIN IMMEDIATE")
                 with connection:
-                    yield connection
+                    try:
+                        yield connection
+                    except LostError as lost:  # the list is the one that stands
+                        raise self._lacks(lost) from None
 
     @contextmanager
     def _answering(self) -> Iterator[None]:
@@ -201,8 +263,7 @@ class EmbeddedRows(Rows):
         Raises:
             FeatureError: the file was written by another format version.
         """
-        connection.execute("PRAGMA synchronous = NORMAL")
-        connection.execute(f"PRAGMA mmap_size = {_MAPPED_BYTES}")
+        connection.execute(f"PRAGMA mmap_size = {MAPPED_BYTES}")
         (found,) = connection.execute("PRAGMA user_version").fetchone()
         if found not in (0, FORMAT):
             raise FeatureError(
@@ -210,7 +271,13 @@ class EmbeddedRows(Rows):
                 "`shopgraph features materialize`, which fills it anew."
             )
         if found == 0:
-            connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {FORMAT}; COMMIT;")
+            connection.execute("BEGIN IMMEDIATE")
+            with connection:
+                if connection.execute("PRAGMA user_version").fetchone() == (0,):  # nobody was faster
+                    self._bases.clear()  # of a store that somebody deleted
+                    for statement in _SCHEMA.split(";"):
+                        connection.execute(statement)
+                    connection.execute(f"PRAGMA user_version = {FORMAT}")
 
 
 @contextmanager
@@ -220,7 +287,7 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _batches(rows: Sequence[Packed]) -> Iterator[Sequence[Packed]]:
+def _batches(rows: Sequence[T]) -> Iterator[Sequence[T]]:
     return (rows[start : start + _BATCH] for start in range(0, len(rows), _BATCH))
 
 
@@ -229,13 +296,6 @@ def _save(connection: sqlite3.Connection, generations: Generations) -> None:
     fields = [(g.id, g.view, g.digest, g.columns, g.state, g.as_of, g.source) for g in generations]
     connection.executemany("INSERT INTO generations VALUES (?, ?, ?, ?, ?, ?, ?)", fields)
     connection.execute("UPDATE epoch SET number = random()")
-
-
-def _rows(connection: sqlite3.Connection, generation: Generation | None, keys: Collection[str]) -> dict[str, Row]:
-    if generation is None:
-        return {}
-    asked = orjson.dumps(list(keys)).decode()
-    return {key: (event, created, packed) for key, event, created, packed in connection.execute(_READ, (generation.id, asked))}
 
 
 def _mark(connection: sqlite3.Connection, name: str) -> int:

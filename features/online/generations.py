@@ -47,6 +47,10 @@ class Generation:
     def is_of(self, view: View) -> bool:
         return (self.view, self.digest) == (view.name, view.digest)
 
+    def may_hold_newer(self, moment: int) -> bool:
+        """Whether what its rebuild put may be newer than a moment; else only rows that were put by themselves are."""
+        return self.as_of is not None and moment < self.as_of
+
     def to_json(self) -> str:
         return json.dumps(asdict(self))
 

@@ -3,6 +3,7 @@
     shopgraph:<shop>:epoch          format version and a random word, new with every change of the list of generations
     shopgraph:<shop>:generations    hash: number -> generation, as JSON
     shopgraph:<shop>:rows:<number>  hash: key -> event and created time, 8 bytes each, then the packed columns
+    shopgraph:<shop>:told:<number>  set: keys whose row was put by itself, not by the rebuild
     shopgraph:<shop>:marks          hash: name -> watermark
 
 A process remembers the list and the epoch it was read at. Each call names that epoch, in the same transaction or script as the
@@ -16,9 +17,11 @@ from __future__ import annotations
 
 import secrets
 import struct
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from itertools import chain
+from typing import Any, TypeVar
 
 import redis
 
@@ -28,57 +31,61 @@ from features.online.rows import Change, Progress, Row, Rows, changed
 from features.views import View
 from infra.errors import EngineError, FeatureError
 
-FORMAT = 2
-_BATCH = 1_000
-"""Rows per call: a script holds the server for about a millisecond, then readers get their turn."""
+T = TypeVar("T")
+
+FORMAT = 3
+_BATCH = 100
+"""Rows per call: a script holds the server for some 0.2 ms, then readers get their turn."""
 
 _TIMES = struct.Struct(">qq")
 
-_NEWER = """
+_PUTTING = """
 local function newer(one, other, equal)
     local event, created = struct.unpack('>i8i8', one)
     local other_event, other_created = struct.unpack('>i8i8', other)
     return event > other_event or (event == other_event and (created > other_created or (equal and created == other_created)))
 end
-local function put(rows, key, value, equal)
-    local held = redis.call('HGET', rows, key)
-    if not held or newer(value, held, equal) then redis.call('HSET', rows, key, value) end
+local function put(rows, told, key, value, equal)
+    if redis.call('HSETNX', rows, key, value) == 0 then
+        if not newer(value, redis.call('HGET', rows, key), equal) then return end
+        redis.call('HSET', rows, key, value)
+    end
+    if told then redis.call('SADD', told, key) end
 end
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 """
-# KEYS: epoch, rows...; ARGV: epoch, whether a row of equal times counts, then key and value in turns
-_PUT = (
-    _NEWER
+# KEYS: epoch, rows; ARGV: epoch, then key and value in turns
+_FILL = (
+    _PUTTING
     + """
-for k = 2, #KEYS do
-    for i = 3, #ARGV, 2 do put(KEYS[k], ARGV[i], ARGV[i + 1], ARGV[2] == '1') end
+for i = 2, #ARGV, 2 do put(KEYS[2], nil, ARGV[i], ARGV[i + 1], false) end
+return 1
+"""
+)
+# KEYS: epoch, then rows and told in turns; ARGV: epoch, whether a row of equal times counts, then key and value in turns
+_PUT = (
+    _PUTTING
+    + """
+for k = 2, #KEYS, 2 do
+    for i = 3, #ARGV, 2 do put(KEYS[k], KEYS[k + 1], ARGV[i], ARGV[i + 1], ARGV[2] == '1') end
 end
 return 1
 """
 )
-# KEYS: epoch, rows of before, rows under construction; ARGV: epoch, cursor, moment, batch
-_CARRY = (
-    _NEWER
-    + """
-local found = redis.call('HSCAN', KEYS[2], ARGV[2], 'COUNT', ARGV[4])
-for i = 1, #found[2], 2 do
-    local event, created = struct.unpack('>i8i8', found[2][i + 1])
-    if math.max(event, created) > tonumber(ARGV[3]) then put(KEYS[3], found[2][i], found[2][i + 1], false) end
-end
-return found[1]
-"""
-)
-# KEYS: epoch, marks, rows...; ARGV: epoch, name, after, to, how many rows were seen, then place in KEYS, key and value of each seen
-# (an empty value: there was none) and of each to put
+# KEYS: epoch, marks, then rows and told in turns; ARGV: epoch, name, after, to, how many rows were seen, then place of the rows in KEYS,
+# key and value of each seen (an empty value: there was none) and of each to put
 _UPDATE = (
-    _NEWER
+    _PUTTING
     + """
 if (redis.call('HGET', KEYS[2], ARGV[2]) or '0') ~= ARGV[3] then return 0 end
 local first = 6 + 3 * ARGV[5]
 for i = 6, first - 1, 3 do
     if (redis.call('HGET', KEYS[tonumber(ARGV[i])], ARGV[i + 1]) or '') ~= ARGV[i + 2] then return 0 end
 end
-for i = first, #ARGV, 3 do put(KEYS[tonumber(ARGV[i])], ARGV[i + 1], ARGV[i + 2], true) end
+for i = first, #ARGV, 3 do
+    local place = tonumber(ARGV[i])
+    put(KEYS[place], KEYS[place + 1], ARGV[i + 1], ARGV[i + 2], true)
+end
 redis.call('HSET', KEYS[2], ARGV[2], ARGV[4])
 return 1
 """
@@ -92,7 +99,7 @@ class RedisRows(Rows):
         self._redis: Any = redis.Redis.from_url(url, socket_timeout=30, socket_connect_timeout=5)
         self._prefix = f"shopgraph:{shop}"
         self._epoch, self._list, self._marks = (f"{self._prefix}:{name}" for name in ("epoch", "generations", "marks"))
-        self._put_script, self._carry_script, self._update_script = map(self._redis.register_script, (_PUT, _CARRY, _UPDATE))
+        self._fill_script, self._put_script, self._update_script = map(self._redis.register_script, (_FILL, _PUT, _UPDATE))
         self._known: tuple[bytes | None, Generations] = (None, [])
 
     def read(self, asked: Mapping[View, Sequence[str | None]]) -> dict[View, tuple[Layout, list[Row | None]]]:
@@ -131,7 +138,7 @@ class RedisRows(Rows):
             with self._answering():
                 while True:
                     epoch, generations = self._defined([view])
-                    places = [self._rows(g.id) for g in written(generations, view, is_update=False)]
+                    places = [place for g in written(generations, view, is_update=False) for place in self._places(g.id)]
                     if self._put_script(keys=[self._epoch, *places], args=[epoch, 1, *_values(batch)]):
                         break
                     self._look()
@@ -155,13 +162,13 @@ class RedisRows(Rows):
         """Where the watermark stands; None if something came between."""
         epoch, generations = self._defined(keys)
         asked = [
-            (view, self._rows(g.id), list(names)) for view, names in keys.items() if names and (g := current(generations, view))
+            (view, self._places(g.id), list(names)) for view, names in keys.items() if names and (g := current(generations, view))
         ]
         with self._redis.pipeline() as calls:
             calls.get(self._epoch)
             calls.hget(self._marks, mark)
-            for _, place, names in asked:
-                calls.hmget(place, names)
+            for _, (rows, _), names in asked:
+                calls.hmget(rows, names)
             found_epoch, count, *answers = calls.execute()
         if found_epoch != epoch:
             self._look()
@@ -171,19 +178,19 @@ class RedisRows(Rows):
         held: dict[View, dict[str, Row]] = {view: {} for view in keys}
         places = [self._epoch, self._marks]
         seen: list[Any] = []
-        for (view, place, names), values in zip(asked, answers, strict=True):
-            places.append(place)
+        for (view, both, names), values in zip(asked, answers, strict=True):
+            places += both
             for name, value in zip(names, values, strict=True):
-                seen += [len(places), name, value or b""]
+                seen += [len(places) - 1, name, value or b""]
                 if row := _row(value):
                     held[view][name] = row
         put: list[Any] = []
-        for view, rows in changed(change, held).items():
-            values = _values(rows)
+        for view, made in changed(change, held).items():
+            values = _values(made)
             for generation in written(generations, view, is_update=True):
-                places.append(self._rows(generation.id))
+                places += self._places(generation.id)
                 for key, value in zip(values[::2], values[1::2], strict=True):
-                    put += [len(places), key, value]
+                    put += [len(places) - 1, key, value]
         if self._update_script(keys=places, args=[epoch, mark, after, to, len(seen) // 3, *seen, *put]):
             return to
         self._look()
@@ -209,21 +216,35 @@ class RedisRows(Rows):
                 self._known = epoch, made
                 return made
 
+    def _make_room(self, made: Collection[Generation]) -> None:
+        """The first row of a hash makes it."""
+
     def _put(self, generation: Generation, rows: Sequence[Packed], progress: Progress | None) -> None:
         for batch in _batches(rows):
-            self._building(generation, self._put_script, [self._rows(generation.id)], 0, *_values(batch))
+            values, began = _values(batch), time.monotonic()
+            self._building(generation, self._fill_script, [self._rows(generation.id)], *values)
+            time.sleep(time.monotonic() - began)  # half of the server's time is left for those who read
             if progress:
                 progress(len(batch))
 
     def _carry(self, before: Generation, generation: Generation, moment: int) -> None:
-        places = [self._rows(before.id), self._rows(generation.id)]
-        cursor = self._building(generation, self._carry_script, places, 0, moment, _BATCH)
-        while cursor != b"0":
-            cursor = self._building(generation, self._carry_script, places, cursor, moment, _BATCH)
-
-    def _remove(self, id: int) -> None:
         with self._answering():
-            self._redis.unlink(self._rows(id))  # Redis frees it in a thread of its own
+            rows, told = self._places(before.id)
+            all_rows = before.may_hold_newer(moment)
+            pairs = self._redis.hscan_iter(rows, count=_BATCH) if all_rows else self._of(rows, [*self._redis.sscan_iter(told)])
+            newer = [pair for pair in pairs if pair[1] and max(_TIMES.unpack_from(pair[1])) > moment]
+            for batch in _batches(newer):
+                self._building(generation, self._put_script, self._places(generation.id), 0, *chain(*batch))
+
+    def _of(self, rows: str, keys: Sequence[bytes]) -> Iterator[tuple[bytes, bytes | None]]:
+        """Keys and their values."""
+        for batch in _batches(keys):
+            yield from zip(batch, self._redis.hmget(rows, batch), strict=True)
+
+    def _remove(self, id: int) -> bool:
+        with self._answering():
+            self._redis.unlink(*self._places(id))  # Redis frees them in a thread of its own
+        return True
 
     def _building(self, generation: Generation, script: Any, places: Sequence[str], *arguments: Any) -> Any:
         """What a script answers that works on a generation under construction."""
@@ -267,6 +288,10 @@ class RedisRows(Rows):
     def _rows(self, id: int) -> str:
         return f"{self._prefix}:rows:{id}"
 
+    def _places(self, id: int) -> tuple[str, str]:
+        """Its rows, and the keys of those that were put by themselves."""
+        return self._rows(id), f"{self._prefix}:told:{id}"
+
     @contextmanager
     def _answering(self) -> Iterator[None]:
         try:
@@ -279,7 +304,7 @@ class RedisRows(Rows):
             ) from None
 
 
-def _batches(rows: Sequence[Packed]) -> Iterator[Sequence[Packed]]:
+def _batches(rows: Sequence[T]) -> Iterator[Sequence[T]]:
     return (rows[start : start + _BATCH] for start in range(0, len(rows), _BATCH))
 
 

@@ -101,6 +101,7 @@ class Rows(ABC):
         }
         found = self._alter(lambda generations: begun(generations, made.values()))
         self._sweep(found)
+        self._make_room(made.values())
         if back_to is None:
             for view, generation in made.items():
                 if before := current(found, view):
@@ -118,15 +119,17 @@ class Rows(ABC):
 
     def _sweep(self, generations: Generations) -> None:
         """Remove the rows of retired generations, then their names: killed between, it is done by the next."""
-        gone = {g.id for g in generations if g.state == "retired"}
-        for number in gone:
-            self._remove(number)
+        gone = {g.id for g in generations if g.state == "retired" and self._remove(g.id)}
         if gone:
             self._alter(lambda found: [g for g in found if g.id not in gone])
 
     @abstractmethod
     def _alter(self, change: Callable[[Generations], Generations], marks: Mapping[str, int] = {}) -> Generations:
         """Replace the list of generations, and set watermarks, in one step; the new list. `change` may be called again."""
+
+    @abstractmethod
+    def _make_room(self, made: Collection[Generation]) -> None:
+        """Be ready for rows of generations that are on the list and new."""
 
     @abstractmethod
     def _put(self, generation: Generation, rows: Sequence[Packed], progress: Progress | None) -> None:
@@ -137,8 +140,8 @@ class Rows(ABC):
         """Put what is newer than `moment` from one generation into the one under construction, as `_put` does."""
 
     @abstractmethod
-    def _remove(self, id: int) -> None:
-        """Remove the rows of a generation that nobody reads; others get their turn meanwhile."""
+    def _remove(self, id: int) -> bool:
+        """Remove the rows of a generation that nobody reads, and say whether all are gone; others get their turn meanwhile."""
 
 
 def changed(change: Change, held: Mapping[View, Mapping[str, Row]]) -> dict[View, list[Packed]]:

@@ -32,7 +32,11 @@ def online(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[OnlineSto
 
         def in_file() -> int:
             with sqlite3.connect(path) as connection:
-                return int(connection.execute("SELECT count(*) FROM rows").fetchone()[0])
+                found = set(connection.execute("SELECT generation, key FROM rows"))
+            for file in path.with_suffix(".rows").glob("*.db"):
+                with sqlite3.connect(file) as connection:
+                    found |= {(int(file.stem), key) for (key,) in connection.execute("SELECT key FROM rows")}
+            return len(found)
 
         yield OnlineStore(lambda: EmbeddedRows(path), in_file)
         return

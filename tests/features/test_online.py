@@ -9,13 +9,15 @@ from __future__ import annotations
 import math
 import random
 import sqlite3
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pyarrow as pa
 import pytest
 import redis
@@ -24,6 +26,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from features.columns import CREATED_TIMESTAMP, EVENT_TIMESTAMP
+from features.online.base import Bases
 from features.online.embedded import EmbeddedRows
 from features.online.packing import Layout, Packed, key_texts, pack_rows, to_microseconds
 from features.online.read import read_columns
@@ -31,6 +34,7 @@ from features.online.redis import RedisRows
 from features.online.rows import Row, Rows
 from features.views import View
 from infra.errors import EngineError, FeatureError
+from infra.sqlite import kept
 from tests.features.conftest import OnlineStore
 from tests.ports import free_port
 
@@ -332,6 +336,90 @@ def test_of_two_rebuilds_at_once_the_later_stands_and_the_other_is_told(online: 
     with pytest.raises(FeatureError, match="or were dropped"):
         dropped()
     assert counts(first, "ab") == [None, None]
+
+
+def test_a_reader_whose_rows_are_replaced_and_removed_meanwhile_reads_the_new_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, reader = EmbeddedRows(tmp_path / "online.db"), EmbeddedRows(tmp_path / "online.db")
+    rebuild(rows, visits(u=1))
+    read, turns = Bases.read, iter(range(2, 4))
+
+    def read_late(bases: Bases, number: int, keys: Sequence[str]) -> dict[str, Row]:
+        """The reader knows which file to read; before it opens it, others rebuild, twice."""
+        for turn in turns:
+            rebuild(rows, visits(u=turn))
+        return read(bases, number, keys)
+
+    monkeypatch.setattr(Bases, "read", read_late)
+    assert counts(reader) == [3]
+
+
+def _deleted(file: Path) -> None:
+    file.unlink()
+
+
+def _emptied(file: Path) -> None:
+    file.write_bytes(b"")
+
+
+def _cut(file: Path) -> None:
+    with file.open("r+b") as opened:
+        opened.truncate(4096)
+
+
+def _garbled(file: Path) -> None:
+    file.write_bytes(b"garbage" * 1000)
+
+
+@pytest.mark.parametrize("damage", [_deleted, _emptied, _cut, _garbled])
+def test_a_file_of_rows_that_was_lost_is_named_and_made_anew(tmp_path: Path, damage: Callable[[Path], None]) -> None:
+    rows = EmbeddedRows(tmp_path / "online.db")
+    rebuild(rows, visits(u=1, v=1))
+    rows.write(VIEW, visits(T0 + US, v=2))
+    (file,) = (tmp_path / "online.rows").iterdir()
+    damage(file)
+    again = EmbeddedRows(tmp_path / "online.db")
+    for use in (lambda: counts(again), lambda: add(again, 0, 1)):
+        with pytest.raises(
+            EngineError, match=f"{file.name} in .*online.rows cannot be read.*; run `shopgraph features materialize`"
+        ):
+            use()
+    rebuild(again, visits(u=3, v=3))
+    assert counts(again, "uv") == [3, 2]
+
+
+def test_files_of_rows_of_a_store_that_was_deleted_are_removed(tmp_path: Path) -> None:
+    rebuild(EmbeddedRows(tmp_path / "online.db"), visits(u=1))
+    for file in tmp_path.glob("online.db*"):
+        file.unlink()
+    rows = EmbeddedRows(tmp_path / "online.db")
+    assert counts(rows) == [None]
+    assert [*(tmp_path / "online.rows").iterdir()] == []
+
+
+def test_a_sleeping_thread_holds_no_file_that_is_gone(tmp_path: Path) -> None:
+    rows = EmbeddedRows(tmp_path / "online.db")
+    with ExitStack() as held:
+        threads = [held.enter_context(ThreadPoolExecutor(1)) for _ in range(4)]
+        rebuild(rows, visits(u=0))
+        assert [thread.submit(counts, rows).result() for thread in threads] == [[0]] * 4
+        opened = psutil.Process().num_fds()
+        for turn, thread in enumerate(threads):
+            rebuild(rows, visits(u=turn))
+            assert thread.submit(counts, rows).result() == [turn]
+        assert psutil.Process().num_fds() <= opened
+
+
+def test_rows_stay_while_a_backup_copies_them_and_go_with_the_next_rebuild(tmp_path: Path) -> None:
+    rows, folder = EmbeddedRows(tmp_path / "online.db"), tmp_path / "online.rows"
+    rebuild(rows, visits(u=1))
+    with kept(folder):
+        rebuild(rows, visits(u=2))
+        assert len([*folder.iterdir()]) == 2
+    rebuild(rows, visits(u=3))
+    assert len([*folder.iterdir()]) == 1
+    assert [generation.state for generation in rows.generations()] == ["current"]
 
 
 # -- updates --------------------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import stat
 import tarfile
 import time
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -16,6 +17,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from features.online.packing import key_texts, pack_rows
+from features.online.read import read_columns
+from features.online.rows import open_rows
+from features.views import View
 from infra import backup as backups
 from infra.backup import backup, restore
 from infra.errors import HomeError, SettingsError
@@ -140,6 +145,41 @@ def test_what_a_log_or_a_database_names_is_in_the_archive(filled: Home, tmp_path
     restore(other, tmp_path / "b.tar.gz")
     assert Lake.open(other.settings).read("raw/orders").equals(pa.concat_tables([ROWS, ROWS]))
     assert (other.path / "artifacts" / "r1").read_text() == "weights"
+
+
+def test_online_rows_that_are_made_anew_meanwhile_are_whole_in_the_archive(
+    filled: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twice: before the file that names them is copied, and after it."""
+    view, then = (
+        View("activity", "features/activity", (("user_id", "string"),), (("count", "int"),)),
+        datetime(2024, 5, 1, tzinfo=UTC),
+    )
+
+    def rebuild(count: int) -> None:
+        rows = pa.table([["u"], [count], [then], [then]], schema=view.schema)
+        with open_rows(filled.settings, "sample").rebuild([view], then) as put:
+            put(view, pack_rows(view, rows))
+
+    rebuild(1)
+    real_database, real_records = backups._add_database, backups._records
+
+    def add_database(tar: tarfile.TarFile, home: Home, path: Path) -> None:
+        if path.parent.name == "online":
+            rebuild(2)
+        real_database(tar, home, path)
+
+    def records(home: Home) -> dict[Path, bytes | None]:
+        rebuild(3)
+        return real_records(home)
+
+    monkeypatch.setattr(backups, "_add_database", add_database)
+    monkeypatch.setattr(backups, "_records", records)
+    backup(filled, tmp_path / "b.tar.gz")
+    other = elsewhere(tmp_path)
+    restore(other, tmp_path / "b.tar.gz")
+    for settings, count in ((other.settings, 2), (filled.settings, 3)):
+        assert read_columns(open_rows(settings, "sample"), {view: key_texts([["u"]])})[view][1] == {"count": [count]}
 
 
 def both(lake: Lake, digest: str) -> None:
