@@ -6,15 +6,19 @@ from dataclasses import replace
 from datetime import date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
+import pyarrow as pa
 import pytest
 
 from features.profiles import ProfileRules
+from features.revisions import REVISED
 from features.tables import INTERACTIONS, ITEM_CATALOG, USER_ACTIVITY, USER_HISTORY, USER_PROFILE, USERS
 from features.windows import WINDOWS_DAYS
-from spark_jobs.job import FIRST, Inputs
+from spark_jobs.job import FIRST, Inputs, Scope
 from spark_jobs.jobs import JOBS
 from spark_jobs.raw import current
-from spark_jobs.touched import touched_keys
+from spark_jobs.revisions import TAKEN
+from spark_jobs.touched import Change, touched_keys
+from tests.spark_jobs.conftest import complete
 
 LAST = date(2024, 6, 30)
 
@@ -90,3 +94,29 @@ def test_whoever_gets_a_row_of_a_profile_is_touched(frame, written, lake, spark,
         assert due <= {row["user_id"] for row in touched}, last
         num_due += len(due)
     assert num_due > 15
+
+
+@pytest.mark.parametrize(
+    ("corrected", "is_taken"),
+    [
+        ({"quantity": 9}, False),
+        ({"quantity": None}, True),
+        ({"event_type": "favourite"}, True),
+        ({"user_id": "u2"}, True),
+        ({"session_id": "s2"}, False),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_a_correction_that_may_take_a_fact_from_a_row_says_when_it_was_known(frame, lake, spark, corrected, is_taken):
+    act = {"interaction_id": "e", "user_id": "u1", "session_id": "s1", "item_id": "i", "event_type": "view", "quantity": 2}
+    act |= {"event_timestamp": "2024-06-10T10:00+00:00"}
+    for revised, row in enumerate([act, act | {"created_timestamp": "2024-06-25T10:00+00:00"} | corrected]):
+        rows = pa.Table.from_pylist([complete(INTERACTIONS, row)], schema=INTERACTIONS.stored_schema)
+        lake.write(INTERACTIONS.path, rows, "append", digest=str(revised), metadata={REVISED: revised})
+    change = Change(INTERACTIONS, 0, 1, lake.added_files(INTERACTIONS.path, 0, 1))
+    whole = Inputs({INTERACTIONS.path: frame(INTERACTIONS)}, "UTC", (), LAST)
+    scope = Scope("user_id", reach_days=())
+    touched = touched_keys(spark, lake, scope, [change], whole, frame(USER_HISTORY), LAST).collect()
+    (of_user,) = [row for row in touched if row["user_id"] == "u1"]
+    known = [[taken["since"].day, taken["known"].day] for taken in of_user[TAKEN]]
+    assert (of_user[FIRST], known) == (date(2024, 6, 10), [[11, 25]] if is_taken else [])  # a row is stamped when its day is over
