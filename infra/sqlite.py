@@ -1,4 +1,4 @@
-"""SQLite files of a home: write-ahead mode, one connection for each thread and process."""
+"""SQLite files of a home: write-ahead mode, one connection for each thread and process, writers in turn."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 BASES = ".rows"
@@ -42,6 +42,19 @@ class Connections:
 
 
 @contextmanager
+def in_turn(path: Path) -> Iterator[None]:
+    """While nobody else who asks writes to the file, in the order in which they came.
+
+    SQLite lets a writer look again after up to 100 ms, so that one who writes without a pause keeps the others out. Here they queue
+    at two locks: who waits for the second holds the first, and who just had the second comes after him.
+    """
+    with ExitStack() as held:
+        with _locked(path.with_suffix(".next"), fcntl.LOCK_EX):
+            held.enter_context(_locked(path.with_suffix(".turn"), fcntl.LOCK_EX))
+        yield
+
+
+@contextmanager
 def kept(folder: Path) -> Iterator[None]:
     """While files of a folder are copied: nobody who asks `unless_kept` removes any."""
     with _locked(folder, fcntl.LOCK_SH):
@@ -56,8 +69,9 @@ def unless_kept(folder: Path) -> Iterator[bool]:
 
 
 @contextmanager
-def _locked(folder: Path, how: int) -> Iterator[bool]:
-    opened = os.open(folder, os.O_RDONLY)
+def _locked(path: Path, how: int) -> Iterator[bool]:
+    """Whether the lock on a folder, or on a file that is made where there is none, was given."""
+    opened = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDONLY | os.O_CREAT, 0o600)
     try:
         try:
             fcntl.flock(opened, how)

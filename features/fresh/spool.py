@@ -22,7 +22,7 @@ from features.columns import EVENT_TIMESTAMP
 from features.fresh.facts import Delivery, Refused, Row, Told, digest
 from features.tables import ITEMS
 from infra.errors import EngineError, FeatureError
-from infra.sqlite import Connections
+from infra.sqlite import Connections, in_turn
 
 FORMAT = 1
 _BUSY_S = 10.0
@@ -252,7 +252,7 @@ class Spool:
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         with self._answering():
             connection = self._connections.get()
-            with connection:
+            with in_turn(self.path), connection:
                 connection.execute("BEGIN IMMEDIATE")
                 yield connection
 

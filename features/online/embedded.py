@@ -9,10 +9,9 @@ The newer of both is a key's row; of two that are equally new, the one that was 
 
 from __future__ import annotations
 
-import fcntl
 import sqlite3
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -26,7 +25,7 @@ from features.online.packing import Layout, Packed
 from features.online.rows import Change, Progress, Row, Rows, changed
 from features.views import View
 from infra.errors import EngineError, FeatureError
-from infra.sqlite import BASES, Connections
+from infra.sqlite import BASES, Connections, in_turn
 
 T = TypeVar("T")
 
@@ -229,16 +228,10 @@ class EmbeddedRows(Rows):
 
     @contextmanager
     def _writing(self, synchronous: str = "NORMAL") -> Iterator[sqlite3.Connection]:
-        """A transaction that other writers wait for, in turn; FULL: on disk at its end.
-
-        SQLite lets them look again after a while, so that one who writes without a pause keeps the others out. Here they queue at
-        two locks: who waits for the second holds the first, and who just had the second comes after him.
-        """
+        """A transaction that other writers wait for; FULL: on disk at its end."""
         with self._answering():
             connection = self._connections.get()
-            with ExitStack() as held:
-                with _locked(self.path.with_suffix(".next")):
-                    held.enter_context(_locked(self.path.with_suffix(".turn")))
+            with in_turn(self.path):
                 connection.execute(f"PRAGMA synchronous = {synchronous}")
                 connection.execute("BEGIN IMMEDIATE")
                 with connection:
@@ -278,13 +271,6 @@ class EmbeddedRows(Rows):
                     for statement in _SCHEMA.split(";"):
                         connection.execute(statement)
                     connection.execute(f"PRAGMA user_version = {FORMAT}")
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _batches(rows: Sequence[T]) -> Iterator[Sequence[T]]:
