@@ -46,7 +46,7 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
     """One Spark for all tests: starting it costs seconds. It lives for minutes, so its JVM may optimise; a plan lives for a few rows,
     so it is interpreted and not compiled (test_build.py: 316 -> 189 s, both together). Commands of other processes run as users' do.
     """
-    settings = Settings.load(home=tmp_path_factory.mktemp("spark"), spark_driver_memory="1g")
+    settings = Settings.load(home=tmp_path_factory.mktemp("spark"), spark_driver_memory="1536m")
     with ExitStack() as stack:
         with variables({"JDK_JAVA_OPTIONS": ""}):
             spark = stack.enter_context(session(settings, "tests"))
