@@ -68,7 +68,7 @@ def backup(home: Home, archive: Path) -> int:
             ExitStack() as held,
         ):
             _add_bytes(tar, _MANIFEST, f"{FORMAT}\n".encode())
-            for folder in home.path.rglob(f"*{BASES}"):
+            for folder in home.online.glob(f"*{BASES}"):
                 held.enter_context(kept(folder))
             for path in _files(home.path):
                 if not _is_record(path) and _is_database(path):

@@ -41,6 +41,22 @@ class Connections:
         return connection
 
 
+def format_of(connection: sqlite3.Connection, own: int, schema: str, fill: Callable[[], object]) -> int:
+    """The format of a file. A new one, which has none, gets `own` with its schema and whatever `fill` does, from whoever is first."""
+    (found,) = connection.execute("PRAGMA user_version").fetchone()
+    if found == 0:
+        connection.execute("BEGIN IMMEDIATE")
+        with connection:
+            (found,) = connection.execute("PRAGMA user_version").fetchone()  # another process may have been first
+            if found == 0:
+                for statement in schema.split(";"):
+                    connection.execute(statement)
+                fill()
+                connection.execute(f"PRAGMA user_version = {own}")
+                found = own
+    return int(found)
+
+
 @contextmanager
 def in_turn(path: Path) -> Iterator[None]:
     """While nobody else who asks writes to the file, in the order in which they came.

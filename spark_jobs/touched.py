@@ -21,7 +21,6 @@ from spark_jobs.session import read_table
 
 _TAKEN_AT = "_taken_at"
 """Of a touch that takes a row from its key: when that became known."""
-_TELLS = "_tells"
 _ANY_DAY = "0001-01-01"
 
 
@@ -112,11 +111,9 @@ def _touches(spark: SparkSession, lake: Lake, scope: Scope, change: Change, whol
     if scope.key in table.grouping:  # rows that are grouped anew do not say since when; what joins or parts them came with them
         rows = rows.withColumn(KNOWN, F.lit(rows.agg(F.max(KNOWN)).collect()[0][0]).cast("timestamp"))
     pairs = None
-    tells = _tells(table, scope.key) if scope.key in table.names else F.lit(None)
     if change.has_corrections(lake):
         identity = table.identity if table.kind == "raw" else (*table.keys, EVENT_TIMESTAMP)
-        corrected = [F.col(name).alias(f"__{name}") for name in rows.columns if name != KNOWN]
-        anew = rows.select(*corrected, KNOWN, tells.alias(f"__{_TELLS}"))
+        anew = rows.select(*[F.col(name).alias(f"__{name}") for name in rows.columns if name != KNOWN], KNOWN)
         if table.kind == "raw" and table.row_id:  # rows without an id correct nothing, and would all meet each other
             anew = anew.where(F.col(f"__{table.row_id}").isNotNull())
         pairs = read_table(spark, lake, table, change.version).join(anew, _same(identity))
@@ -124,7 +121,7 @@ def _touches(spark: SparkSession, lake: Lake, scope: Scope, change: Change, whol
     if scope.key in table.names:
         found.append(rows.select(scope.key, day.alias(FIRST), KNOWN))
         if pairs is not None:
-            takes = ~tells.eqNullSafe(F.col(f"__{_TELLS}"))
+            takes = ~_tells(table, scope.key).eqNullSafe(_tells(table, scope.key, "__"))
             if RETRACTED in rows.columns:
                 takes |= F.col(f"__{RETRACTED}").isNotNull()
             found.append(pairs.select(scope.key, day.alias(FIRST), KNOWN, F.when(takes, F.col(KNOWN)).alias(_TAKEN_AT)))
@@ -135,7 +132,7 @@ def _touches(spark: SparkSession, lake: Lake, scope: Scope, change: Change, whol
     return found
 
 
-def _tells(table: Table, key: str) -> Column:
+def _tells(table: Table, key: str, prefix: str = "") -> Column:
     """What of a row, once it is corrected, may take the row out of what held it: whose it is and of what kind; of a number its sign and
     whether it is there. Another number leaves it where it is: what holds it is known no earlier than the correction.
 
@@ -144,7 +141,8 @@ def _tells(table: Table, key: str) -> Column:
     """
     said = () if table.kind == "raw" else tuple(n for n in table.names if n not in (*table.grouping, CREATED_TIMESTAMP))
     numbers = {column.name for column in table.columns if column.type in ("int", "float", "money")}
-    return F.struct(*[F.signum(name) if name in numbers else F.col(name) for name in dict.fromkeys([key, *said])])
+    names = dict.fromkeys([key, *said])
+    return F.struct(*[F.signum(prefix + name) if name in numbers else F.col(prefix + name) for name in names])
 
 
 def _same(identity: Sequence[str]) -> Column:

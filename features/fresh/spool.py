@@ -22,7 +22,7 @@ from features.columns import EVENT_TIMESTAMP
 from features.fresh.facts import Delivery, Refused, Row, Told, digest
 from features.tables import ITEMS
 from infra.errors import EngineError, FeatureError
-from infra.sqlite import Connections, in_turn
+from infra.sqlite import Connections, format_of, in_turn
 
 FORMAT = 1
 _BUSY_S = 10.0
@@ -272,17 +272,8 @@ class Spool:
             FeatureError: the file was written by another format version.
         """
         connection.execute("PRAGMA synchronous = FULL")  # every commit is flushed to disk
-        (found,) = connection.execute("PRAGMA user_version").fetchone()
-        if found == 0:
-            with connection:
-                connection.execute("BEGIN IMMEDIATE")
-                (found,) = connection.execute("PRAGMA user_version").fetchone()  # another process may have been first
-                if found == 0:
-                    for statement in _SCHEMA.split(";")[:-1]:
-                        connection.execute(statement)
-                    connection.execute("INSERT INTO state VALUES (?, 0, '{}')", (uuid.uuid4().hex,))
-                    connection.execute(f"PRAGMA user_version = {FORMAT}")
-                    found = FORMAT
+        named = "INSERT INTO state VALUES (?, 0, '{}')"
+        found = format_of(connection, FORMAT, _SCHEMA, lambda: connection.execute(named, (uuid.uuid4().hex,)))
         if found == FORMAT:
             connection.execute(_BY_VISITOR)
         else:

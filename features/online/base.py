@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -54,12 +54,13 @@ class Bases:
         self._pid = os.getpid()
         self._free: dict[int, list[sqlite3.Connection]] = {}
 
-    def make(self, number: int) -> None:
-        """An empty file, and its name on disk before anything says that it is there."""
+    def make(self, numbers: Iterable[int]) -> None:
+        """Empty files, and their names on disk before anything says that they are there."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        with closing(sqlite3.connect(self._path(number), isolation_level=None)) as connection:
-            connection.execute(f"PRAGMA journal_mode = {_JOURNAL}")
-            connection.execute(_SCHEMA)
+        for number in numbers:
+            with closing(sqlite3.connect(self._path(number), isolation_level=None)) as connection:
+                connection.execute(f"PRAGMA journal_mode = {_JOURNAL}")
+                connection.execute(_SCHEMA)
         for folder in (self.folder, self.folder.parent):
             _flush(folder)
 

@@ -15,19 +15,16 @@ from contextlib import contextmanager
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from typing import TypeVar
 
 import orjson
 
 from features.online.base import MAPPED_BYTES, Bases, LostError
 from features.online.generations import Generation, Generations, check_building, current, readable, written
 from features.online.packing import Layout, Packed
-from features.online.rows import Change, Progress, Row, Rows, changed
+from features.online.rows import Change, Progress, Row, Rows, batches, changed
 from features.views import View
 from infra.errors import EngineError, FeatureError
-from infra.sqlite import BASES, Connections, in_turn
-
-T = TypeVar("T")
+from infra.sqlite import BASES, Connections, format_of, in_turn
 
 FORMAT = 3
 _BATCH = 2_000
@@ -104,7 +101,7 @@ class EmbeddedRows(Rows):
 
     def write(self, view: View, rows: Sequence[Packed], progress: Progress | None = None) -> None:
         """As `Rows.write`; each 2,000 rows are one transaction."""
-        for batch in _batches(rows):
+        for batch in batches(rows, _BATCH):
             with self._writing() as connection:
                 for generation in written(self._defined(connection, [view]), view, is_update=False):
                     connection.executemany(_UPSERT.format(generation=generation.id, newer=">="), batch)
@@ -138,15 +135,13 @@ class EmbeddedRows(Rows):
             return made
 
     def _make_room(self, made: Collection[Generation]) -> None:
-        for generation in made:
-            with self._answering():
-                self._bases.make(generation.id)
+        with self._answering():
+            self._bases.make(generation.id for generation in made)
 
     def _put(self, generation: Generation, rows: Sequence[Packed], progress: Progress | None) -> None:
-        check_building(self.generations(), [generation])
         try:
             with self._answering(), self._bases.filling(generation.id) as put:
-                for batch in _batches(rows):
+                for batch in batches(rows, _BATCH):
                     check_building(self.generations(), [generation])
                     put(batch)
                     if progress:
@@ -165,8 +160,8 @@ class EmbeddedRows(Rows):
     def _carry_newer(self, before: Generation, generation: Generation, moment: int) -> None:
         with self._reading() as connection:
             keys = [key for (key,) in connection.execute(_NEWER, (before.id, moment))]
-        batches = [_batches(keys), self._bases.newer(before.id, moment, _BATCH) if before.may_hold_newer(moment) else ()]
-        for batch in chain(*batches):  # some keys may come twice
+        found = [batches(keys, _BATCH), self._bases.newer(before.id, moment, _BATCH) if before.may_hold_newer(moment) else ()]
+        for batch in chain(*found):  # some keys may come twice
             with self._reading() as connection:
                 rows = self._rows(connection, before, batch)
             newer = [(key, *row) for key, row in rows.items() if max(row[:2]) > moment]
@@ -257,24 +252,12 @@ class EmbeddedRows(Rows):
             FeatureError: the file was written by another format version.
         """
         connection.execute(f"PRAGMA mmap_size = {MAPPED_BYTES}")
-        (found,) = connection.execute("PRAGMA user_version").fetchone()
-        if found not in (0, FORMAT):
+        found = format_of(connection, FORMAT, _SCHEMA, self._bases.clear)  # what is there is of a store that somebody deleted
+        if found != FORMAT:
             raise FeatureError(
                 f"online store {self.path} has format {found}, this version reads {FORMAT}; delete the file and run "
                 "`shopgraph features materialize`, which fills it anew."
             )
-        if found == 0:
-            connection.execute("BEGIN IMMEDIATE")
-            with connection:
-                if connection.execute("PRAGMA user_version").fetchone() == (0,):  # nobody was faster
-                    self._bases.clear()  # of a store that somebody deleted
-                    for statement in _SCHEMA.split(";"):
-                        connection.execute(statement)
-                    connection.execute(f"PRAGMA user_version = {FORMAT}")
-
-
-def _batches(rows: Sequence[T]) -> Iterator[Sequence[T]]:
-    return (rows[start : start + _BATCH] for start in range(0, len(rows), _BATCH))
 
 
 def _save(connection: sqlite3.Connection, generations: Generations) -> None:

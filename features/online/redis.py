@@ -21,17 +21,15 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
-from typing import Any, TypeVar
+from typing import Any
 
 import redis
 
 from features.online.generations import Generation, Generations, check_building, current, readable, written
 from features.online.packing import Layout, Packed
-from features.online.rows import Change, Progress, Row, Rows, changed
+from features.online.rows import Change, Progress, Row, Rows, batches, changed
 from features.views import View
 from infra.errors import EngineError, FeatureError
-
-T = TypeVar("T")
 
 FORMAT = 3
 _BATCH = 100
@@ -54,15 +52,8 @@ local function put(rows, told, key, value, equal)
 end
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 """
-# KEYS: epoch, rows; ARGV: epoch, then key and value in turns
-_FILL = (
-    _PUTTING
-    + """
-for i = 2, #ARGV, 2 do put(KEYS[2], nil, ARGV[i], ARGV[i + 1], false) end
-return 1
-"""
-)
-# KEYS: epoch, then rows and told in turns; ARGV: epoch, whether a row of equal times counts, then key and value in turns
+# KEYS: epoch, then rows and told in turns (what a rebuild puts is told nowhere); ARGV: epoch, whether a row of equal times counts, then
+# key and value in turns
 _PUT = (
     _PUTTING
     + """
@@ -99,7 +90,7 @@ class RedisRows(Rows):
         self._redis: Any = redis.Redis.from_url(url, socket_timeout=30, socket_connect_timeout=5)
         self._prefix = f"shopgraph:{shop}"
         self._epoch, self._list, self._marks = (f"{self._prefix}:{name}" for name in ("epoch", "generations", "marks"))
-        self._fill_script, self._put_script, self._update_script = map(self._redis.register_script, (_FILL, _PUT, _UPDATE))
+        self._put_script, self._update_script = map(self._redis.register_script, (_PUT, _UPDATE))
         self._known: tuple[bytes | None, Generations] = (None, [])
 
     def read(self, asked: Mapping[View, Sequence[str | None]]) -> dict[View, tuple[Layout, list[Row | None]]]:
@@ -134,7 +125,7 @@ class RedisRows(Rows):
 
     def write(self, view: View, rows: Sequence[Packed], progress: Progress | None = None) -> None:
         """As `Rows.write`; each 1,000 rows are one script, which nothing interrupts."""
-        for batch in _batches(rows):
+        for batch in batches(rows, _BATCH):
             with self._answering():
                 while True:
                     epoch, generations = self._defined([view])
@@ -220,9 +211,9 @@ class RedisRows(Rows):
         """The first row of a hash makes it."""
 
     def _put(self, generation: Generation, rows: Sequence[Packed], progress: Progress | None) -> None:
-        for batch in _batches(rows):
+        for batch in batches(rows, _BATCH):
             values, began = _values(batch), time.monotonic()
-            self._building(generation, self._fill_script, [self._rows(generation.id)], *values)
+            self._building(generation, self._put_script, [self._rows(generation.id)], 0, *values)
             time.sleep(time.monotonic() - began)  # half of the server's time is left for those who read
             if progress:
                 progress(len(batch))
@@ -233,12 +224,12 @@ class RedisRows(Rows):
             all_rows = before.may_hold_newer(moment)
             pairs = self._redis.hscan_iter(rows, count=_BATCH) if all_rows else self._of(rows, [*self._redis.sscan_iter(told)])
             newer = [pair for pair in pairs if pair[1] and max(_TIMES.unpack_from(pair[1])) > moment]
-            for batch in _batches(newer):
+            for batch in batches(newer, _BATCH):
                 self._building(generation, self._put_script, self._places(generation.id), 0, *chain(*batch))
 
     def _of(self, rows: str, keys: Sequence[bytes]) -> Iterator[tuple[bytes, bytes | None]]:
         """Keys and their values."""
-        for batch in _batches(keys):
+        for batch in batches(keys, _BATCH):
             yield from zip(batch, self._redis.hmget(rows, batch), strict=True)
 
     def _remove(self, id: int) -> bool:
@@ -302,10 +293,6 @@ class RedisRows(Rows):
                 f"Redis at {place.get('host')}:{place.get('port')} does not answer ({error}); "
                 "start it, or correct SHOPGRAPH_ONLINE_STORE."
             ) from None
-
-
-def _batches(rows: Sequence[T]) -> Iterator[Sequence[T]]:
-    return (rows[start : start + _BATCH] for start in range(0, len(rows), _BATCH))
 
 
 def _values(rows: Sequence[Packed]) -> list[Any]:

@@ -6,13 +6,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from features.online.generations import Generation, Generations, begun, current, dropped, switched
 from features.online.packing import Layout, Packed, to_microseconds
 from features.views import View
 from infra.home import Home
 from infra.settings import Settings
+
+T = TypeVar("T")
 
 Row = tuple[int, int, bytes]
 """Event and created time in microseconds UTC, packed columns."""
@@ -142,6 +144,11 @@ class Rows(ABC):
     @abstractmethod
     def _remove(self, id: int) -> bool:
         """Remove the rows of a generation that nobody reads, and say whether all are gone; others get their turn meanwhile."""
+
+
+def batches(rows: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    """Neighbouring rows, at most so many together."""
+    return (rows[start : start + size] for start in range(0, len(rows), size))
 
 
 def changed(change: Change, held: Mapping[View, Mapping[str, Row]]) -> dict[View, list[Packed]]:
