@@ -34,6 +34,7 @@ from features.fresh.history import (
     logins_of,
     people,
     person,
+    texts_of,
 )
 from features.fresh.spool import Entry, Spool
 from features.fresh.windows import BUILT_TO, MOST_DAYS, TOLD_DAYS, DaySums, added, built_to_of, told_of, told_text
@@ -165,10 +166,8 @@ class Applied:
         for name, of in acts.items():
             if of != before.get(name, {}):
                 rest = sorted(act for act in of.values() if not is_told_by(act, stamps.get(name, -(1 << 63))))
-                kept[name] = [act.to_json() for act in rest[-MOST_ACTS:]]
-        changed_logins = {
-            visitor: [login.to_json() for login in of] for visitor, of in known_logins.items() if of != logins.get(visitor, [])
-        }
+                kept[name] = texts_of(rest[-MOST_ACTS:])
+        changed_logins = {visitor: texts_of(of) for visitor, of in known_logins.items() if of != logins.get(visitor, [])}
         return {ACTS: _packed(ACTS, kept, last), LOGINS: _packed(LOGINS, changed_logins, last)}
 
     def _act(self, entry: Entry) -> tuple[str, Act]:

@@ -8,6 +8,7 @@ gateways and reader share the machine.
 from __future__ import annotations
 
 import multiprocessing
+import random
 import statistics
 import sys
 import tempfile
@@ -35,6 +36,8 @@ from serving import servers
 
 NUM_SINGLE = 200
 LOT, NUM_LOTS, CLIENTS = 100, 8, 4
+PEOPLE = 20_000
+"""Who acts in the lots; with few of them each would have hundreds of acts within a minute, and rows that no shop has."""
 NUM_WITHDRAWN = 5
 
 
@@ -96,11 +99,12 @@ def load(ports: list[int], run: str, rate: float | None = None) -> float:
     every_s = CLIENTS * LOT / rate if rate else 0.0
 
     def client(number: int) -> None:
+        chance = random.Random(f"{run}-{number}")
         with httpx.Client(timeout=60) as http:
             for lot in range(NUM_LOTS):
                 time.sleep(max(0.0, began + (lot + number / CLIENTS) * every_s - time.perf_counter()))
                 ids = [f"{run}-{number}-{lot}-{one}" for one in range(LOT)]
-                events = [event(name, f"u{(lot * LOT + one) % 2000}", f"i{one}") for one, name in enumerate(ids)]
+                events = [event(name, f"u{chance.randrange(PEOPLE)}", f"i{one}") for one, name in enumerate(ids)]
                 post(http, ports[number % 2], "/v1/events", {"events": events})
 
     began = time.perf_counter()
@@ -112,27 +116,31 @@ def load(ports: list[int], run: str, rate: float | None = None) -> float:
     return CLIENTS * NUM_LOTS * LOT / (time.perf_counter() - began)
 
 
-def load_on(ports: list[int], run: str, rate: float | None, done: Any) -> None:
-    """Clients of another process: whoever measures does not wait for their work."""
-    turn = 0
+def load_on(ports: list[int], run: str, rate: float | None, turns: Any, done: Any) -> None:
+    """Clients of another process: whoever measures does not wait for their work. `turns` counts how often all lots were taken."""
     while not done.is_set():
-        load(ports, f"{run}{(turn := turn + 1)}", rate)
+        load(ports, f"{run}{turns.value}", rate)
+        turns.value += 1
 
 
 @contextmanager
 def loaded(ports: list[int], run: str, rate: float | None) -> Iterator[None]:
     """While clients send lots, as fast as they are taken or at a rate."""
     spawn = multiprocessing.get_context("spawn")
-    done = spawn.Event()
-    clients = spawn.Process(target=load_on, args=(ports, run, rate, done))
+    turns, done = spawn.Value("q", 0), spawn.Event()
+    clients = spawn.Process(target=load_on, args=(ports, run, rate, turns, done))
     clients.start()
     try:
-        time.sleep(3)  # until they send
+        while not turns.value:  # a new process takes seconds until it sends
+            assert clients.is_alive(), f"the clients ended with {clients.exitcode}"
+            time.sleep(0.05)
+        before = turns.value
         yield
+        assert turns.value > before, "measured beside clients that sent nothing"
     finally:
         done.set()
         clients.join(60)
-    assert clients.exitcode == 0
+    assert clients.exitcode == 0, f"the clients ended with {clients.exitcode}"
 
 
 def withdrawn_ms(ports: list[int]) -> list[float]:
