@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-RANKING = ("ndcg_at_10", "recall_at_10", "mrr_at_20", "coverage_at_10")
+RANKING = ("ndcg_at_10", "recall_at_10", "recall_at_20", "mrr_at_20", "coverage_at_10")
 FORECAST = ("wql", "wape", "mase", "bias", "interval_coverage_80")
 CLASSIFICATION = ("accuracy", "macro_f1", "log_loss", "ece")
 PROGRESS = ("train_loss", "val_loss", "learning_rate", "epoch_s")

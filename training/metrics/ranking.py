@@ -6,20 +6,22 @@ score earns nothing (Krichene & Rendle 2020 on sampled metrics; Ji et al. 2023 o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+Scores = NDArray[np.floating]
 Ints = NDArray[np.int64]
 
 MISS = np.iinfo(np.int64).max
 """Rank of a relevant item that cannot be recommended: unknown to the catalogue or filtered out."""
 
 
-def worst_ranks(scores: NDArray[np.floating], targets: Sequence[Ints]) -> list[Ints]:
+def worst_ranks(scores: Scores, targets: Sequence[Ints]) -> Ints:
     """Ranks, from 1, of each query's relevant items when ties are counted against them.
 
     Args:
@@ -27,7 +29,7 @@ def worst_ranks(scores: NDArray[np.floating], targets: Sequence[Ints]) -> list[I
         targets: per query, the relevant items as distinct indices into the second axis; -1: not in the catalogue.
 
     Returns:
-        Per query, its ranks in ascending order; `MISS` where an item cannot be recommended.
+        (queries, most targets), each row ascending; `MISS` where an item cannot be recommended and where a query has fewer.
 
     Raises:
         ValueError: a score is NaN, or `scores` and `targets` differ in length.
@@ -36,39 +38,64 @@ def worst_ranks(scores: NDArray[np.floating], targets: Sequence[Ints]) -> list[I
         raise ValueError(f"{len(scores)} rows of scores for {len(targets)} queries")
     if np.isnan(scores).any():
         raise ValueError("scores hold NaN: no order is defined")
-    return [_worst_ranks(row, wanted) for row, wanted in zip(scores, targets, strict=True)]
-
-
-def _worst_ranks(scores: NDArray[np.floating], wanted: Ints) -> Ints:
-    found = wanted[wanted >= 0]
-    own = scores[found]
-    own = np.sort(own[np.isfinite(own)])[::-1]
-    ranks = np.full(len(wanted), MISS)
-    if len(own):
-        # Every competitor at least as good stands before a relevant item; the relevant ones stand among themselves in order.
-        at_least = np.array([np.count_nonzero(scores >= value) for value in own])
-        own_at_least = np.searchsorted(-own, -own, side="right")
-        ranks[: len(own)] = at_least - own_at_least + np.arange(1, len(own) + 1)
+    counts = num_targets(targets)
+    queries = np.repeat(np.arange(len(targets)), counts)
+    items = np.concatenate([np.empty(0, dtype=np.int64), *targets])
+    own = np.where(items >= 0, scores[queries, items], -np.inf).astype(scores.dtype)
+    order = np.lexsort((-own, queries))  # a query's relevant items, the best first
+    own = own[order]
+    is_last = np.ones(len(own), dtype=np.bool_)  # of a query's relevant items with one score
+    is_last[:-1] = (queries[1:] != queries[:-1]) | (own[1:] != own[:-1])
+    last = np.flatnonzero(is_last)[np.cumsum(is_last) - is_last]
+    # Every competitor at least as good stands before a relevant item; the relevant ones stand among themselves in order.
+    found = _num_at_least(scores, queries, own) - last + np.arange(len(own))
+    ranks = np.full((len(targets), counts.max(initial=0)), MISS)
+    ranks[np.arange(ranks.shape[1]) < counts[:, None]] = np.where(np.isneginf(own), MISS, found)
     return ranks
 
 
-def ndcg_at(ranks: Ints, k: int) -> float:
-    """Normalised discounted cumulative gain with binary relevance (Jarvelin & Kekalainen 2002), 0 to 1."""
-    ideal = (1 / np.log2(np.arange(2, min(len(ranks), k) + 2))).sum()
-    return float((1 / np.log2(ranks[ranks <= k] + 1.0)).sum() / ideal)
+def num_targets(targets: Sequence[Ints]) -> Ints:
+    """(queries,) how many items each query wants."""
+    return np.fromiter(map(len, targets), np.int64, len(targets))
 
 
-def recall_at(ranks: Ints, k: int) -> float:
-    """Share of the relevant items among the first k; equals the hit rate where there is one relevant item."""
-    return float((ranks <= k).mean())
+def _num_at_least(scores: Scores, queries: Ints, values: Scores) -> Ints:
+    """(n,) how many scores of each named query are not below the value beside it; memory is bounded."""
+    found = np.empty(len(values), dtype=np.int64)
+    matrix = torch.from_numpy(np.ascontiguousarray(scores))
+    step = max(1, 2**24 // max(1, scores.shape[1]))
+    for start in range(0, len(values), step):
+        part = slice(start, start + step)
+        rows, bounds = torch.from_numpy(queries[part]), torch.from_numpy(values[part])
+        found[part] = (matrix[rows] >= bounds[:, None]).sum(dim=1).numpy()
+    return found
 
 
-def mrr_at(ranks: Ints, k: int) -> float:
-    """Reciprocal rank of the first relevant item, 0 beyond k."""
-    return float(1 / ranks[0]) if ranks[0] <= k else 0.0
+def ndcg_at(ranks: Ints, counts: Ints, k: int) -> Floats:
+    """Normalised discounted cumulative gain with binary relevance (Jarvelin & Kekalainen 2002) of each query, 0 to 1.
+
+    Args:
+        ranks: as `worst_ranks` gives them.
+        counts: (queries,) relevant items of each query, at least one.
+    """
+    ideal = np.cumsum(1 / np.log2(np.arange(2, k + 2)))
+    gain: Floats = np.where(ranks <= k, 1 / np.log2(ranks + 1.0), 0.0).sum(axis=1) / ideal[np.minimum(counts, k) - 1]
+    return gain
 
 
-def top_k(scores: NDArray[np.floating], k: int) -> Ints:
+def recall_at(ranks: Ints, counts: Ints, k: int) -> Floats:
+    """Share of each query's relevant items among the first k; the hit rate where there is one. Arguments as of `ndcg_at`."""
+    share: Floats = (ranks <= k).sum(axis=1) / counts
+    return share
+
+
+def mrr_at(ranks: Ints, k: int) -> Floats:
+    """Reciprocal rank of each query's first relevant item, 0 beyond k."""
+    reciprocal: Floats = np.where(ranks[:, 0] <= k, 1.0 / ranks[:, 0], 0.0)
+    return reciprocal
+
+
+def top_k(scores: Scores, k: int) -> Ints:
     """Indices of the k best items of each row, best first, equal scores by index -> (queries, min(k, items)).
 
     The order is stable: the same scores give the same list on every machine.
@@ -79,34 +106,38 @@ def top_k(scores: NDArray[np.floating], k: int) -> Ints:
     if k < 0:
         raise ValueError(f"k must be at least 0, got {k}")
     k = min(k, scores.shape[1])
-    if k == 0:
-        return np.empty((len(scores), 0), dtype=np.int64)
-    threshold = -np.partition(-scores, k - 1, axis=1)[:, k - 1]
-    best = np.empty((len(scores), k), dtype=np.int64)
-    for row, (values, least) in enumerate(zip(scores, threshold, strict=True)):
-        candidates = np.flatnonzero(values >= least)  # ascending indices, so a stable sort breaks ties by index
-        best[row] = candidates[np.argsort(-values[candidates], kind="stable")][:k]
+    if k == 0 or not len(scores):
+        return np.empty((len(scores), k), dtype=np.int64)
+    values, found = (part.numpy() for part in torch.topk(torch.from_numpy(np.ascontiguousarray(scores)), k, dim=1))
+    best = np.take_along_axis(found, np.lexsort((found, -values), axis=1), axis=1)
+    # Of items with the score of the last place, others may be meant than those that were found.
+    for row in np.flatnonzero((scores >= values[:, -1:]).sum(axis=1) > k):
+        candidates = np.flatnonzero(scores[row] >= values[row, -1])  # ascending, so a stable sort breaks ties by index
+        best[row] = candidates[np.argsort(-scores[row, candidates], kind="stable")][:k]
     return best
+
+
+PER_QUERY: Mapping[str, Callable[[Ints, Ints], Floats]] = {
+    "ndcg_at_10": lambda ranks, counts: ndcg_at(ranks, counts, 10),
+    "recall_at_10": lambda ranks, counts: recall_at(ranks, counts, 10),
+    "recall_at_20": lambda ranks, counts: recall_at(ranks, counts, 20),
+    "mrr_at_20": lambda ranks, counts: mrr_at(ranks, 20),  # noqa: ARG005 - the first relevant item counts, however many there are
+}
+"""Metrics that each query has a value of: name -> function of ranks and counts as `ndcg_at` takes them."""
 
 
 @dataclass(frozen=True)
 class RankingReport:
     """Per-query metrics, in the order of the queries, and what the top-10 lists showed."""
 
-    ndcg_at_10: Floats
-    recall_at_10: Floats
-    mrr_at_20: Floats
+    per_query: Mapping[str, Floats]
+    """Metric -> its value for each query, (queries,)."""
     lists: Ints
     """(queries, 10) items shown, best first; -1 where a list is shorter."""
     hits: Ints
     """(items,) in how many lists each item was and was wanted."""
     relevant: Ints
     """(items,) by how many queries each item was wanted."""
-
-    @property
-    def per_query(self) -> dict[str, Floats]:
-        """Metric -> its value for each query, (queries,)."""
-        return {"ndcg_at_10": self.ndcg_at_10, "recall_at_10": self.recall_at_10, "mrr_at_20": self.mrr_at_20}
 
     @property
     def means(self) -> dict[str, float]:
@@ -129,31 +160,29 @@ def coverage_interval(lists: Ints, num_items: int) -> tuple[float, float, float]
     return share, max(0.0, share - error), min(1.0, share + error)
 
 
-def report(batches: Iterable[tuple[NDArray[np.floating], Sequence[Ints]]], num_items: int) -> RankingReport:
+def report(batches: Iterable[tuple[Scores, Sequence[Ints]]], num_items: int) -> RankingReport:
     """Metrics of all queries, streamed: `batches` yields `(scores, targets)` as `worst_ranks` takes them.
 
     Raises:
         ValueError: there is no query, or a query without a relevant item.
     """
-    ndcg: list[float] = []
-    recall: list[float] = []
-    mrr: list[float] = []
+    kept: dict[str, list[Floats]] = {name: [] for name in PER_QUERY}
     lists: list[Ints] = []
     hits, relevant = np.zeros(num_items, dtype=np.int64), np.zeros(num_items, dtype=np.int64)
     for scores, targets in batches:
-        if not all(len(wanted) for wanted in targets):
+        counts = num_targets(targets)
+        if not counts.all():
             raise ValueError("a query without a relevant item cannot be scored")
-        for ranks in worst_ranks(scores, targets):
-            ndcg.append(ndcg_at(ranks, 10))
-            recall.append(recall_at(ranks, 10))
-            mrr.append(mrr_at(ranks, 20))
+        ranks = worst_ranks(scores, targets)
+        for name, metric in PER_QUERY.items():
+            kept[name].append(metric(ranks, counts))
         best = top_k(scores, 10)
         best[np.take_along_axis(scores, best, axis=1) == -np.inf] = -1
         lists.append(best)
-        for row, wanted in zip(best, targets, strict=True):
-            known = wanted[wanted >= 0]
-            relevant[known] += 1
-            hits[known[np.isin(known, row)]] += 1
-    if not ndcg:
+        queries, wanted = np.repeat(np.arange(len(targets)), counts), np.concatenate([np.empty(0, dtype=np.int64), *targets])
+        is_shown = (best[queries] == wanted[:, None]).any(axis=1)
+        for count, items in ((relevant, wanted), (hits, wanted[is_shown])):
+            count += np.bincount(items[items >= 0], minlength=num_items)
+    if not sum(map(len, lists)):
         raise ValueError("there is no query to score")
-    return RankingReport(np.array(ndcg), np.array(recall), np.array(mrr), np.concatenate(lists), hits, relevant)
+    return RankingReport({name: np.concatenate(parts) for name, parts in kept.items()}, np.concatenate(lists), hits, relevant)

@@ -9,14 +9,19 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy import sparse
+from torch import Tensor
 
 from training.recommender.data import Sequences
 from training.splits import DAY_US
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
+
+_ROWS = 4096
+"""Systems of equations that are solved together."""
 
 
 class Baseline(Protocol):
@@ -99,13 +104,9 @@ class ItemKNN:
 
     def fit(self, sequences: Sequences, num_items: int) -> None:
         """Shrunk cosine between the users of each two items, the greatest `neighbours` per item."""
-        users = np.repeat(np.arange(len(sequences)), np.diff(sequences.offsets))
-        taken = sparse.csr_array(
-            (np.ones(len(users), dtype=np.float32), (users, sequences.items)), shape=(len(sequences), num_items)
-        )
-        taken.data[:] = 1  # a pair counts once, however often it occurred
-        common = (taken.T @ taken).tocoo()
-        norms = np.sqrt(taken.sum(axis=0))
+        pairs = taken(sequences, num_items)
+        common = (pairs.T @ pairs).tocoo()
+        norms = np.sqrt(pairs.sum(axis=0))
         cosine = common.data / (norms[common.row] * norms[common.col] + self.shrinkage)
         self.similarity = _strongest(sparse.csr_array((cosine, (common.row, common.col)), shape=common.shape), self.neighbours)
 
@@ -116,39 +117,140 @@ class ItemKNN:
 
 @dataclass
 class CoOccurrence:
-    """How often one item follows another within a few acts, nearer followers counting more; no learning at all."""
+    """How often one item stands near another in a history, nearer and later ones counting more; no learning at all."""
 
-    window: int = 10
-    decay: float = 0.8
+    window: int = 50
+    decay: float = 0.7
     """Weight of an act of the history relative to the next newer one."""
-    damping: float = 0.3
-    """Power of the follower's popularity that is divided out."""
-    follows: sparse.csr_array = field(default_factory=lambda: sparse.csr_array((0, 0), dtype=np.float32), repr=False)
+    damping: float = 0.2
+    """Power of the other item's popularity that is divided out."""
+    distance: float = 0.7
+    """Power of the distance, in acts, that a pair's weight is divided by."""
+    backward: float = 0.5
+    """Weight of an item that stands before, relative to one that follows; 0: only followers count."""
+    near: sparse.csr_array = field(default_factory=lambda: sparse.csr_array((0, 0), dtype=np.float32), repr=False)
 
     @property
     def settings(self) -> dict[str, float | None]:
-        return {"window": self.window, "decay": self.decay, "damping": self.damping}
+        names = ("window", "decay", "damping", "distance", "backward")
+        return {name: getattr(self, name) for name in names}
 
     def fit(self, sequences: Sequences, num_items: int) -> None:
-        """Count followers up to `window` acts later, as 1 / distance each.
-
-        The counts are divided by the square root of the first item's popularity and by the `damping` power of the follower's.
-        """
+        """Count the items up to `window` acts apart, divided by powers of both items' popularity."""
         users = np.repeat(np.arange(len(sequences)), np.diff(sequences.offsets))
-        before, after, weights = [], [], []
-        for gap in range(1, self.window + 1):
+        rows, columns, weights = [], [], []
+        for gap in range(1, min(self.window, int(np.diff(sequences.offsets).max(initial=1))) + 1):
             same = users[:-gap] == users[gap:]
-            before.append(sequences.items[:-gap][same])
-            after.append(sequences.items[gap:][same])
-            weights.append(np.full(int(same.sum()), 1 / gap, dtype=np.float32))
+            earlier, later = sequences.items[:-gap][same], sequences.items[gap:][same]
+            for row, column, weight in ((earlier, later, 1.0), (later, earlier, self.backward)):
+                rows.append(row)
+                columns.append(column)
+                weights.append(np.full(len(row), weight / gap**self.distance, dtype=np.float32))
         popularity = np.bincount(sequences.items, minlength=num_items).astype(np.float32) + 1
-        rows, columns = np.concatenate(before), np.concatenate(after)
-        counts = np.concatenate(weights) / popularity[rows] ** 0.5 / popularity[columns] ** self.damping
-        self.follows = sparse.csr_array((counts, (rows, columns)), shape=(num_items, num_items), dtype=np.float32)
+        row, column = np.concatenate(rows), np.concatenate(columns)
+        counts = np.concatenate(weights) / popularity[row] ** 0.5 / popularity[column] ** self.damping
+        self.near = sparse.csr_array((counts, (row, column)), shape=(num_items, num_items), dtype=np.float32)
+        self.near.eliminate_zeros()
 
     def __call__(self, history: Sequences, users: Ints) -> Floats:
-        weights = _recency_weights(history, users, self.decay, self.follows.shape[0])
-        return np.asarray((weights @ self.follows).toarray(), dtype=np.float32)
+        weights = _recency_weights(history, users, self.decay, self.near.shape[0])
+        return np.asarray((weights @ self.near).toarray(), dtype=np.float32)
+
+
+@dataclass
+class Ease:
+    """The linear autoencoder in closed form (Steck 2019): each item out of all others, ridge regression with a zero diagonal."""
+
+    ridge: float = 100.0
+    decay: float = 0.8
+    """Weight of an act of the history relative to the next newer one; 1: plain EASE."""
+    weights: Floats = field(default_factory=lambda: np.zeros((0, 0), dtype=np.float32), repr=False)
+
+    @property
+    def settings(self) -> dict[str, float | None]:
+        return {"ridge": self.ridge, "decay": self.decay}
+
+    def memory(self, num_items: int) -> int:
+        """Bytes that a fit takes at its peak: the Gram matrix, its factor and the inverse."""
+        return 3 * 4 * num_items**2
+
+    def fit(self, sequences: Sequences, num_items: int) -> None:
+        """Solve B = I - P / diag(P), P the inverse of X'X + ridge."""
+        pairs = taken(sequences, num_items)
+        gram = torch.from_numpy((pairs.T @ pairs).toarray())
+        gram.diagonal().add_(self.ridge)
+        inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram))
+        inverse.div_(-inverse.diagonal().clone())
+        inverse.diagonal().zero_()
+        self.weights = inverse.numpy()
+
+    def __call__(self, history: Sequences, users: Ints) -> Floats:
+        return np.asarray(_recency_weights(history, users, self.decay, len(self.weights)) @ self.weights, dtype=np.float32)
+
+
+@dataclass
+class Ials:
+    """Implicit matrix factorisation by alternating least squares (Hu et al. 2008), with what makes it strong (Rendle et al. 2022):
+    regularisation grows with how often an item or user occurs, and the weight of what was not taken is chosen."""
+
+    dim: int = 128
+    unobserved: float = 0.1
+    """Weight of an item that was not taken, against 1 for one that was."""
+    ridge: float = 0.003
+    power: float = 1.0
+    """Power of the frequency that regularisation grows with: 0 as in Hu et al., 1 as in Zhou et al. 2008."""
+    decay: float = 0.8
+    """Weight, when asked, of an act of the history relative to the next newer one."""
+    sweeps: int = 12
+    seed: int = 7
+    items: Tensor = field(default_factory=lambda: torch.zeros(0, 0), repr=False)
+
+    @property
+    def settings(self) -> dict[str, float | None]:
+        return {name: getattr(self, name) for name in ("dim", "unobserved", "ridge", "power", "decay", "sweeps", "seed")}
+
+    def fit(self, sequences: Sequences, num_items: int) -> None:
+        """Solve for users and items in turn, each side exactly."""
+        by_user = taken(sequences, num_items)
+        by_item = sparse.csr_array(by_user.T)
+        generator = torch.Generator().manual_seed(self.seed)
+        self.items = torch.randn(num_items, self.dim, generator=generator) * (0.1 * self.dim**-0.5)
+        for _ in range(self.sweeps):
+            self.items = self._solve(by_item, self.users_of(by_user))
+
+    def __call__(self, history: Sequences, users: Ints) -> Floats:
+        rows = _recency_weights(history, users, self.decay, len(self.items))
+        scores: Floats = (self.users_of(rows) @ self.items.T).numpy()
+        return scores
+
+    def users_of(self, rows: sparse.csr_array) -> Tensor:
+        """(users, dim) vectors of users, also new ones, who took items with these weights (users, items)."""
+        return self._solve(rows, self.items)
+
+    def _solve(self, rows: sparse.csr_array, others: Tensor) -> Tensor:
+        """(n, dim) the vectors of one side that are best for those of the other; `rows` (n, len(others)) weigh what was taken."""
+        solved = torch.zeros(rows.shape[0], self.dim)
+        everything = self.unobserved * others.T @ others
+        lengths = np.diff(rows.indptr)
+        ridges = self.ridge * (lengths + self.unobserved * len(others)) ** self.power
+        order = np.argsort(lengths, kind="stable")
+        order = order[lengths[order] > 0]
+        start = 0
+        while start < len(order):
+            longest = lengths[order[min(start + _ROWS, len(order)) - 1]]
+            some = order[start : start + max(1, min(_ROWS, 2**24 // (longest * self.dim)))]
+            start += len(some)
+            filled = np.arange(lengths[some].max()) < lengths[some][:, None]
+            picked = np.concatenate([np.arange(rows.indptr[row], rows.indptr[row + 1]) for row in some])
+            places, weights = np.zeros(filled.shape, dtype=np.int64), np.zeros(filled.shape, dtype=np.float32)
+            places[filled], weights[filled] = rows.indices[picked], rows.data[picked]
+            vectors = others[torch.from_numpy(places)]
+            weighted = vectors * torch.from_numpy(weights)[:, :, None]
+            left = torch.baddbmm(everything, vectors.mT, weighted)
+            left.diagonal(dim1=1, dim2=2).add_(torch.from_numpy(ridges[some].astype(np.float32))[:, None])
+            right = weighted.sum(dim=1)
+            solved[torch.from_numpy(some)] = torch.cholesky_solve(right[:, :, None], torch.linalg.cholesky(left))[:, :, 0]
+        return solved
 
 
 def floors() -> dict[str, list[Baseline]]:
@@ -159,8 +261,25 @@ def floors() -> dict[str, list[Baseline]]:
         "popularity_28d": [Popularity(28)],
         "repetition": [Repetition(half_life) for half_life in (20, 50, 200)],
         "item_knn": [ItemKNN(decay=decay, shrinkage=shrinkage) for decay in (1.0, 0.98, 0.8) for shrinkage in (0.0, 10.0)],
-        "co_occurrence": [CoOccurrence(window, decay) for window in (10, 50) for decay in (1.0, 0.98, 0.8)],
+        "co_occurrence": [
+            CoOccurrence(decay=decay, damping=damping, backward=backward)
+            for decay in (0.98, 0.85, 0.7)
+            for damping in (0.0, 0.25)
+            for backward in (0.0, 0.5)
+        ],
+        "ease": [Ease(ridge, decay) for ridge in (30, 100, 300) for decay in (1.0, 0.7)],
+        "ials": [Ials(unobserved=unobserved, decay=decay) for unobserved in (0.03, 0.1, 0.3) for decay in (1.0, 0.7)],
     }
+
+
+def taken(sequences: Sequences, num_items: int) -> sparse.csr_array:
+    """(users, items) 1 where a user took an item, however often."""
+    users = np.repeat(np.arange(len(sequences)), np.diff(sequences.offsets))
+    ones = np.ones(len(users), dtype=np.float32)
+    found = sparse.csr_array((ones, (users, sequences.items)), shape=(len(sequences), num_items))
+    found.sum_duplicates()
+    found.data[:] = 1
+    return found
 
 
 def _recency_weights(history: Sequences, users: Ints, decay: float, num_items: int) -> sparse.csr_array:

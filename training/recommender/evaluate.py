@@ -39,7 +39,9 @@ def metrics(report: RankingReport, seed: int) -> dict[str, float]:
 
 def gains(model: RankingReport, floors: Reports, seed: int) -> dict[str, Interval]:
     """Paired gain in ndcg_at_10 over each floor `(mean, lo, hi)`, the hardest floor first; above zero the model is better."""
-    found = {name: paired_interval(model.ndcg_at_10, floor.ndcg_at_10, seed) for name, floor in floors.items()}
+    found = {
+        name: paired_interval(model.per_query["ndcg_at_10"], floor.per_query["ndcg_at_10"], seed) for name, floor in floors.items()
+    }
     return dict(sorted(found.items(), key=lambda item: item[1][0]))
 
 
@@ -89,7 +91,9 @@ def ndcg_by_history(reports: Reports, queries: Queries) -> Figure:
     bucket = np.searchsorted(HISTORY_BUCKETS, np.diff(queries.history.offsets), side="right")
     present = np.unique(bucket)
     for name, report in reports.items():
-        axis.plot(range(len(present)), [report.ndcg_at_10[bucket == one].mean() for one in present], marker="o", label=name)
+        axis.plot(
+            range(len(present)), [report.per_query["ndcg_at_10"][bucket == one].mean() for one in present], marker="o", label=name
+        )
     lower = (0, *HISTORY_BUCKETS)
     axis.set(xlabel="acts in the history, at least (users)", ylabel="ndcg_at_10", xticks=range(len(present)))
     axis.set_xticklabels([f"{lower[one]} ({np.count_nonzero(bucket == one)})" for one in present])

@@ -35,21 +35,34 @@ def test_what_cannot_be_recommended_is_a_miss() -> None:
     assert ranks([0.5, -np.inf, 0.2], 1, -1, 2) == [2, MISS, MISS]
 
 
+def test_queries_want_different_numbers_of_items_and_rank_apart() -> None:
+    rng = np.random.default_rng(1)
+    scores = rng.integers(0, 3, (40, 9)).astype(np.float32)
+    targets = [rng.choice(9, rng.integers(1, 6), replace=False) - (row % 3 == 0) for row in range(40)]
+    found = worst_ranks(scores, targets)
+    assert found.shape == (40, max(map(len, targets)))
+    for row, wanted in enumerate(targets):
+        alone = worst_ranks(scores[row : row + 1], [wanted])[0]
+        assert found[row, : len(wanted)].tolist() == alone.tolist()
+        assert (found[row, len(wanted) :] == MISS).all()
+
+
 def test_metrics_of_known_ranks() -> None:
-    single = np.array([3])
-    assert ndcg_at(single, 10) == pytest.approx(1 / np.log2(4))
-    assert recall_at(single, 10) == 1
-    assert mrr_at(single, 20) == pytest.approx(1 / 3)
-    several = np.array([1, 11, MISS])
-    assert ndcg_at(several, 10) == pytest.approx(1 / (1 + 1 / np.log2(3) + 0.5))
-    assert recall_at(several, 10) == pytest.approx(1 / 3)
-    assert mrr_at(np.array([21]), 20) == 0
-    assert ndcg_at(np.arange(1, 31), 10) == pytest.approx(1)
+    ranks = np.array([[3, MISS, MISS], [1, 11, MISS], [21, MISS, MISS]])
+    counts = np.array([1, 3, 1])
+    assert ndcg_at(ranks, counts, 10) == pytest.approx([1 / np.log2(4), 1 / (1 + 1 / np.log2(3) + 0.5), 0])
+    assert recall_at(ranks, counts, 10) == pytest.approx([1, 1 / 3, 0])
+    assert recall_at(ranks, counts, 20) == pytest.approx([1, 2 / 3, 0])
+    assert mrr_at(ranks, 20) == pytest.approx([1 / 3, 1, 0])
+    assert ndcg_at(np.arange(1, 31)[None], np.array([30]), 10) == pytest.approx(1)
 
 
 def test_top_k_is_stable_and_equals_a_full_sort() -> None:
     scores = np.random.default_rng(0).integers(0, 5, (50, 30)).astype(np.float32)
     assert np.array_equal(top_k(scores, 7), np.argsort(-scores, axis=1, kind="stable")[:, :7])
+    apart = np.random.default_rng(0).normal(size=(50, 30))
+    assert np.array_equal(top_k(apart, 7), np.argsort(-apart, axis=1, kind="stable")[:, :7])
+    assert top_k(scores[:0], 7).shape == (0, 7)
     assert top_k(scores, 0).shape == (50, 0)
     assert top_k(scores, 99).shape == (50, 30)
     with pytest.raises(ValueError, match="at least 0, got -1"):
@@ -62,7 +75,7 @@ def test_report_streams_and_counts() -> None:
     whole = report([(scores, targets)], 12)
     parts = report(((scores[a:b], targets[a:b]) for a, b in itertools.pairwise((0, 5, 12))), 12)
     assert whole.means == parts.means
-    assert whole.means == {"ndcg_at_10": 1, "recall_at_10": 1, "mrr_at_20": 1, "coverage_at_10": 1}
+    assert whole.means == {"ndcg_at_10": 1, "recall_at_10": 1, "recall_at_20": 1, "mrr_at_20": 1, "coverage_at_10": 1}
     assert whole.relevant.sum() == whole.hits.sum() == 12
 
 

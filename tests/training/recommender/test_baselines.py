@@ -1,8 +1,9 @@
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 
-from training.recommender.baselines import CoOccurrence, ItemKNN, Popularity, Repetition, floors
+from training.recommender.baselines import CoOccurrence, Ease, Ials, ItemKNN, Popularity, Repetition, floors, taken
 from training.recommender.data import DataConfig, Sequences, ask, make_encoder, make_queries, make_sequences, split
 from training.splits import DAY_US
 
@@ -45,11 +46,47 @@ def test_item_knn_is_the_cosine_of_the_users() -> None:
 
 
 def test_co_occurrence_knows_direction_and_does_not_cross_users() -> None:
-    floor = CoOccurrence(window=2, damping=0)
+    floor = CoOccurrence(window=2, damping=0, backward=0)
     floor.fit(sequences([0, 1, 2], [3]), 4)
     assert np.argsort(-floor(sequences([0]), ALL)[0])[0] == 1
     assert floor(sequences([2]), ALL)[0].tolist() == [0, 0, 0, 0]
     assert floor(sequences([1]), ALL)[0, 0] == 0
+    both = CoOccurrence(window=2, damping=0, distance=1, backward=0.5)
+    both.fit(sequences([0, 1, 2], [3]), 4)
+    assert both(sequences([1]), ALL)[0] == pytest.approx([0.5 / 2**0.5, 0, 1 / 2**0.5, 0])
+    assert both(sequences([0]), ALL)[0] == pytest.approx([0, 1 / 2**0.5, 0.5 / 2**0.5, 0])
+
+
+def test_ease_explains_each_item_best_by_the_others() -> None:
+    acts = sequences([0, 1], [0, 1, 2], [0, 3, 3], [2, 3])
+    floor = Ease(ridge=0.5, decay=1)
+    floor.fit(acts, 4)
+    matrix = taken(acts, 4).toarray()
+    for item in range(4):  # ridge regression of one column on the others
+        others = [other for other in range(4) if other != item]
+        gram = matrix[:, others].T @ matrix[:, others] + 0.5 * np.eye(3)
+        expected = np.linalg.solve(gram, matrix[:, others].T @ matrix[:, item])
+        assert floor.weights[others, item] == pytest.approx(expected, abs=1e-5)
+        assert floor.weights[item, item] == 0
+    assert floor(acts, np.array([1]))[0] == pytest.approx(matrix[1] @ floor.weights, abs=1e-5)
+
+
+def test_ials_finds_where_its_loss_has_no_slope() -> None:
+    acts = sequences([0, 1], [0, 1, 2], [0, 3, 3], [2, 3], [1, 2])
+    floor = Ials(dim=2, unobserved=0.2, ridge=0.1, power=1, decay=1, sweeps=400)
+    floor.fit(acts, 5)
+    matrix = torch.from_numpy(taken(acts, 5).toarray())
+    users, items = floor.users_of(taken(acts, 5)).requires_grad_(), floor.items.clone().requires_grad_()
+    scores = users @ items.T
+    ridges = [0.1 * (matrix.sum(dim=axis) + 0.2 * matrix.shape[axis]) for axis in (1, 0)]
+    loss = (matrix * (1 - scores) ** 2 + 0.2 * scores**2).sum()
+    loss = loss + (ridges[0] * (users**2).sum(dim=1)).sum() + (ridges[1] * (items**2).sum(dim=1)).sum()
+    loss.backward()
+    assert users.grad is not None
+    assert items.grad is not None
+    assert max(float(users.grad.abs().max()), float(items.grad.abs().max())) < 1e-3
+    assert float(items[4].detach().abs().max()) == 0  # nobody took it
+    assert float(loss.detach()) < float(matrix.sum())  # better than nothing
 
 
 def test_every_floor_answers_an_empty_history_and_says_its_settings() -> None:
