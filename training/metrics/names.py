@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-RANKING = ("ndcg_at_10", "recall_at_10", "recall_at_20", "mrr_at_20", "coverage_at_10")
+RANKING = ("ndcg_at_10", "recall_at_10", "recall_at_20", "mrr_at_20", "coverage_at_10", "novelty_at_10")
 FORECAST = ("wql", "wape", "mase", "bias", "interval_coverage_80")
 CLASSIFICATION = ("accuracy", "macro_f1", "log_loss", "ece")
 PROGRESS = ("train_loss", "val_loss", "learning_rate", "epoch_s")
@@ -20,7 +20,8 @@ HIGHER_IS_BETTER = {
     "log_loss": False,
     "ece": False,
 }
-"""Direction of each base metric. `bias` is best at 0 and `interval_coverage_80` at 0.8: they are reported, never maximised."""
+"""Direction of each base metric. `bias` is best at 0 and `interval_coverage_80` at 0.8, and the best `novelty_at_10` is not the highest:
+they are reported, never maximised."""
 
 _NAME = re.compile(rf"(val_|test_)?({'|'.join(HIGHER_IS_BETTER)})(_gain)?(_lo|_hi)?")
 

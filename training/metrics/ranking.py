@@ -160,6 +160,19 @@ def coverage_interval(lists: Ints, num_items: int) -> tuple[float, float, float]
     return share, max(0.0, share - error), min(1.0, share + error)
 
 
+def novelty_at_10(lists: Ints, counts: Ints) -> Floats:
+    """Bits of surprise of each list: the mean of -log2 of its items' shares of all acts (Zhou et al. 2010), (queries,).
+
+    Args:
+        lists: (queries, 10) as a `RankingReport` has them; an empty list is no surprise.
+        counts: (items,) acts on each item in training; an item without one counts as half an act.
+    """
+    bits = -np.log2(np.maximum(counts, 0.5) / max(1, counts.sum()))
+    shown = lists >= 0
+    novelty: Floats = np.where(shown, bits[lists], 0.0).sum(axis=1) / np.maximum(1, shown.sum(axis=1))
+    return novelty
+
+
 def report(batches: Iterable[tuple[Scores, Sequence[Ints]]], num_items: int) -> RankingReport:
     """Metrics of all queries, streamed: `batches` yields `(scores, targets)` as `worst_ranks` takes them.
 

@@ -55,7 +55,7 @@ class Popularity:
 
     def fit(self, sequences: Sequences, num_items: int) -> None:
         """Count the acts on each item, all of them and, given `days`, those of the last days."""
-        counts = np.bincount(sequences.items, minlength=num_items) / (len(sequences.items) + 1)
+        counts = sequences.item_counts(num_items) / (len(sequences.items) + 1)
         if self.days is not None:
             recent = sequences.time > sequences.time.max() - self.days * DAY_US
             counts = np.bincount(sequences.items[recent], minlength=num_items) + counts
@@ -146,7 +146,7 @@ class CoOccurrence:
                 rows.append(row)
                 columns.append(column)
                 weights.append(np.full(len(row), weight / gap**self.distance, dtype=np.float32))
-        popularity = np.bincount(sequences.items, minlength=num_items).astype(np.float32) + 1
+        popularity = sequences.item_counts(num_items).astype(np.float32) + 1
         row, column = np.concatenate(rows), np.concatenate(columns)
         counts = np.concatenate(weights) / popularity[row] ** 0.5 / popularity[column] ** self.damping
         self.near = sparse.csr_array((counts, (row, column)), shape=(num_items, num_items), dtype=np.float32)

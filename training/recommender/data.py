@@ -74,6 +74,10 @@ class Sequences:
         """Where the acts of a user lie in `items` and the other columns."""
         return slice(int(self.offsets[user]), int(self.offsets[user + 1]))
 
+    def item_counts(self, num_items: int) -> Ints:
+        """(items,) acts on each item; there must be no -1 among them."""
+        return np.bincount(self.items, minlength=num_items)
+
     def newest(self, user: int, count: int) -> slice:
         """Where the last `count` acts of a user lie."""
         part = self.of(user)
@@ -262,7 +266,7 @@ def start_from_counts(network: Network, sequences: Sequences) -> None:
     num_items, dim = network.item.weight.shape
     users = np.repeat(np.arange(len(sequences)), np.diff(sequences.offsets))
     acts = sparse.csr_array((np.ones(len(users)), (users, sequences.items)), shape=(len(sequences), num_items))
-    counts = np.bincount(sequences.items, minlength=num_items) + 1.0
+    counts = sequences.item_counts(num_items) + 1.0
     acts.sum_duplicates()
     acts.data = np.log1p(acts.data)
     by_user, by_item = (sparse.diags_array(1 / np.sqrt(acts.sum(axis=axis) + 1e-9)) for axis in (1, 0))
@@ -368,7 +372,7 @@ class RecommenderTask:
     @cached_property
     def _proposal(self) -> NDArray[np.float64]:
         """Half of the negatives are drawn evenly, half as often as the items occur."""
-        counts = np.bincount(self.sequences.items, minlength=len(self.encoder.items))
+        counts = self.sequences.item_counts(len(self.encoder.items))
         proposal: NDArray[np.float64] = 0.5 / len(counts) + 0.5 * counts / counts.sum()
         return proposal
 

@@ -13,7 +13,7 @@ from features.columns import USER_ID
 from training.metrics.comparison import comparison
 from training.metrics.intervals import mean_interval, paired_interval
 from training.metrics.names import RANKING, with_interval
-from training.metrics.ranking import RankingReport, coverage_interval
+from training.metrics.ranking import RankingReport, coverage_interval, novelty_at_10
 from training.recommender.data import Queries
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Interval = tuple[float, float, float]
+Ints = NDArray[np.int64]
 Reports = Mapping[str, RankingReport]
 
 MAX_USERS = 200_000
@@ -29,11 +30,12 @@ HISTORY_BUCKETS = (1, 4, 16, 64, 256)
 """Lower bounds of the segments by length of history."""
 
 
-def metrics(report: RankingReport, seed: int) -> dict[str, float]:
-    """Test metrics with 95 % intervals."""
+def metrics(report: RankingReport, counts: Ints, seed: int) -> dict[str, float]:
+    """Test metrics with 95 % intervals; `counts` (items,) are the acts on each item in training."""
     found: dict[str, float] = {}
     for name, values in report.per_query.items():
         found |= with_interval(f"test_{name}", mean_interval(values, seed))
+    found |= with_interval("test_novelty_at_10", mean_interval(novelty_at_10(report.lists, counts), seed))
     return found | with_interval("test_coverage_at_10", coverage_interval(report.lists, len(report.relevant)))
 
 
@@ -43,6 +45,50 @@ def gains(model: RankingReport, floors: Reports, seed: int) -> dict[str, Interva
         name: paired_interval(model.per_query["ndcg_at_10"], floor.per_query["ndcg_at_10"], seed) for name, floor in floors.items()
     }
     return dict(sorted(found.items(), key=lambda item: item[1][0]))
+
+
+def segments(model: RankingReport, floor: RankingReport, queries: Queries, counts: Ints, seed: int) -> pa.Table:
+    """ndcg_at_10 of parts of the questions, and the paired gain over a floor, each with its 95 % interval.
+
+    Users: `cold` have fewer than five acts, `heavy` are the most active tenth. Wanted items: `tail` are the least popular ones that
+    make up a fifth of all acts, `head` the others; a question belongs to what most of its wanted items are. `decile_1` to
+    `decile_10` part the catalogue by popularity (10: the most popular tenth); a question belongs to its most popular wanted item.
+    """
+    lengths = np.diff(queries.history.offsets)
+    order = np.argsort(counts, kind="stable")
+    is_tail = np.zeros(len(counts) + 1, dtype=np.bool_)
+    is_tail[order[np.cumsum(counts[order]) <= 0.2 * counts.sum()]] = True
+    is_tail[-1] = True  # -1: an item nobody took
+    decile = np.zeros(len(counts) + 1, dtype=np.int64)
+    decile[order] = np.arange(len(order)) * 10 // len(order) + 1
+    in_tail = np.array([is_tail[wanted].mean() >= 0.5 for wanted in queries.targets])
+    best = np.array([decile[wanted].max() for wanted in queries.targets])
+    masks = {
+        "all": np.ones(len(queries), dtype=np.bool_),
+        "cold": lengths < 5,
+        "heavy": lengths >= np.quantile(lengths, 0.9),
+        "tail": in_tail,
+        "head": ~in_tail,
+        **{f"decile_{number}": best == number for number in range(1, 11)},
+    }
+    ours, theirs = (one.per_query["ndcg_at_10"] for one in (model, floor))
+    rows = []
+    for name, mask in masks.items():
+        if mask.any():
+            value, gain = mean_interval(ours[mask], seed), paired_interval(ours[mask], theirs[mask], seed)
+            ends = (("", 0), ("_lo", 1), ("_hi", 2))
+            found = {f"{what}{end}": of[place] for what, of in (("ndcg_at_10", value), ("gain", gain)) for end, place in ends}
+            rows.append({"segment": name, "num_queries": int(mask.sum()), **found})
+    return pa.Table.from_pylist(rows)
+
+
+def segments_table(rows: pa.Table) -> str:
+    """`segments` in Markdown."""
+    lines = ["| segment | questions | ndcg_at_10 | gain, paired |", "|---|---|---|---|"]
+    for row in rows.to_pylist():
+        cells = [f"{row[name]:.4f} [{row[f'{name}_lo']:.4f}, {row[f'{name}_hi']:.4f}]" for name in ("ndcg_at_10", "gain")]
+        lines.append(f"| {row['segment']} | {row['num_queries']} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def per_user(report: RankingReport, queries: Queries, pseudonym: Callable[[str], str]) -> pa.Table:
@@ -58,7 +104,7 @@ def per_user(report: RankingReport, queries: Queries, pseudonym: Callable[[str],
     )
 
 
-def recall_by_popularity(reports: Reports, counts: NDArray[np.int64]) -> Figure:
+def recall_by_popularity(reports: Reports, counts: Ints) -> Figure:
     """Recall at 10 per decile of the items by how often they occur in training (10: the most popular tenth)."""
     figure, axis = _figure((8, 4.5))
     deciles = np.array_split(np.argsort(counts, kind="stable"), 10)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from features.columns import CREATED_TIMESTAMP, EVENT_TIMESTAMP, EVENT_TYPE, ITEM_ID, SESSION_ID, USER_ID
 from features.revisions import current_rows
@@ -82,16 +83,19 @@ def train(recipe: Recipe, context: Context) -> dict[str, Any]:
         chosen = _choose_floors(tuning, final)
         answers = {TASK: _ask(network_scorer(network, final.encoder.popularity), queries, final)}
         answers |= {name: _ask(floor, queries, final) for name, floor in chosen.items()}
-        reports = {name: evaluate.metrics(answer, seed) for name, answer in answers.items()}
+        counts = final.sequences.item_counts(len(final.encoder.items))
+        reports = {name: evaluate.metrics(answer, counts, seed) for name, answer in answers.items()}
         others = {name: answer for name, answer in answers.items() if name != TASK}
         gains = evaluate.gains(answers[TASK], others, seed)
         hardest, gain = next(iter(gains.items()))
         reports[TASK] |= with_interval("test_ndcg_at_10_gain", gain)
 
+        segments = evaluate.segments(answers[TASK], answers[hardest], queries, counts, seed)
+        run.table(segments, "segments.parquet")
         run.tags({"hardest_floor": hardest, "num_cold_users": str(queries.num_cold_users)})
         _log_answer(run, TASK, answers, reports, queries, final, context)
         run.figure(evaluate.gains_over_floors(gains), "gains_over_floors.png")
-        card = _card(recipe, parts, final.encoder, queries, reports, gains, trained.tuned.best_epoch + 1, seconds)
+        card = _card(recipe, parts, final.encoder, queries, reports, gains, segments, trained.tuned.best_epoch + 1, seconds)
         run.note(card)
         with tempfile.TemporaryDirectory() as folder:
             recommender.save(Path(folder))
@@ -149,7 +153,7 @@ def _log_answer(
     """What every run of the experiment shows, model and floor alike."""
     run.metrics(reports[name])
     shown = answers if name == TASK else {name: answers[name], TASK: answers[TASK]}
-    counts = np.bincount(task.sequences.items, minlength=len(task.encoder.items))
+    counts = task.sequences.item_counts(len(task.encoder.items))
     run.figure(evaluate.recall_by_popularity(shown, counts), "recall_by_popularity.png")
     run.figure(evaluate.ndcg_by_history(shown, queries), "ndcg_by_history.png")
     run.table(evaluate.per_user(answers[name], queries, context.home.pseudonym), "per_user.parquet")
@@ -162,6 +166,7 @@ def _card(
     queries: Queries,
     reports: Mapping[str, Mapping[str, float]],
     gains: Mapping[str, evaluate.Interval],
+    segments: pa.Table,
     epochs: int,
     seconds: float,
 ) -> str:
@@ -198,6 +203,10 @@ def _card(
                 + ("above zero" if lo > 0 else "NOT above zero: the floor stands")
                 for name, (mean, lo, hi) in gains.items()
             ),
+            "",
+            f"Parts of the questions, gain over `{next(iter(gains))}`:",
+            "",
+            evaluate.segments_table(segments),
             "",
             "Limits: an item is known only after the next training; the model sees ids and kinds of act, not time, price or text;",
             "who has no history gets the popular list. Scores order one answer and are no probabilities.",

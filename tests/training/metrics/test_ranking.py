@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from training.metrics.ranking import MISS, coverage_interval, mrr_at, ndcg_at, recall_at, report, top_k, worst_ranks
+from training.metrics.ranking import MISS, coverage_interval, mrr_at, ndcg_at, novelty_at_10, recall_at, report, top_k, worst_ranks
 
 
 def ranks(scores: list[float], *targets: int) -> list[int]:
@@ -102,3 +102,9 @@ def test_misuse_is_refused() -> None:
         report([], 3)
     with pytest.raises(ValueError, match="without a relevant item"):
         report([(np.zeros((1, 2)), [np.array([], dtype=np.int64)])], 2)
+
+
+def test_novelty_is_the_surprise_of_what_is_shown() -> None:
+    counts = np.array([8, 4, 4, 0])
+    lists = np.array([[0, -1], [1, 2], [0, 1], [3, -1], [-1, -1]])
+    assert novelty_at_10(lists, counts) == pytest.approx([1, 2, 1.5, 5, 0])

@@ -2,7 +2,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from training.metrics.names import check
+from training.metrics.names import RANKING, check
 from training.metrics.ranking import RankingReport
 from training.recommender import evaluate
 from training.recommender.baselines import CoOccurrence, Popularity
@@ -23,10 +23,10 @@ def asked(cycle: pa.Table) -> tuple[Queries, dict[str, RankingReport]]:
 
 def test_metrics_have_listed_names_and_hold_their_mean(asked: tuple[Queries, dict[str, RankingReport]]) -> None:
     report = asked[1]["good"]
-    found = evaluate.metrics(report, seed=1)
+    found = evaluate.metrics(report, np.arange(20), seed=1)
     assert all(check(name) == name for name in found)
     assert found["test_ndcg_at_10"] == pytest.approx(report.per_query["ndcg_at_10"].mean())
-    for name in ("ndcg_at_10", "recall_at_10", "mrr_at_20", "coverage_at_10"):
+    for name in RANKING:
         assert found[f"test_{name}_lo"] <= found[f"test_{name}"] <= found[f"test_{name}_hi"]
 
 
@@ -36,6 +36,37 @@ def test_gains_name_the_hardest_floor_first(asked: tuple[Queries, dict[str, Rank
     assert list(found) == ["itself", "popularity"]
     assert found["itself"] == (0, 0, 0)
     assert found["popularity"][1] > 0
+
+
+def test_segments_part_users_and_wanted_items() -> None:
+    rows = pa.table(
+        {
+            "user_id": ["a"] * 9 + ["b"] * 3 + ["c"] * 3,
+            "item_id": ["0", "1", "0", "1", "0", "1", "0", "1", "2", "0", "1", "0", "0", "1", "3"],
+            "event_type": ["view"] * 15,
+            "event_timestamp": pa.array(range(15), pa.timestamp("us", tz="UTC")),
+        }
+    )
+    parts = split(rows, DataConfig(protocol="leave_one_out"))
+    encoder = make_encoder(rows, 28)
+    queries = make_queries(parts.test, encoder)  # a wants 2, b wants 0, c wants 3; 2 and 3 are rare
+    counts = np.array([70, 20, 5, 5])
+    found = {}
+    for name, wanted in {"knows": [2, 0, 3], "knows popular": [0, 0, 0]}.items():
+        scores = np.zeros((3, 4), dtype=np.float32)
+        scores[range(3), wanted] = 1
+        found[name] = ask(lambda _, users, scores=scores: scores[users], queries, 4, True)
+    table = evaluate.segments(found["knows"], found["knows popular"], queries, counts, 1)
+    rows_by_name = {row["segment"]: row for row in table.to_pylist()}
+    assert {name: row["num_queries"] for name, row in rows_by_name.items()} == {
+        "all": 3, "cold": 2, "heavy": 1, "tail": 2, "head": 1, "decile_1": 1, "decile_3": 1, "decile_8": 1,
+    }  # fmt: skip
+    assert rows_by_name["head"]["gain"] == 0
+    assert rows_by_name["tail"]["gain"] > 0.5
+    assert rows_by_name["tail"]["ndcg_at_10"] == 1
+    lines = evaluate.segments_table(table).splitlines()
+    assert len(lines) == 2 + len(rows_by_name)
+    assert lines[2].startswith("| all | 3 | 1.0000 [1.0000, 1.0000] |")
 
 
 def test_per_user_rows_hold_no_user_id(asked: tuple[Queries, dict[str, RankingReport]]) -> None:
@@ -64,6 +95,9 @@ def test_plots_show_model_and_floors(asked: tuple[Queries, dict[str, RankingRepo
 
 
 def test_table_holds_every_metric_of_everybody(asked: tuple[Queries, dict[str, RankingReport]]) -> None:
-    text = evaluate.table({name: evaluate.metrics(report, 1) for name, report in asked[1].items()})
-    assert text.splitlines()[0] == "| test part | ndcg_at_10 | recall_at_10 | recall_at_20 | mrr_at_20 | coverage_at_10 |"
+    text = evaluate.table({name: evaluate.metrics(report, np.arange(20), 1) for name, report in asked[1].items()})
+    assert (
+        text.splitlines()[0]
+        == "| test part | ndcg_at_10 | recall_at_10 | recall_at_20 | mrr_at_20 | coverage_at_10 | novelty_at_10 |"
+    )
     assert [line.split("|")[1].strip() for line in text.splitlines()[2:]] == ["good", "popularity"]
