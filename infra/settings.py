@@ -73,6 +73,12 @@ class Settings(BaseSettings):
     ray_memory_mb: int = Field(300, ge=80, description="Object store of our own Ray, in MB.")
     ray_auth_token: SecretStr | None = Field(None, description="Token of the Ray cluster; default: one made under the home.")
 
+    train_memory_gb: float = Field(
+        8.0,
+        gt=0,
+        description="Memory that the baselines of a training may take, in GB; one that needs more is not run, and the run says so.",
+    )
+
     http_host: str = Field("127.0.0.1", description="Address that the HTTP API binds.")
     http_port: int = Field(8000, ge=1024, le=65535, description="Port of the HTTP API.")
     http_replicas: int = Field(1, ge=1, description="Gateway replicas.")

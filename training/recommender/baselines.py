@@ -32,6 +32,10 @@ class Baseline(Protocol):
         """What distinguishes it from others of its kind."""
         ...
 
+    def memory(self, sequences: Sequences, num_items: int) -> int:
+        """Bytes that `fit` takes at its peak, roughly."""
+        ...
+
     def fit(self, sequences: Sequences, num_items: int) -> None:
         """Learn from acts on items 0 to `num_items` - 1; there must be no -1 among them."""
         ...
@@ -52,6 +56,10 @@ class Popularity:
     @property
     def settings(self) -> dict[str, float | None]:
         return {"days": self.days}
+
+    def memory(self, sequences: Sequences, num_items: int) -> int:  # noqa: ARG002 - one number per item
+        """Bytes that `fit` takes at its peak, roughly."""
+        return 16 * num_items
 
     def fit(self, sequences: Sequences, num_items: int) -> None:
         """Count the acts on each item, all of them and, given `days`, those of the last days."""
@@ -77,6 +85,10 @@ class Repetition:
     def settings(self) -> dict[str, float | None]:
         return {"half_life": self.half_life}
 
+    def memory(self, sequences: Sequences, num_items: int) -> int:
+        """Bytes that `fit` takes at its peak, roughly."""
+        return self.popularity.memory(sequences, num_items)
+
     def fit(self, sequences: Sequences, num_items: int) -> None:
         """Count what is popular; what was taken before is read from the history asked about."""
         self.popularity.fit(sequences, num_items)
@@ -101,6 +113,10 @@ class ItemKNN:
     @property
     def settings(self) -> dict[str, float | None]:
         return {"neighbours": self.neighbours, "shrinkage": self.shrinkage, "decay": self.decay}
+
+    def memory(self, sequences: Sequences, num_items: int) -> int:
+        """Bytes that `fit` takes at its peak, roughly: every two items of one user, at most all pairs of the catalogue."""
+        return 48 * min(num_items**2, int((np.diff(sequences.offsets) ** 2).sum()))
 
     def fit(self, sequences: Sequences, num_items: int) -> None:
         """Shrunk cosine between the users of each two items, the greatest `neighbours` per item."""
@@ -134,6 +150,10 @@ class CoOccurrence:
     def settings(self) -> dict[str, float | None]:
         names = ("window", "decay", "damping", "distance", "backward")
         return {name: getattr(self, name) for name in names}
+
+    def memory(self, sequences: Sequences, num_items: int) -> int:  # noqa: ARG002 - pairs are held before they are added up
+        """Bytes that `fit` takes at its peak, roughly: every two acts of one user within the window."""
+        return 2 * 60 * int((np.minimum(np.diff(sequences.offsets), self.window) * np.diff(sequences.offsets)).sum())
 
     def fit(self, sequences: Sequences, num_items: int) -> None:
         """Count the items up to `window` acts apart, divided by powers of both items' popularity."""
@@ -170,8 +190,8 @@ class Ease:
     def settings(self) -> dict[str, float | None]:
         return {"ridge": self.ridge, "decay": self.decay}
 
-    def memory(self, num_items: int) -> int:
-        """Bytes that a fit takes at its peak: the Gram matrix, its factor and the inverse."""
+    def memory(self, sequences: Sequences, num_items: int) -> int:  # noqa: ARG002 - all pairs of the catalogue
+        """Bytes that `fit` takes at its peak: the Gram matrix, its factor and the inverse."""
         return 3 * 4 * num_items**2
 
     def fit(self, sequences: Sequences, num_items: int) -> None:
@@ -208,6 +228,10 @@ class Ials:
     @property
     def settings(self) -> dict[str, float | None]:
         return {name: getattr(self, name) for name in ("dim", "unobserved", "ridge", "power", "decay", "sweeps", "seed")}
+
+    def memory(self, sequences: Sequences, num_items: int) -> int:
+        """Bytes that `fit` takes at its peak, roughly: both sides' vectors and one lot of systems of equations."""
+        return 4 * self.dim * (2 * len(sequences) + 2 * num_items) + 12 * _ROWS * self.dim**2 + 8 * 2**24
 
     def fit(self, sequences: Sequences, num_items: int) -> None:
         """Solve for users and items in turn, each side exactly."""

@@ -14,6 +14,7 @@ import pyarrow as pa
 from features.columns import CREATED_TIMESTAMP, EVENT_TIMESTAMP, EVENT_TYPE, ITEM_ID, SESSION_ID, USER_ID
 from features.revisions import current_rows
 from features.tables import INTERACTIONS
+from infra import log
 from infra.errors import TableContractError
 from training.checkpoints import rows_digest
 from training.context import Context
@@ -80,7 +81,7 @@ def train(recipe: Recipe, context: Context) -> dict[str, Any]:
         recommender = Recommender(recipe.model, final.encoder, network.eval())
 
         queries = make_queries(parts.test, final.encoder)
-        chosen = _choose_floors(tuning, final)
+        chosen, too_large = choose_floors(tuning, final, context.settings.train_memory_gb)
         answers = {TASK: _ask(network_scorer(network, final.encoder.popularity), queries, final)}
         answers |= {name: _ask(floor, queries, final) for name, floor in chosen.items()}
         counts = final.sequences.item_counts(len(final.encoder.items))
@@ -92,10 +93,13 @@ def train(recipe: Recipe, context: Context) -> dict[str, Any]:
 
         segments = evaluate.segments(answers[TASK], answers[hardest], queries, counts, seed)
         run.table(segments, "segments.parquet")
+        run.tags({f"not_run_{name}": why for name, why in too_large.items()})
         run.tags({"hardest_floor": hardest, "num_cold_users": str(queries.num_cold_users)})
         _log_answer(run, TASK, answers, reports, queries, final, context)
         run.figure(evaluate.gains_over_floors(gains), "gains_over_floors.png")
-        card = _card(recipe, parts, final.encoder, queries, reports, gains, segments, trained.tuned.best_epoch + 1, seconds)
+        card = _card(
+            recipe, parts, final.encoder, queries, reports, gains, segments, too_large, trained.tuned.best_epoch + 1, seconds
+        )
         run.note(card)
         with tempfile.TemporaryDirectory() as folder:
             recommender.save(Path(folder))
@@ -123,18 +127,27 @@ def _task(recipe: Recipe, parts: Split, *, is_tuning: bool) -> RecommenderTask:
     return RecommenderTask(recipe.model, recipe.data, encoder, sequences, val, recipe.fit.batch_size, recipe.fit.seed)
 
 
-def _choose_floors(tuning: RecommenderTask, final: RecommenderTask) -> dict[str, Baseline]:
-    """Each kind of floor in its best setting on the validation part, then fitted on what the model was fitted on."""
+def choose_floors(tuning: RecommenderTask, final: RecommenderTask, memory_gb: float) -> tuple[dict[str, Baseline], dict[str, str]]:
+    """Each kind of floor in its best setting on the validation part, then fitted on what the model was fitted on.
+
+    Returns:
+        Name -> floor, and name -> why for each that does not fit the memory and is not run.
+    """
     assert tuning.val is not None
-    chosen = {}
+    chosen, too_large = {}, {}
     for name, candidates in floors().items():
+        needed = max(floor.memory(final.sequences, len(final.encoder.items)) for floor in candidates) / 1e9
+        if needed > memory_gb:
+            too_large[name] = f"needs about {needed:,.1f} GB, SHOPGRAPH_TRAIN_MEMORY_GB is {memory_gb:g}"
+            log.get(__name__).warning("baseline not run", baseline=name, why=too_large[name])
+            continue
         scores = []
         for candidate in candidates if len(candidates) > 1 else ():
             candidate.fit(tuning.sequences, len(tuning.encoder.items))
             scores.append(_ask(candidate, tuning.val, tuning).means["ndcg_at_10"])
         chosen[name] = candidates[int(np.argmax(scores))] if scores else candidates[0]
         chosen[name].fit(final.sequences, len(final.encoder.items))
-    return chosen
+    return chosen, too_large
 
 
 def _ask(scorer: Any, queries: Queries, task: RecommenderTask) -> RankingReport:
@@ -167,6 +180,7 @@ def _card(
     reports: Mapping[str, Mapping[str, float]],
     gains: Mapping[str, evaluate.Interval],
     segments: pa.Table,
+    too_large: Mapping[str, str],
     epochs: int,
     seconds: float,
 ) -> str:
@@ -203,6 +217,7 @@ def _card(
                 + ("above zero" if lo > 0 else "NOT above zero: the floor stands")
                 for name, (mean, lo, hi) in gains.items()
             ),
+            *(f"- `{name}` was not run: {why}" for name, why in too_large.items()),
             "",
             f"Parts of the questions, gain over `{next(iter(gains))}`:",
             "",

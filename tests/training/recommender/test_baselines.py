@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from training.recommender.baselines import CoOccurrence, Ease, Ials, ItemKNN, Popularity, Repetition, floors, taken
-from training.recommender.data import DataConfig, Sequences, ask, make_encoder, make_queries, make_sequences, split
+from training.recommender.data import DataConfig, RecommenderTask, Sequences, ask, make_encoder, make_queries, make_sequences, split
+from training.recommender.model import Config
+from training.recommender.train import choose_floors
 from training.splits import DAY_US
 
 
@@ -108,3 +110,15 @@ def test_floors_rank_as_the_planted_order_says(cycle: pa.Table) -> None:
         floor.fit(acts, len(encoder.items))
         found[name] = ask(floor, queries, len(encoder.items), True).means["ndcg_at_10"]
     assert found["co_occurrence"] > 2 * found["popularity"]
+
+
+def test_a_floor_that_does_not_fit_the_memory_is_named_and_not_run(cycle: pa.Table) -> None:
+    parts = split(cycle, DataConfig(val_days=14, test_days=14))
+    encoder = make_encoder(parts.train, 28)
+    acts, val = make_sequences(parts.train, encoder), make_queries(parts.val, encoder)
+    task = RecommenderTask(Config(dim=8), DataConfig(), encoder, acts, val, 4, 3)
+    chosen, too_large = choose_floors(task, task, memory_gb=4e-6)
+    assert {"popularity", "popularity_7d", "repetition"} <= set(chosen)
+    assert "ease" in too_large
+    assert "SHOPGRAPH_TRAIN_MEMORY_GB is 4e-06" in too_large["ease"]
+    assert set(chosen) | set(too_large) == set(floors())
