@@ -93,6 +93,60 @@ def down(
         typer.echo(f"deleted {settings.home_path}.")
 
 
+@app.command()
+def recommend(
+    context: typer.Context,
+    model: Annotated[
+        str | None, typer.Option(help="Version number, alias or run id of a recommender; default: the newest.")
+    ] = None,
+    user: Annotated[str | None, typer.Option(help="A user of the shop.")] = None,
+    visitor: Annotated[str | None, typer.Option(help="A visitor who is not logged in.")] = None,
+    items: Annotated[
+        str | None, typer.Option(help="Items somebody looked at, oldest first: a,b,c. With --user they come on top.")
+    ] = None,
+    k: Annotated[int, typer.Option("-k", help="How many items.")] = 10,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the answer as the API gives it.")] = False,
+) -> None:
+    """The list that a trained model gives, and why: the same as `POST /v1/recommend` where that model is released.
+
+    It needs no running API. Known users are read from the online store, new ones are known by `--items` alone.
+
+    shopgraph recommend --user u0000001\n
+    shopgraph recommend --model 3 --items i0000012,i0000077 -k 5\n
+    shopgraph recommend --model 0f3c...e1 --user u0000001 --json
+    """
+    from pydantic import ValidationError
+
+    from infra.errors import SettingsError
+    from serving.recommend import Asked
+    from serving.recommend import recommend as answer_of
+
+    asked = Asked(user, visitor, tuple(item for item in (items or "").split(",") if item))
+    try:
+        answer = answer_of(context.obj, asked, k, model)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise SettingsError(f"{'.'.join(map(str, first['loc'])) or 'request'}: {first['msg']}, got {first['input']!r}.") from None
+    if as_json:
+        typer.echo(json.dumps(answer))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("", "item", "score", "because of", box=None)
+    for place, item in enumerate(answer["items"], 1):
+        because = ", ".join(f"{one['item_id']} ({one['weight']:.2f})" for one in item["reasons"])
+        table.add_row(str(place), item["item_id"], f"{item['score']:.4f}", because or "popular")
+    console = Console()
+    console.print(table)
+    version = answer["model_versions"]["recommender"]
+    console.print(
+        f"recommender version {version}, {answer['catalogue']:,} items, as of {answer['as_of']}", style="dim", highlight=False
+    )
+    if answer["degraded"]:
+        console.print(f"not used: {', '.join(answer['degraded'])}", style="yellow", highlight=False)
+
+
 def _show(found: Status) -> None:
     from rich.console import Console
     from rich.table import Table

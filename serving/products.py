@@ -112,8 +112,17 @@ class Recommend:
                 degraded.append("unknown_item")
             elif history.item_ids and not personalized:
                 degraded.append("unknown_item" if self.model.reads(history.event_types) else "empty_history")
-            contents.append(_list(items[: request.k], personalized, degraded))
+            content = _list(items[: request.k], personalized, degraded)
+            contents.append(self._explained(content, history) if request.explain else content)
         return contents
+
+    def _explained(self, content: Content, history: History) -> Content:
+        """The content with the reasons of each item."""
+        items = content["items"]
+        reasons = self.model.reasons(history.item_ids, history.event_types, [item["item_id"] for item in items])
+        for item, found in zip(items, reasons, strict=True):
+            item["reasons"] = [{"item_id": other, "weight": weight} for other, weight in found]
+        return content
 
     def _similar(self, request: RecommendRequest, item_id: str, allowed: Bools) -> Content:
         items = self.model.similar(item_id, request.k, exclude=frozenset(request.exclude), allowed=allowed)

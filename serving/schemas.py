@@ -76,6 +76,7 @@ class RecommendRequest(Request):
     filters: Filters | None = None
     exclude: list[Id] = Field([], max_length=1000, description="Items not to show.")
     personalize: bool = Field(True, description="false: nothing about the person is read, not even the session.")
+    explain: bool = Field(False, description="Say with each item which items of the history speak for it; the answer takes longer.")
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
@@ -150,11 +151,21 @@ class Answer(BaseModel):
     request_id: str = Field(description="The request's x-request-id, or one made for it.")
 
 
+class Reason(BaseModel):
+    """An item of the history that speaks for a recommended one."""
+
+    item_id: str
+    weight: float = Field(description="How far the log of the recommended item's share falls without it; above 0.")
+
+
 class RecommendedItem(BaseModel):
     """One item of a list."""
 
     item_id: str
     score: float = Field(description="Compares items of one answer; no probability.")
+    reasons: list[Reason] | None = Field(
+        None, description="With `explain`: what speaks for it, the most first; empty where nothing of the person does."
+    )
 
 
 class RecommendAnswer(Answer):

@@ -123,6 +123,23 @@ def test_runs_show_models_beside_their_baselines(shop: Installation) -> None:
         assert client.get_model_version(f"sample.{task}", "1").tags["digest"]
 
 
+def test_the_command_gives_the_list_of_the_endpoint_and_why(shop: Installation) -> None:
+    from training.tracking import Tracking
+
+    run_id = Tracking(shop.settings, "sample").fetch("recommender").run_id
+    user, item = a_user(shop), an_item(shop)
+    told = json.loads(shop.shopgraph("recommend", "--model", run_id, "--user", user, "--items", item, "-k", "5", "--json"))
+    kind = json.loads((Tracking(shop.settings, "sample").fetch("recommender").folder / "encoder.json").read_text())["event_types"][
+        0
+    ]
+    body = {"user_id": user, "session": [{"item_id": item, "event_type": kind}], "k": 5, "explain": True}
+    asked = shop.post("/v1/recommend", body).json()
+    assert [one["item_id"] for one in told["items"]] == [one["item_id"] for one in asked["items"]]
+    assert told["graph_version"] == asked["graph_version"]
+    assert any(one["reasons"] for one in told["items"])
+    assert "unknown_user" in shop.shopgraph("recommend", "--user", "nobody 知", "-k", "3")
+
+
 @pytest.mark.parametrize(
     ("path", "body", "status"),
     [

@@ -5,14 +5,20 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from features.store import FeatureStore
 from infra.errors import EngineError
+from infra.home import Home
 from serving.loading import Loader
 from serving.nodes.user_history import UserHistory
+from serving.recommend import Asked
+from serving.recommend import recommend as command
 from serving.schemas import RecommendRequest
 from tests.serving.conftest import ITEMS, NOW, Ask, ServedShop
+from training.tracking import Saved, Tracking
 
 ON_SALE = set(ITEMS[:9])
 
@@ -159,3 +165,48 @@ def test_trending_items_are_those_with_most_acts_this_week(post: Ask) -> None:
     assert ids(recommend(post, placement="trending", exclude=["i6"])) == ["i3"]
     none = recommend(post, placement="trending", filters={"category": ["shoes"], "price_max": 15})
     assert (ids(none), none["degraded"]) == (["i0"], ["no_recent_activity"])
+
+
+def test_reasons_are_what_a_score_loses_without_an_item_of_the_history(post: Ask, served: ServedShop) -> None:
+    plain = recommend(post, user_id="u1", k=9)
+    content = recommend(post, user_id="u1", k=9, explain=True)
+    assert ids(content) == ids(plain)
+    assert all("reasons" not in item for item in plain["items"])
+    graph = Loader(served.settings, served.shop, served.lake).load(served.manifests["recommend"], NOW)
+
+    def share(history: list[str], kinds: list[str], item: str) -> float:
+        scores = graph.model.scores([history], [kinds])[0]  # type: ignore[attr-defined]
+        return float(scores[ITEMS.index(item)] - np.log(np.exp(scores).sum()))
+
+    for item in content["items"]:
+        whole = share(["i0", "i1"], ["view", "purchase"], item["item_id"])
+        falls = {
+            "i0": whole - share(["i1"], ["purchase"], item["item_id"]),
+            "i1": whole - share(["i0"], ["view"], item["item_id"]),
+        }
+        expected = sorted(((fall, name) for name, fall in falls.items() if fall > 0), reverse=True)
+        assert [reason["item_id"] for reason in item["reasons"]] == [name for _, name in expected]
+        assert [reason["weight"] for reason in item["reasons"]] == pytest.approx([fall for fall, _ in expected], abs=1e-5)
+    assert any(item["reasons"] for item in content["items"])
+
+
+def test_a_popular_list_has_no_reasons_and_one_item_is_held_against_what_is_popular(post: Ask) -> None:
+    assert all(item["reasons"] == [] for item in recommend(post, user_id="nobody", explain=True)["items"])
+    alone = recommend(post, session=[{"item_id": "i7"}], explain=True, k=9)["items"]
+    assert {reason["item_id"] for item in alone for reason in item["reasons"]} == {"i7"}
+
+
+def test_the_command_gives_the_list_of_the_endpoint(post: Ask, served: ServedShop, monkeypatch: pytest.MonkeyPatch) -> None:
+    pin = served.manifests["recommend"].pins["recommender"]
+    folder = Home(served.settings).model_folder("sample.recommender", pin.version, pin.digest)
+    saved = Saved(folder, "sample.recommender", pin.version, pin.digest, pin.run_id, served.manifests["recommend"].tables)
+    monkeypatch.setattr(
+        Tracking, "fetch", lambda *_: saved
+    )  # the registry itself: tests/training/tracking and tests/test_thread.py
+    told = command(served.settings, Asked("u1", items=("i7", "i2")), 9)
+    asked = recommend(post, user_id="u1", session=[{"item_id": "i7"}, {"item_id": "i2"}], k=9, explain=True)
+    assert told["items"] == asked["items"]
+    assert told["graph_version"] == asked["graph_version"]
+    assert (told["catalogue"], told["degraded"]) == (len(ITEMS), [])
+    with pytest.raises(ValidationError):
+        command(served.settings, Asked("u1"), 0)

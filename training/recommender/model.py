@@ -372,6 +372,36 @@ class Recommender:
                 scores[row, self.encoder.read(history, event_types[row] if event_types is not None else None)[0]] = -np.inf
         return [self._named(row, best) for row, best in zip(scores, top_k(scores, k), strict=True)]
 
+    def reasons(
+        self, history: Sequence[str], event_types: Sequence[str] | None, items: Sequence[str], most: int = 3
+    ) -> list[Recommendations]:
+        """Per recommended item, the items of the history that speak for it, the strongest first: `(item_id, weight)`.
+
+        The weight is how far the log of the item's softmax share falls when every act on that item is left out of the history
+        (leave-one-out attribution, which holds for any model); only what speaks for it is named, at most `most`.
+
+        Raises:
+            KeyError: a recommended item is not in the catalogue.
+        """
+        read, events = (part[-self.config.max_length :] for part in self.encoder.read(history, event_types))
+        names = [self.encoder.items[item] for item in read]
+        kinds = [self.encoder.event_types[event] for event in events]
+        others = list(dict.fromkeys(names))
+        keeps = [[name != other for name in names] for other in (None, *others)]
+        scores = self.scores(
+            [[name for name, is_kept in zip(names, keep, strict=True) if is_kept] for keep in keeps],
+            [[kind for kind, is_kept in zip(kinds, keep, strict=True) if is_kept] for keep in keeps],
+        )
+        is_popular = [not any(keep) for keep in keeps]  # scores are then shares already
+        shares = np.where(np.array(is_popular)[:, None], np.log(np.maximum(scores, 1e-9)), _log_softmax(scores))
+        columns = [self.encoder.index[item] for item in items]
+        falls = shares[0, columns] - shares[1:, columns]
+        found = []
+        for column in range(len(items)):
+            order = np.argsort(-falls[:, column], kind="stable")[:most]
+            found.append([(others[row], float(falls[row, column])) for row in order if falls[row, column] > 0])
+        return found
+
     def popular(self, k: int) -> Recommendations:
         """The k most popular items of late."""
         return self.recommend([[]], k)[0]
@@ -401,3 +431,9 @@ class Recommender:
 
     def _named(self, scores: Floats, best: Ints) -> Recommendations:
         return [(self.encoder.items[item], float(scores[item])) for item in best if scores[item] > -np.inf]
+
+
+def _log_softmax(scores: Floats) -> Floats:
+    shifted = scores - scores.max(axis=1, keepdims=True)
+    logs: Floats = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return logs

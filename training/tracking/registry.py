@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 import uuid
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from training.tracking import flavor
 from training.tracking.runs import Run
 
 NEWEST = "newest"
+_RUN_ID = re.compile(r"[0-9a-f]{32}")
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ def fetch(client: MlflowClient, name: str, version: str | None, home: Home) -> S
     """A registered version, downloaded once and checked against its digest.
 
     Args:
-        version: a number, an alias such as `champion`, or None for the newest.
+        version: a number, an alias such as `champion`, the id of the run that registered it, or None for the newest.
 
     Raises:
         ModelNotFoundError: there is no such model or version.
@@ -121,7 +123,7 @@ def origin(client: MlflowClient, name: str, version: str | None) -> Origin:
     """Where a registered version comes from; its files are not fetched.
 
     Args:
-        version: a number, an alias such as `champion`, or None for the newest.
+        version: a number, an alias such as `champion`, the id of its run, or None for the newest.
 
     Raises:
         ModelNotFoundError: there is no such model or version.
@@ -159,6 +161,11 @@ def _find(client: MlflowClient, name: str, version: str | None):  # type: ignore
                     f"no model {name} is registered; train it with `shopgraph train {name.rsplit('.', 1)[-1]}`."
                 )
             return max(every, key=lambda found: int(found.version))
+        if _RUN_ID.fullmatch(version):
+            made = client.search_model_versions(f"name='{name}' and run_id='{version}'")
+            if not made:
+                raise ModelNotFoundError(f"run {version} registered no version of model {name}; a baseline's run never does.")
+            return made[0]
         return client.get_model_version(name, version) if version.isdigit() else client.get_model_version_by_alias(name, version)
     except MlflowException as error:
         if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):

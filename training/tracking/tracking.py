@@ -163,7 +163,7 @@ class Tracking:
 
     @answering()
     def fetch(self, task: str, version: str | None = None) -> Saved:
-        """A registered version of `<shop>.<task>` (a number, an alias, None: the newest) as a folder on this machine.
+        """A registered version of `<shop>.<task>` (a number, an alias, the id of its run, None: the newest) as a folder on this machine.
 
         Raises:
             ModelNotFoundError: there is no such model or version.
@@ -173,7 +173,7 @@ class Tracking:
 
     @answering()
     def origin(self, task: str, version: str | None = None) -> Origin:
-        """Where a registered version of `<shop>.<task>` comes from (a number, an alias, None: the newest).
+        """Where a registered version of `<shop>.<task>` comes from (a number, an alias, the id of its run, None: the newest).
 
         Raises:
             ModelNotFoundError: there is no such model or version.

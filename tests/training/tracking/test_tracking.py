@@ -124,7 +124,7 @@ def test_a_registered_model_comes_back_byte_for_byte(tracking: Tracking, folder:
     saved = tracking.fetch("sentiment")
     assert (saved.version, saved.run_id, saved.inputs) == (version, run.id, INPUTS)
     assert torch.equal(load_file(saved.folder / "weights.safetensors")["weight"], torch.arange(6.0).reshape(2, 3))
-    assert tracking.fetch("sentiment", str(version)).folder == saved.folder
+    assert tracking.fetch("sentiment", str(version)).folder == tracking.fetch("sentiment", saved.run_id).folder == saved.folder
 
 
 def test_the_next_version_is_the_newest_and_aliases_resolve(tracking: Tracking, folder: Path) -> None:
@@ -142,6 +142,8 @@ def test_a_model_that_is_not_there_is_named(tracking: Tracking) -> None:
         tracking.fetch("nothing")
     with pytest.raises(ModelNotFoundError, match="'99'"):
         tracking.fetch("sentiment", "99")
+    with pytest.raises(ModelNotFoundError, match="run 0{32} registered no version"):
+        tracking.fetch("sentiment", "0" * 32)
 
 
 def test_a_version_that_was_registered_by_hand_is_named(tmp_path: Path) -> None:
