@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor
 
-from training.recommender.data import Sequences
+from training.recommender.data import Sequences, near_counts
 from training.splits import DAY_US
 
 Ints = NDArray[np.int64]
@@ -157,20 +157,11 @@ class CoOccurrence:
 
     def fit(self, sequences: Sequences, num_items: int) -> None:
         """Count the items up to `window` acts apart, divided by powers of both items' popularity."""
-        users = np.repeat(np.arange(len(sequences)), np.diff(sequences.offsets))
-        rows, columns, weights = [], [], []
-        for gap in range(1, min(self.window, int(np.diff(sequences.offsets).max(initial=1))) + 1):
-            same = users[:-gap] == users[gap:]
-            earlier, later = sequences.items[:-gap][same], sequences.items[gap:][same]
-            for row, column, weight in ((earlier, later, 1.0), (later, earlier, self.backward)):
-                rows.append(row)
-                columns.append(column)
-                weights.append(np.full(len(row), weight / gap**self.distance, dtype=np.float32))
+        after = near_counts(sequences, num_items, self.window, self.distance)
+        both = (after + self.backward * after.T).tocoo() if self.backward else after.tocoo()
         popularity = sequences.item_counts(num_items).astype(np.float32) + 1
-        row, column = np.concatenate(rows), np.concatenate(columns)
-        counts = np.concatenate(weights) / popularity[row] ** 0.5 / popularity[column] ** self.damping
-        self.near = sparse.csr_array((counts, (row, column)), shape=(num_items, num_items), dtype=np.float32)
-        self.near.eliminate_zeros()
+        weights = both.data / popularity[both.row] ** 0.5 / popularity[both.col] ** self.damping
+        self.near = sparse.csr_array((weights, (both.row, both.col)), shape=both.shape, dtype=np.float32)
 
     def __call__(self, history: Sequences, users: Ints) -> Floats:
         weights = _recency_weights(history, users, self.decay, self.near.shape[0])

@@ -147,8 +147,12 @@ class Block(nn.Module):
         self.query_key_value = nn.Linear(config.dim, 3 * config.dim)
         self.attention_out = nn.Linear(config.dim, config.dim)
         self.feed_norm = nn.LayerNorm(config.dim)
-        self.feed = nn.Sequential(nn.Linear(config.dim, 4 * config.dim), nn.GELU(), nn.Linear(4 * config.dim, config.dim))
+        feed_out = nn.Linear(4 * config.dim, config.dim)
+        self.feed = nn.Sequential(nn.Linear(config.dim, 4 * config.dim), nn.GELU(), feed_out)
         self.dropout = nn.Dropout(config.dropout)
+        for last in (self.attention_out, feed_out):  # at first a block adds nothing (Bachlechner et al. 2021, ReZero)
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, L, D) -> (B, L, D); padding must be at the end, where no act can look."""
@@ -225,8 +229,9 @@ class Network(nn.Module):
         if config.repeats:
             self.repeat = nn.Linear(config.dim, 1)
             self.repeat_lag = nn.Parameter(torch.zeros(config.max_length))
-        for embedding in (self.item, self.event, self.position):
-            nn.init.normal_(embedding.weight, std=config.dim**-0.5 / 2)
+        nn.init.normal_(self.item.weight, std=config.dim**-0.5 / 2)
+        for embedding in (self.event, self.position):  # at first the items alone speak
+            nn.init.normal_(embedding.weight, std=config.dim**-0.5 / 20)
 
     @property
     def input_spec(self) -> dict[str, tuple[tuple[int, ...], str]]:

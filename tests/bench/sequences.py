@@ -1,0 +1,77 @@
+"""Published sequence sets (Amazon Beauty, Toys) as the platform's tables, without Spark, and the work that RecBole is timed with.
+
+    python sequences.py <folder with sequences.parquet> <threads>
+
+One epoch and one full-ranking evaluation of our network at the size of the peer (peers/recbole_sasrec.py), in a process of its own;
+the last line is the same JSON as the peer's.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from training.recommender.data import RecommenderTask, ask, make_encoder, make_queries, make_sequences, network_scorer, split
+from training.recommender.model import Config
+from training.recommender.recipes import sequences
+from training.trainer import fit
+
+_SECOND_US = 1_000_000
+
+
+def interactions(file: Path) -> pa.Table:
+    """Rows like those of `interactions`, one view per item of each sequence; the place in the sequence is the time, in seconds."""
+    rows = pq.read_table(file)
+    lists = rows["items"].combine_chunks()
+    lengths = np.diff(lists.offsets.to_numpy())
+    place = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    return pa.table(
+        {
+            "user_id": pa.array(np.repeat(rows["user"].to_numpy(), lengths)).cast(pa.string()),
+            "item_id": lists.flatten().cast(pa.string()),
+            "event_type": pa.repeat("view", len(place)),
+            "event_timestamp": pa.array(place * _SECOND_US, pa.timestamp("us", tz="UTC")),
+        }
+    )
+
+
+def main() -> None:
+    """One epoch and one evaluation, and what they took."""
+    torch.set_num_threads(int(sys.argv[2]))
+    recipe = sequences()
+    parts = split(interactions(Path(sys.argv[1]) / "sequences.parquet"), recipe.data)
+    encoder = make_encoder(parts.train, recipe.data.popular_days)
+    config = Config(dim=64, num_blocks=2, num_heads=2, max_length=50, dropout=0.5, repeats=False)
+    acts = make_sequences(parts.train, encoder)
+    task = RecommenderTask(config, recipe.data, encoder, acts, None, recipe.fit.batch_size, recipe.fit.seed)
+    queries = make_queries(parts.test, encoder)
+    targets = sum(len(batch["pair_targets"]) for batch in task.batches(0, 0, 1))
+    task.build()  # the start from counts is read ahead of the clock, as the peer's data are
+    began = time.perf_counter()
+    state = fit(task, recipe.fit.model_copy(update={"epochs": 1})).state
+    trained = time.perf_counter()
+    network = task.build()
+    network.load_state_dict(state)
+    built = time.perf_counter()
+    report = ask(network_scorer(network.eval(), encoder.popularity), queries, len(encoder.items), repeats=False)
+    evaluated = time.perf_counter()
+    found = {
+        "targets": targets,
+        "epoch_s": trained - began,
+        "evaluate_s": evaluated - built,
+        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "metrics": report.means,
+    }
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
