@@ -35,7 +35,7 @@ from training.recommender.data import (
     make_encoder,
     make_queries,
     make_sequences,
-    network_scorer,
+    scorer,
     split,
 )
 from training.recommender.model import Config, Encoder, Network, Recommendations, Recommender
@@ -175,7 +175,7 @@ def bench(rows: pa.Table, recipe: Recipe, say: Callable[[str], None]) -> list[Fi
     queries = make_queries(parts.test, encoder)
     quality = {name: ndcg(floor, queries, task) for name, floor in found.floors.items()}
     strongest = max(quality, key=lambda name: quality[name])
-    mine = ndcg(network_scorer(ours.network, encoder.popularity), queries, task)
+    mine = ndcg(scorer(ours), queries, task)
 
     stock = Recommender(ours.config, encoder, StockNetwork(ours.network).eval())
     users = [queries.history.of(user) for user in range(len(queries))]

@@ -19,8 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from training.recommender.data import RecommenderTask, ask, make_encoder, make_queries, make_sequences, network_scorer, split
-from training.recommender.model import Config
+from training.recommender.data import RecommenderTask, ask, make_encoder, make_queries, make_sequences, scorer, split
+from training.recommender.model import Config, Recommender
 from training.recommender.recipes import sequences
 from training.trainer import fit
 
@@ -61,7 +61,7 @@ def main() -> None:
     network = task.build()
     network.load_state_dict(state)
     built = time.perf_counter()
-    report = ask(network_scorer(network.eval(), encoder.popularity), queries, len(encoder.items), repeats=False)
+    report = ask(scorer(Recommender(config, encoder, network.eval())), queries, len(encoder.items), repeats=False)
     evaluated = time.perf_counter()
     found = {
         "targets": targets,

@@ -15,6 +15,7 @@ from scipy import sparse
 from torch import Tensor
 
 from training.recommender.data import Sequences, near_counts
+from training.recommender.sources import Near, recency_weights
 from training.splits import DAY_US
 
 Ints = NDArray[np.int64]
@@ -94,7 +95,7 @@ class Repetition:
         self.popularity.fit(sequences, num_items)
 
     def __call__(self, history: Sequences, users: Ints) -> Floats:
-        weights = _recency_weights(history, users, 0.5 ** (1 / self.half_life), len(self.popularity.counts))
+        weights = recency_weights(_histories(history, users), 0.5 ** (1 / self.half_life), len(self.popularity.counts))
         popular = self.popularity(history, users)
         scores: Floats = weights.toarray() + popular / (popular.max() + 1) * np.float32(1e-3)
         return scores
@@ -108,7 +109,7 @@ class ItemKNN:
     shrinkage: float = 10.0
     decay: float = 0.98
     """Weight of an act relative to the next newer one; 1: plain ItemKNN."""
-    similarity: sparse.csr_array = field(default_factory=lambda: sparse.csr_array((0, 0), dtype=np.float32), repr=False)
+    near: Near = field(default_factory=lambda: Near.of_nothing(0), repr=False)
 
     @property
     def settings(self) -> dict[str, float | None]:
@@ -124,11 +125,11 @@ class ItemKNN:
         common = (pairs.T @ pairs).tocoo()
         norms = np.sqrt(pairs.sum(axis=0))
         cosine = common.data / (norms[common.row] * norms[common.col] + self.shrinkage)
-        self.similarity = _strongest(sparse.csr_array((cosine, (common.row, common.col)), shape=common.shape), self.neighbours)
+        whole = sparse.csr_array((cosine, (common.row, common.col)), shape=common.shape)
+        self.near = Near(whole, self.decay).strongest(self.neighbours)
 
     def __call__(self, history: Sequences, users: Ints) -> Floats:
-        weights = _recency_weights(history, users, self.decay, self.similarity.shape[0])
-        return np.asarray((weights @ self.similarity).toarray(), dtype=np.float32)
+        return self.near.scores(_histories(history, users))
 
 
 @dataclass
@@ -144,7 +145,7 @@ class CoOccurrence:
     """Power of the distance, in acts, that a pair's weight is divided by."""
     backward: float = 0.5
     """Weight of an item that stands before, relative to one that follows; 0: only followers count."""
-    near: sparse.csr_array = field(default_factory=lambda: sparse.csr_array((0, 0), dtype=np.float32), repr=False)
+    near: Near = field(default_factory=lambda: Near.of_nothing(0), repr=False)
 
     @property
     def settings(self) -> dict[str, float | None]:
@@ -161,11 +162,11 @@ class CoOccurrence:
         both = (after + self.backward * after.T).tocoo() if self.backward else after.tocoo()
         popularity = sequences.item_counts(num_items).astype(np.float32) + 1
         weights = both.data / popularity[both.row] ** 0.5 / popularity[both.col] ** self.damping
-        self.near = sparse.csr_array((weights, (both.row, both.col)), shape=both.shape, dtype=np.float32)
+        table = sparse.csr_array((weights, (both.row, both.col)), shape=both.shape, dtype=np.float32)
+        self.near = Near(table, self.decay)
 
     def __call__(self, history: Sequences, users: Ints) -> Floats:
-        weights = _recency_weights(history, users, self.decay, self.near.shape[0])
-        return np.asarray((weights @ self.near).toarray(), dtype=np.float32)
+        return self.near.scores(_histories(history, users))
 
 
 @dataclass
@@ -196,7 +197,9 @@ class Ease:
         self.weights = inverse.numpy()
 
     def __call__(self, history: Sequences, users: Ints) -> Floats:
-        return np.asarray(_recency_weights(history, users, self.decay, len(self.weights)) @ self.weights, dtype=np.float32)
+        return np.asarray(
+            recency_weights(_histories(history, users), self.decay, len(self.weights)) @ self.weights, dtype=np.float32
+        )
 
 
 @dataclass
@@ -234,7 +237,7 @@ class Ials:
             self.items = self._solve(by_item, self.users_of(by_user))
 
     def __call__(self, history: Sequences, users: Ints) -> Floats:
-        rows = _recency_weights(history, users, self.decay, len(self.items))
+        rows = recency_weights(_histories(history, users), self.decay, len(self.items))
         scores: Floats = (self.users_of(rows) @ self.items.T).numpy()
         return scores
 
@@ -297,21 +300,6 @@ def taken(sequences: Sequences, num_items: int) -> sparse.csr_array:
     return found
 
 
-def _recency_weights(history: Sequences, users: Ints, decay: float, num_items: int) -> sparse.csr_array:
-    """(users, items): each act weighs `decay` per act that came after it; acts on one item add up."""
-    parts = [history.of(user) for user in users]
-    lengths = np.array([part.stop - part.start for part in parts])
-    rows = np.repeat(np.arange(len(users)), lengths)
-    columns = np.concatenate([history.items[part] for part in parts]) if len(parts) else np.zeros(0, dtype=np.int64)
-    ages = np.concatenate([np.arange(length)[::-1] for length in lengths]) if len(parts) else np.zeros(0)
-    return sparse.csr_array((decay**ages, (rows, columns)), shape=(len(users), num_items), dtype=np.float32)
-
-
-def _strongest(matrix: sparse.csr_array, k: int) -> sparse.csr_array:
-    """The k greatest values of each row; ties by column."""
-    keep = np.zeros(matrix.nnz, dtype=bool)
-    for row in range(matrix.shape[0]):
-        part = slice(matrix.indptr[row], matrix.indptr[row + 1])
-        keep[part.start + np.argsort(-matrix.data[part], kind="stable")[:k]] = True
-    rows = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
-    return sparse.csr_array((matrix.data[keep], (rows[keep], matrix.indices[keep])), shape=matrix.shape, dtype=np.float32)
+def _histories(history: Sequences, users: Ints) -> list[Ints]:
+    """The items of each of some users."""
+    return [history.items[history.of(user)] for user in users]

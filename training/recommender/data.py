@@ -24,7 +24,7 @@ from features.columns import EVENT_TIMESTAMP, EVENT_TYPE, HISTORY_STEPS, ITEM_ID
 from infra.errors import TableContractError
 from training import splits
 from training.metrics import ranking
-from training.recommender.model import Config, Encoder, Network, pad
+from training.recommender.model import Config, Encoder, Network, Recommender, pad
 
 Ints = NDArray[np.int64]
 Scores = NDArray[np.floating]
@@ -197,25 +197,14 @@ def ask(scorer: Scorer, queries: Queries, num_items: int, repeats: bool, users: 
     return ranking.report(answers(), num_items)
 
 
-def network_scorer(network: Network, popularity: tuple[float, ...]) -> Scorer:
-    """The network as a scorer; a user whose history holds no known item gets the popular list."""
-    fallback = np.asarray(popularity, dtype=np.float32)
+def scorer(recommender: Recommender) -> Scorer:
+    """A model as a scorer: by shares, of the popular list where a history is empty."""
 
-    def scores(history: Sequences, users: Ints) -> Scores:
-        found = np.tile(fallback, (len(users), 1))
-        newest = [history.newest(user, network.config.max_length) for user in users]
-        lengths = np.array([part.stop - part.start for part in newest])
-        order = np.argsort(lengths, kind="stable")
-        order = order[lengths[order] > 0]
-        for start in range(0, len(order), 256):
-            rows = order[start : start + 256]
-            batch = pad([history.items[newest[row]] for row in rows], [history.events[newest[row]] for row in rows])
-            device = network.item_bias.device
-            with torch.inference_mode():
-                found[rows] = network.scores(**{name: value.to(device) for name, value in batch.items()}).cpu().numpy()
-        return found
+    def shares(history: Sequences, users: Ints) -> Scores:
+        parts = [history.of(user) for user in users]
+        return recommender.shares([history.items[part] for part in parts], [history.events[part] for part in parts])
 
-    return scores
+    return shares
 
 
 @dataclass(frozen=True)
@@ -358,10 +347,16 @@ class RecommenderTask:
         if self.val is None:
             return {}
         assert isinstance(module, Network)
-        users = np.arange(0, len(self.val), -(-len(self.val) // self.data.max_val_queries))
-        scorer = network_scorer(module, self.encoder.popularity)
-        found = ask(scorer, self.val, len(self.encoder.items), self.config.repeats, users)
+        asked = scorer(Recommender(self.config, self.encoder, module))
+        found = ask(asked, self.val, len(self.encoder.items), self.config.repeats, self.val_users)
         return {f"val_{name}": value for name, value in found.means.items()}
+
+    @property
+    def val_users(self) -> Ints:
+        """Users of the validation part who are asked, spread evenly."""
+        return (
+            np.arange(0, len(self.val), -(-len(self.val) // self.data.max_val_queries)) if self.val else np.zeros(0, dtype=np.int64)
+        )
 
     @cached_property
     def _pairs(self) -> Pairs:

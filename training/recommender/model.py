@@ -10,7 +10,7 @@ Shapes: B sequences, L acts, D width, I items, R scored positions, P (position, 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -25,11 +25,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from training.metrics.ranking import top_k
+from training.recommender.sources import NEAR, NETWORK, Near, blended, shares_of, softmax
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
 Recommendations = list[tuple[str, float]]
 """(item_id, score), best first."""
+
+_ROWS = 256
+"""Histories that pass through the network together."""
+_LEAST = -25.0
+"""What the log of a share counts as where it is less, or nothing, so that a fall from it can be told."""
 
 
 class Config(BaseModel):
@@ -303,13 +309,31 @@ class Network(nn.Module):
         return seen, bonus * (lag >= 0)
 
 
+def network_scores(network: Network, items: Sequence[Ints], events: Sequence[Ints]) -> Floats:
+    """Score of every item after each history, (histories, items), histories of like length together; none may be empty."""
+    longest = network.config.max_length
+    lengths = np.fromiter(map(len, items), np.int64, len(items))
+    found = np.empty((len(items), network.item.num_embeddings), dtype=np.float32)
+    order = np.argsort(lengths, kind="stable")
+    device = network.item_bias.device
+    for start in range(0, len(order), _ROWS):
+        rows = order[start : start + _ROWS]
+        batch = pad([items[row][-longest:] for row in rows], [events[row][-longest:] for row in rows])
+        with torch.inference_mode():
+            found[rows] = network.scores(**{name: value.to(device) for name, value in batch.items()}).cpu().numpy()
+    return found
+
+
 @dataclass(frozen=True)
 class Recommender:
-    """A trained model that answers. Scores compare items of one answer; they are no probabilities."""
+    """A trained model that answers. Scores are logs of shares: how likely an item is the next one, as the blend of sources says."""
 
     config: Config
     encoder: Encoder
     network: Network = field(repr=False)
+    near: Near = field(default_factory=lambda: Near.of_nothing(0), repr=False)
+    weights: Mapping[str, float] = field(default_factory=lambda: {NETWORK: 1.0})
+    """Source (see `training.recommender.sources`) -> its weight in the blend."""
 
     @classmethod
     def load(cls, folder: Path) -> Recommender:
@@ -318,13 +342,16 @@ class Recommender:
         encoder = Encoder.load(folder / "encoder.json")
         network = Network(config, len(encoder.items), len(encoder.event_types))
         network.load_state_dict(load_file(folder / "weights.safetensors"))
-        return cls(config, encoder, network.eval())
+        weights = json.loads((folder / "blend.json").read_text())
+        return cls(config, encoder, network.eval(), Near.load(folder / "near.safetensors"), weights)
 
     def save(self, folder: Path) -> None:
-        """Write `config.json`, `encoder.json` and `weights.safetensors` into `folder`."""
+        """Write `config.json`, `encoder.json`, `blend.json`, `weights.safetensors` and `near.safetensors` into `folder`."""
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.json").write_text(self.config.model_dump_json(indent=2))
         self.encoder.save(folder / "encoder.json")
+        (folder / "blend.json").write_text(json.dumps(dict(self.weights)))
+        self.near.save(folder / "near.safetensors")
         save_file({name: value.contiguous() for name, value in self.network.state_dict().items()}, folder / "weights.safetensors")
 
     def knows(self, item_id: str) -> bool:
@@ -339,15 +366,44 @@ class Recommender:
         """Whether an answer to this history is about it; else it is the popular list."""
         return len(self.encoder.read(history, event_types)[0]) > 0
 
+    def sources(self, items: Sequence[Ints], events: Sequence[Ints]) -> dict[str, Floats]:
+        """What each source of weight says comes next: source -> share of every item, (histories, items).
+
+        Args:
+            items, events: per history, oldest first, what `Encoder.read` gives; none may be empty.
+        """
+        found = {}
+        if self.weights.get(NETWORK):
+            scores = network_scores(self.network, items, events)
+            self._ban_seen(scores, items, -np.inf)
+            found[NETWORK] = softmax(scores)
+        if self.weights.get(NEAR):
+            scores = self.near.scores(items)
+            self._ban_seen(scores, items, 0.0)
+            found[NEAR] = shares_of(scores)
+        return found
+
+    def shares(self, items: Sequence[Ints], events: Sequence[Ints]) -> Floats:
+        """Share of every item in what comes next, (histories, items), as the blend says; popularity where a history is empty.
+
+        Arguments as of `sources`.
+        """
+        shares = np.tile(np.asarray(self.encoder.popularity, dtype=np.float32), (len(items), 1))
+        known = [row for row, history in enumerate(items) if len(history)]
+        if known:
+            said = self.sources([items[row] for row in known], [events[row] for row in known])
+            shares[known] = blended(said, self.weights)
+        return shares
+
     def scores(self, histories: Sequence[Sequence[str]], event_types: Sequence[Sequence[str]] | None = None) -> Floats:
-        """Score of every item of the catalogue, (histories, items); popularity where nothing of a history is read."""
-        batch = self.encoder.encode(histories, event_types, self.config.max_length)
-        scores = np.tile(np.asarray(self.encoder.popularity, dtype=np.float32), (len(histories), 1))
-        personal = batch["lengths"] > 0
-        if personal.any():
-            with torch.inference_mode():
-                scores[personal.numpy()] = self.network.scores(**{name: rows[personal] for name, rows in batch.items()}).numpy()
-        return scores
+        """Log of the share of every item of the catalogue, (histories, items), acts oldest first; popularity where nothing is read.
+
+        `-inf`: no source gives it any.
+        """
+        kinds = [None] * len(histories) if event_types is None else event_types
+        read = [self.encoder.read(history, its_kinds) for history, its_kinds in zip(histories, kinds, strict=True)]
+        with np.errstate(divide="ignore"):
+            return np.log(self.shares([items for items, _ in read], [events for _, events in read]))
 
     def recommend(
         self,
@@ -382,7 +438,7 @@ class Recommender:
     ) -> list[Recommendations]:
         """Per recommended item, the items of the history that speak for it, the strongest first: `(item_id, weight)`.
 
-        The weight is how far the log of the item's softmax share falls when every act on that item is left out of the history
+        The weight is how far the log of the item's share falls when every act on that item is left out of the history
         (leave-one-out attribution, which holds for any model); only what speaks for it is named, at most `most`.
 
         Raises:
@@ -397,10 +453,9 @@ class Recommender:
             [[name for name, is_kept in zip(names, keep, strict=True) if is_kept] for keep in keeps],
             [[kind for kind, is_kept in zip(kinds, keep, strict=True) if is_kept] for keep in keeps],
         )
-        is_popular = [not any(keep) for keep in keeps]  # scores are then shares already
-        shares = np.where(np.array(is_popular)[:, None], np.log(np.maximum(scores, 1e-9)), _log_softmax(scores))
         columns = [self.encoder.index[item] for item in items]
-        falls = shares[0, columns] - shares[1:, columns]
+        scores = np.maximum(scores[:, columns], _LEAST)
+        falls = scores[0] - scores[1:]
         found = []
         for column in range(len(items)):
             order = np.argsort(-falls[:, column], kind="stable")[:most]
@@ -424,6 +479,12 @@ class Recommender:
         self._ban(cosines, [item_id, *exclude], allowed)
         return self._named(cosines, top_k(cosines[None], k)[0])
 
+    def _ban_seen(self, scores: Floats, items: Sequence[Ints], least: float) -> None:
+        """Where nothing comes again, set the items of each history to `least`, in place."""
+        if not self.config.repeats:
+            for row, history in enumerate(items):
+                scores[row, history] = least
+
     @cached_property
     def _directions(self) -> Floats:
         return np.asarray(functional.normalize(self.network.item.weight.detach(), dim=1).numpy())
@@ -436,9 +497,3 @@ class Recommender:
 
     def _named(self, scores: Floats, best: Ints) -> Recommendations:
         return [(self.encoder.items[item], float(scores[item])) for item in best if scores[item] > -np.inf]
-
-
-def _log_softmax(scores: Floats) -> Floats:
-    shifted = scores - scores.max(axis=1, keepdims=True)
-    logs: Floats = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    return logs

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ from training.context import Context
 from training.metrics.names import with_interval
 from training.metrics.ranking import RankingReport
 from training.recommender import evaluate
-from training.recommender.baselines import Baseline, floors
+from training.recommender.baselines import Baseline, CoOccurrence, floors
+from training.recommender.blend import fit_weights
 from training.recommender.data import (
     Queries,
     RecommenderTask,
@@ -29,16 +31,20 @@ from training.recommender.data import (
     make_encoder,
     make_queries,
     make_sequences,
-    network_scorer,
+    scorer,
     split,
 )
 from training.recommender.model import Encoder, Recommender
 from training.recommender.recipes import Recipe
+from training.recommender.sources import Near
 from training.splits import Split
 from training.tracking import Run
+from training.trainer import Trained
 from training.trainer import train as fit
 
 TASK = "recommender"
+NEIGHBOURS = 200
+"""Of each item, what stands near it that a served model keeps."""
 
 
 def train(recipe: Recipe, context: Context) -> dict[str, Any]:
@@ -76,13 +82,10 @@ def train(recipe: Recipe, context: Context) -> dict[str, Any]:
             on_epoch=run.epoch,
         )
         seconds = time.perf_counter() - started
-        network = final.build()
-        network.load_state_dict(trained.final.state)
-        recommender = Recommender(recipe.model, final.encoder, network.eval())
-
         queries = make_queries(parts.test, final.encoder)
         chosen, too_large = choose_floors(tuning, final, context.settings.train_memory_gb)
-        answers = {TASK: _ask(network_scorer(network, final.encoder.popularity), queries, final)}
+        recommender = blend(trained, tuning, final, chosen.get("co_occurrence"))
+        answers = {TASK: _ask(scorer(recommender), queries, final)}
         answers |= {name: _ask(floor, queries, final) for name, floor in chosen.items()}
         counts = final.sequences.item_counts(len(final.encoder.items))
         reports = {name: evaluate.metrics(answer, counts, seed) for name, answer in answers.items()}
@@ -93,6 +96,7 @@ def train(recipe: Recipe, context: Context) -> dict[str, Any]:
 
         segments = evaluate.segments(answers[TASK], answers[hardest], queries, counts, seed)
         run.table(segments, "segments.parquet")
+        run.tags({f"weight_{name}": str(weight) for name, weight in recommender.weights.items()})
         run.tags({f"not_run_{name}": why for name, why in too_large.items()})
         run.tags({"hardest_floor": hardest, "num_cold_users": str(queries.num_cold_users)})
         _log_answer(run, TASK, answers, reports, queries, final, context)
@@ -103,7 +107,7 @@ def train(recipe: Recipe, context: Context) -> dict[str, Any]:
         run.note(card)
         with tempfile.TemporaryDirectory() as folder:
             recommender.save(Path(folder))
-            registered = context.tracking.register(run, TASK, Path(folder), network.input_spec, card)
+            registered = context.tracking.register(run, TASK, Path(folder), recommender.network.input_spec, card)
     for name, floor in chosen.items():
         content = {"name": name, "settings": floor.settings, "data": recipe.data.model_dump()}
         with context.tracking.run(TASK, name=name, role="baseline", recipe=content, inputs=inputs, tags=tags) as floor_run:
@@ -125,6 +129,27 @@ def _task(recipe: Recipe, parts: Split, *, is_tuning: bool) -> RecommenderTask:
     val = make_queries(parts.val, encoder) if is_tuning else None
     sequences = make_sequences(rows, encoder)
     return RecommenderTask(recipe.model, recipe.data, encoder, sequences, val, recipe.fit.batch_size, recipe.fit.seed)
+
+
+def blend(trained: Trained, tuning: RecommenderTask, final: RecommenderTask, counted: Baseline | None) -> Recommender:
+    """The network of the final fit beside what was counted, weighed as the tuned ones rank best on the validation part.
+
+    Args:
+        counted: the co-occurrence floor in its best setting, fitted on what the final network was fitted on; None: it was not run.
+    """
+    network = final.build()
+    network.load_state_dict(trained.final.state)
+    alone = Recommender(final.config, final.encoder, network.eval())
+    if not isinstance(counted, CoOccurrence):
+        return alone
+    assert tuning.val is not None
+    tuned = tuning.build()
+    tuned.load_state_dict(trained.tuned.state)
+    same = replace(counted, near=Near.of_nothing(0))
+    same.fit(tuning.sequences, len(tuning.encoder.items))
+    near = same.near.strongest(NEIGHBOURS)
+    weights = fit_weights(Recommender(tuning.config, tuning.encoder, tuned.eval(), near), tuning.val, tuning.val_users)
+    return replace(alone, near=counted.near.strongest(NEIGHBOURS), weights=weights)
 
 
 def choose_floors(tuning: RecommenderTask, final: RecommenderTask, memory_gb: float) -> tuple[dict[str, Baseline], dict[str, str]]:

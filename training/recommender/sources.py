@@ -1,0 +1,97 @@
+"""What speaks for an item beside the network: sources give every item a share of what comes next, and a blend is their weighted mean.
+
+Counting knows pairs that a network of some dozen numbers per item cannot keep; the network knows what counting never saw. A mean of
+shares (a linear pool, Stone 1961) keeps what either is sure of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from scipy import sparse
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float32]
+
+NETWORK, NEAR = "network", "near"
+
+
+@dataclass(frozen=True)
+class Near:
+    """What stands near the acts of a history in the histories of others."""
+
+    table: sparse.csr_array
+    """(items, items) how strongly an act on the first item speaks for the second."""
+    decay: float
+    """Weight of an act of the history relative to the next newer one."""
+
+    def scores(self, histories: Sequence[Ints]) -> Floats:
+        """What speaks for each item, (histories, items), 0 where nothing does; a history is its items, oldest first."""
+        return np.asarray((recency_weights(histories, self.decay, self.table.shape[0]) @ self.table).toarray(), dtype=np.float32)
+
+    def strongest(self, k: int) -> Near:
+        """Only the k strongest of each row, ties by item: what a served model keeps."""
+        table = self.table
+        lengths = np.diff(table.indptr)
+        rows = np.repeat(np.arange(len(lengths)), lengths)
+        order = np.lexsort((table.indices, -table.data, rows))
+        order = np.sort(order[np.arange(len(order)) - np.repeat(table.indptr[:-1], lengths) < k])
+        kept = sparse.csr_array((table.data[order], (rows[order], table.indices[order])), shape=table.shape, dtype=np.float32)
+        return Near(kept, self.decay)
+
+    def save(self, path: Path) -> None:
+        """Write it as one safetensors file."""
+        parts = {name: torch.from_numpy(getattr(self.table, name)) for name in ("indptr", "indices", "data")}
+        save_file({**parts, "decay": torch.tensor(self.decay, dtype=torch.float64)}, path)
+
+    @classmethod
+    def load(cls, path: Path) -> Near:
+        """What `save` wrote."""
+        parts = load_file(path)
+        indptr, indices, data = (parts[name].numpy() for name in ("indptr", "indices", "data"))
+        size = len(indptr) - 1
+        return cls(sparse.csr_array((data, indices, indptr), shape=(size, size)), float(parts["decay"]))
+
+    @classmethod
+    def of_nothing(cls, num_items: int) -> Near:
+        """Nothing was counted."""
+        return cls(sparse.csr_array((num_items, num_items), dtype=np.float32), 1.0)
+
+
+def recency_weights(histories: Sequence[Ints], decay: float, num_items: int) -> sparse.csr_array:
+    """(histories, items): each act weighs `decay` per act that came after it; acts on one item add up."""
+    lengths = np.fromiter(map(len, histories), np.int64, len(histories))
+    rows = np.repeat(np.arange(len(histories)), lengths)
+    columns = np.concatenate([np.zeros(0, dtype=np.int64), *histories])
+    ages = np.repeat(np.cumsum(lengths), lengths) - 1 - np.arange(len(rows))
+    return sparse.csr_array((decay**ages, (rows, columns)), shape=(len(histories), num_items), dtype=np.float32)
+
+
+def blended(shares: Mapping[str, Floats], weights: Mapping[str, float]) -> Floats:
+    """The weighted mean of shares, (rows, items) each; in a row where a source says nothing (all 0), the others speak alone.
+
+    Rows of the result sum to 1, or are all 0 where no source of weight says anything.
+    """
+    total = np.zeros_like(next(iter(shares.values())))
+    for name, share in shares.items():
+        total += np.float32(weights.get(name, 0.0)) * share
+    return shares_of(total)
+
+
+def shares_of(scores: Floats) -> Floats:
+    """Scores of at least 0 as shares: each row divided by its sum; all 0 where it is."""
+    sums = scores.sum(axis=1, keepdims=True)
+    shares: Floats = np.divide(scores, sums, out=np.zeros_like(scores), where=sums > 0)
+    return shares
+
+
+def softmax(scores: Floats) -> Floats:
+    """Scores of a network as shares; `-inf` has none."""
+    shares: Floats = torch.softmax(torch.from_numpy(scores), dim=1).numpy()
+    return shares
