@@ -147,6 +147,9 @@ class Source(TextFormat):
     url: str | None = Field(None, description="postgresql://user@host:port/database; the password belongs in ~/.pgpass.")
     query: str | None = Field(None, description="The SELECT to read.")
     cursor: str | None = Field(None, description="Column of the query that only grows; a later run reads from where it came to.")
+    explode: str | None = Field(
+        None, description="A column of lists: each element is a record, its place in the list (1, 2, ...) in the column `position`."
+    )
     zone: str | None = Field(None, description="Zone of times that name none; default: the shop's.")
     drop: dict[str, str] = Field({}, description="Rule name -> condition; rows that meet it go nowhere and are counted by name.")
     retyped: tuple[str, ...] = Field((), description="Columns whose change of type has been looked at and is accepted.")
@@ -166,6 +169,8 @@ class Source(TextFormat):
                 raise ValueError("a postgres source needs `url` and `query`")
         elif not self.path:
             raise ValueError(f"a {self.format} source needs `path`")
+        if self.explode and self.format in ("csv", "jsonl"):
+            raise ValueError(f"`explode` needs a column of lists, and a {self.format} file gives text; convert it to Parquet")
         if self.format not in (*FILE_FORMATS, "postgres") and not re.fullmatch(r"[a-z]\w*", self.format):
             raise ValueError(f"format {self.format!r}: expected {', '.join(FILE_FORMATS)}, postgres or the name of a reader")
         return self

@@ -16,6 +16,7 @@ from features.shop import Shop
 from features.tables import Column
 from spark_jobs.sources.arrow_files import OURS, PART, PROBLEM, ROW, TEXT
 from spark_jobs.sources.changes import ORDER
+from spark_jobs.sources.explode import EMPTY, POSITION
 from spark_jobs.sources.rules import broken
 from spark_jobs.sources.values import Conversion, apply, origin, quoted
 
@@ -49,7 +50,7 @@ def mapped(
         (name of the rule that drops it), `__reason` (what is against it) and `__source_row` (JSON, where there is a reason).
     """
     table = mapping.declared
-    frame = _with_absent(frame, mapping)
+    frame = _with_absent(frame, source, mapping)
     values = dict(mapping.columns) | ({_CURRENCY: mapping.currency} if mapping.currency else {})
     conversions = {
         name: Conversion(
@@ -105,14 +106,16 @@ def _declared(name: str, type: DataType, conversions: dict[str, Conversion]) -> 
     return made.cast(type).alias(name)
 
 
-def _with_absent(frame: DataFrame, mapping: TableMapping) -> DataFrame:
-    """Columns that a JSON lines source leaves out today, as nulls."""
-    absent = sorted({name for value in mapping.columns.values() for name in value.reads} - set(frame.columns))
+def _with_absent(frame: DataFrame, source: Source, mapping: TableMapping) -> DataFrame:
+    """Columns that a JSON lines source, or a reader of the shop's own, leaves out today, as nulls."""
+    needed = {name for value in mapping.columns.values() for name in value.reads} | ({POSITION} if source.explode else set())
+    absent = sorted(needed - set(frame.columns))
     return frame.withColumns({name: F.lit(None).cast("string") for name in absent}) if absent else frame
 
 
 def _dropped(source: Source, mapping: TableMapping) -> SparkColumn:
-    rules = [F.when(F.expr(condition), name) for name, condition in source.drop.items()]
+    rules = [F.when(F.col(POSITION) == 0, EMPTY)] if source.explode else []
+    rules += [F.when(F.expr(condition), name) for name, condition in source.drop.items()]
     if mapping.where:
         rules.append(F.when(~F.coalesce(F.expr(mapping.where), F.lit(False)), NOT_SELECTED))
     return F.when(F.col(PROBLEM).isNull(), F.coalesce(*rules)) if rules else F.lit(None).cast("string")

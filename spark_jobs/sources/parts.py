@@ -10,7 +10,7 @@ import glob
 import hashlib
 import importlib.util
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ import pyarrow as pa
 from features.mapping import FILE_FORMATS, Source
 from infra.errors import IngestError, TableContractError
 from infra.lake import foreign_table
-from spark_jobs.sources import arrow_files, csv_files, json_lines, postgres
+from spark_jobs.sources import arrow_files, csv_files, explode, json_lines, postgres
 from spark_jobs.sources.seen import Seen
 from spark_jobs.sources.text import COMPRESSIONS
 
@@ -76,12 +76,30 @@ def find_parts(source: Source, folder: Path, seen: Seen) -> tuple[list[Part], in
         folder: the shop's project folder, where relative paths start and own readers lie.
 
     Raises:
-        IngestError: nothing is at the path, or a part cannot be opened.
+        IngestError: nothing is at the path, or a part cannot be opened or exploded.
     """
     if source.format == "postgres":
-        return [_postgres_part(source, folder, seen)], 0
-    if source.format == "delta":
-        return _delta_parts(source, folder, seen)
+        new, skipped = [_postgres_part(source, folder, seen)], 0
+    elif source.format == "delta":
+        new, skipped = _delta_parts(source, folder, seen)
+    else:
+        new, skipped = _file_parts(source, folder, seen)
+    return [_exploded(part, source.explode) for part in new] if source.explode else new, skipped
+
+
+def resolve(source: Source, folder: Path) -> Path:
+    """The source's path; a relative one starts at the shop's folder."""
+    path = Path(source.path or "").expanduser()
+    return path if path.is_absolute() else folder / path
+
+
+def _exploded(part: Part, column: str) -> Part:
+    """The part with a record for each element of its lists."""
+    schema = None if part.schema is None else explode.schema(part.schema, column, part.name)
+    return replace(part, schema=schema, batches=lambda: explode.batches(part.batches(), column, part.name))
+
+
+def _file_parts(source: Source, folder: Path, seen: Seen) -> tuple[list[Part], int]:
     known, digests = seen.parts(source.name), seen.digests(source.name)
     new, skipped = [], 0
     for path in _files(source, folder):
@@ -101,12 +119,6 @@ def find_parts(source: Source, folder: Path, seen: Seen) -> tuple[list[Part], in
         new.append(Part(source, str(path), stat.st_size, modified, digest, schema, batches))
         digests.add(digest)
     return new, skipped
-
-
-def resolve(source: Source, folder: Path) -> Path:
-    """The source's path; a relative one starts at the shop's folder."""
-    path = Path(source.path or "").expanduser()
-    return path if path.is_absolute() else folder / path
 
 
 def _files(source: Source, folder: Path) -> list[Path]:
