@@ -116,8 +116,9 @@ class TextFormat(_Model):
     """How text is written: CSV and JSON lines, and numbers in text of any source."""
 
     encoding: str = Field("utf-8", description="Encoding of a text file; a byte-order mark is skipped.")
-    delimiter: str = Field(",", min_length=1, max_length=1, description="Between the fields of a CSV line.")
-    quote: str = Field('"', min_length=1, max_length=1, description="Around a CSV field that holds the delimiter.")
+    header: tuple[str, ...] = Field((), description="Column names of a CSV file whose first line is a record already.")
+    delimiter: str = Field(",", min_length=1, description="Between the fields of a CSV line: one sign or several, such as `::`.")
+    quote: str = Field('"', max_length=1, description="Around a CSV field that holds the delimiter; empty: around none.")
     decimal: Literal[".", ","] = Field(".", description="Decimal sign of numbers in text.")
     thousands: Literal["", ".", ",", " ", "'"] = Field("", description="Sign between thousands of numbers in text.")
     nulls: tuple[str, ...] = Field((), description="Words that mean no value, beside the empty field.")
@@ -135,6 +136,8 @@ class TextFormat(_Model):
     def _signs_differ(self) -> Self:
         if self.decimal == self.thousands:
             raise ValueError("`decimal` and `thousands` are the same sign")
+        if len(self.delimiter) > 1 and self.quote:
+            raise ValueError('between fields in quotes stands one sign; a `delimiter` of several needs `quote: ""`')
         return self
 
 

@@ -6,9 +6,10 @@ A record with too many or too few fields is handed on as a problem row, so that 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import count, islice
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.csv as pcsv
@@ -19,19 +20,25 @@ from spark_jobs.sources.arrow_files import PROBLEM, ROW, TEXT
 from spark_jobs.sources.text import check_encoding, is_utf8, open_bytes, open_text, undecodable
 
 _BLOCK_BYTES = 8 << 20  # a record has to fit into one
+_UNIT = "\x1f"
+"""Stands for a delimiter of several signs while a file is read: Arrow and Python know delimiters of one."""
 _MOST_WRONG = 1_000_000
 """Wrong records that are held in memory: Arrow gives nothing between two good ones, however far apart they are."""
 
 
 def header(form: TextFormat, path: Path) -> list[str]:
-    """Column names of the file.
+    """Column names of the file: those of its first line, or those that the mapping gives.
 
     Raises:
         IngestError: no header, or one that is not in the encoding the mapping says.
     """
+    if form.header:
+        return list(form.header)
     try:
         with open_text(path, form.encoding) as file:
-            names = next(csv.reader(file, delimiter=form.delimiter, quotechar=form.quote), [])
+            lines: Iterable[str] = file if _sign(form) == form.delimiter else (line.replace(form.delimiter, _UNIT) for line in file)
+            quotes: dict[str, Any] = {"quotechar": form.quote} if form.quote else {"quoting": csv.QUOTE_NONE}
+            names = next(csv.reader(lines, delimiter=_sign(form), **quotes), [])
     except UnicodeError:
         raise IngestError(undecodable(path, form.encoding)) from None
     names = [name.strip("\ufeff \t") for name in names]
@@ -50,36 +57,36 @@ def schema(form: TextFormat, path: Path) -> pa.Schema:
 
 
 def batches(form: TextFormat, path: Path) -> Iterator[pa.RecordBatch]:
-    """The records of the file with their number (1 is the first after the header), a block at a time.
+    """The records of the file with their number (1 is the first after a header line), a block at a time.
 
     Raises:
         IngestError: bytes that are not in the encoding the mapping says, a quote that never closes, or hardly a record with the fields
             of the header.
     """
     names = header(form, path)
+    num_header_lines = 0 if form.header else 1
     check_encoding(path, form.encoding)
     wrong: dict[int, tuple[str, str]] = {}
 
     def keep(row: pcsv.InvalidRow) -> str:
         problem = f"{row.actual_columns} fields, expected {row.expected_columns}"
-        wrong[row.number - 1] = (problem, row.text)  # the header is record 1
+        wrong[row.number - num_header_lines] = (problem, row.text.replace(_sign(form), form.delimiter))
         return "skip" if len(wrong) <= _MOST_WRONG else "error"
 
     number = 0
     try:
         reader = pcsv.open_csv(
-            open_bytes(path),
+            _open(form, path),
             read_options=pcsv.ReadOptions(
                 use_threads=False,  # only then do wrong records come with their number
                 block_size=_BLOCK_BYTES,
                 column_names=names,
-                skip_rows_after_names=1,
-                encoding="utf8" if is_utf8(form.encoding) else form.encoding,
+                skip_rows_after_names=num_header_lines,
             ),
             parse_options=pcsv.ParseOptions(
-                delimiter=form.delimiter,
-                quote_char=form.quote,
-                newlines_in_values=True,
+                delimiter=_sign(form),
+                quote_char=form.quote or False,
+                newlines_in_values=bool(form.quote),
                 ignore_empty_lines=True,
                 invalid_row_handler=keep,
             ),
@@ -105,6 +112,34 @@ def batches(form: TextFormat, path: Path) -> Iterator[pa.RecordBatch]:
         if "Empty CSV" not in str(error):
             raise IngestError(f"{path} is no CSV with `{form.delimiter}` and `{form.quote}`: {error}") from None
     yield from _problems(wrong, max(wrong, default=0))
+
+
+def _sign(form: TextFormat) -> str:
+    return form.delimiter if len(form.delimiter) == 1 else _UNIT
+
+
+def _open(form: TextFormat, path: Path) -> pa.NativeFile:
+    """The file in UTF-8, with one sign between the fields."""
+    file = open_bytes(path)
+    if not is_utf8(form.encoding):
+        file = pa.transcoding_input_stream(file, form.encoding, "utf8")
+    return file if _sign(form) == form.delimiter else pa.TransformInputStream(file, _replacing(form.delimiter, _UNIT))
+
+
+def _replacing(old: str, new: str) -> Callable[[bytes], bytes]:
+    """Replaces text in a file that comes in chunks, the last of them empty."""
+    told, becomes = old.encode(), new.encode()
+    held = b""
+
+    def replace(chunk: bytes) -> bytes:
+        nonlocal held
+        *done, last = (held + bytes(chunk)).split(told)
+        # what the text may begin with stays until more is known
+        length = next((n for n in range(len(told) - 1, 0, -1) if chunk and last.endswith(told[:n])), 0)
+        held = last[len(last) - length :]
+        return becomes.join([*done, last[: len(last) - length]])
+
+    return replace
 
 
 def _problems(wrong: dict[int, tuple[str, str]], number: int) -> Iterator[pa.RecordBatch]:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from features.mapping import TextFormat
 from infra.errors import IngestError
@@ -35,6 +36,49 @@ def test_records_with_too_many_or_too_few_fields_are_handed_on(tmp_path: Path) -
         (2, None, "1 fields, expected 2", "3"),
         (4, None, "3 fields, expected 2", "6,7,8"),
     ]
+
+
+def test_a_file_without_a_header_line_takes_the_names_of_the_mapping(tmp_path: Path) -> None:
+    file = tmp_path / "a.txt"
+    file.write_text("0012 7\n1 2 3\n\nü 商品\n9\n", encoding="utf-8-sig")
+    rows = read(file, delimiter=" ", header=["user", "item"])
+    assert [(row["__row"], row.get("user"), row.get("item"), row.get("__problem"), row.get("__text")) for row in rows] == [
+        (1, "0012", "7", None, None),
+        (3, "ü", "商品", None, None),
+        (2, None, None, "3 fields, expected 2", "1 2 3"),
+        (4, None, None, "1 fields, expected 2", "9"),
+    ]
+    file.write_text("\n")
+    assert read(file, header=["user", "item"]) == []
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "cp1252", "utf-16"])
+def test_a_delimiter_may_be_several_signs_and_quotes_may_mean_nothing(encoding: str, tmp_path: Path) -> None:
+    file = tmp_path / "movies.dat"
+    text = 'id::title\n1::"Les" Misérables: a "tale"\n2\n3:::x:\n4::a::b\n5::"'
+    file.write_bytes(text.encode(encoding))
+    rows = read(file, encoding=encoding, delimiter="::", quote="")
+    assert [(row["__row"], row.get("id"), row.get("title") or row["__text"]) for row in rows] == [
+        (1, "1", '"Les" Misérables: a "tale"'),
+        (3, "3", ":x:"),
+        (5, "5", '"'),
+        (2, None, "2"),
+        (4, None, "4::a::b"),
+    ]
+
+
+def test_a_delimiter_of_several_signs_is_found_wherever_chunks_end() -> None:
+    text = b"a::b:::c::::d:"
+    for first in range(1, len(text)):
+        for second in range(first, len(text)):
+            replace = csv_files._replacing("::", "|")
+            chunks = [chunk for chunk in (text[:first], text[first:second], text[second:]) if chunk]
+            assert b"".join(map(replace, [*chunks, b""])) == text.replace(b"::", b"|")
+
+
+def test_a_delimiter_of_several_signs_does_not_go_with_quotes() -> None:
+    with pytest.raises(ValidationError, match='a `delimiter` of several needs `quote: ""`'):
+        TextFormat(delimiter="::")
 
 
 def test_gb18030_with_a_byte_order_mark(tmp_path: Path) -> None:
