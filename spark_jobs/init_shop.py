@@ -18,21 +18,42 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
 from features.mapping import TextFormat
 from features.shop import Shop
+from features.tables import EVENTS, RAW_TABLES
+from infra.clock import FACTS
 from infra.errors import IngestError, SettingsError
 from infra.home import Home, check_shop_name
 from infra.lake import foreign_table
-from spark_jobs.sources import online_retail, online_shopping_10_cats, postgres, womens_clothing
-from spark_jobs.sources.arrow_files import PROBLEM, ROW, TEXT, parquet_batches, plain, to_plain
-from spark_jobs.sources.csv_files import batches as csv_batches
+from spark_jobs.sources import (
+    amazon_sequences,
+    csv_files,
+    diginetica,
+    explode,
+    online_retail,
+    online_shopping_10_cats,
+    postgres,
+    sasrec,
+    womens_clothing,
+)
+from spark_jobs.sources.arrow_files import PROBLEM, ROW, TEXT, parquet_batches, parquet_schema, plain, to_plain
 from spark_jobs.sources.drift import looks_personal
 from spark_jobs.sources.guess import Guess, guess_tables, number_signs
+from spark_jobs.sources.headless import headless
 from spark_jobs.sources.json_lines import batches as json_batches
-from spark_jobs.sources.parts import file_format, files_in
-from spark_jobs.sources.text import guess_encoding, open_text
+from spark_jobs.sources.parts import ENDINGS, file_format, files_in
+from spark_jobs.sources.text import guess_encoding, open_text, undecodable
 
-KNOWN_SETS: tuple[ModuleType, ...] = (online_retail, online_shopping_10_cats, womens_clothing)
+KNOWN_SETS: tuple[ModuleType, ...] = (
+    online_retail,
+    online_shopping_10_cats,
+    womens_clothing,
+    amazon_sequences,
+    diginetica,
+    sasrec,
+)
 FOLDERS = ("features", "recipes", "rules", "readers")
 _SAMPLE_ROWS = 1000
+_HEAD_LINES = 100
+_TOLD_COLUMNS = 20
 
 
 @dataclass(frozen=True)
@@ -75,7 +96,7 @@ def init_shop(
     sources, shops, notes = CommentedSeq(), [], []
     for origin in origins:
         for sample in _samples(origin, folder):
-            known = _known(sample.columns)
+            known = _known(sample)
             if known:
                 shops.append(known.SHOP)
                 sources.extend(_known_sources(known, sample))
@@ -85,7 +106,7 @@ def init_shop(
                     notes.append(note)
                 else:
                     sources.append(source)
-                    shops.append(_traits(sample))
+                    shops.append(_traits(sample, source))
     if not sources:
         told = ", ".join(postgres.address(origin) if _is_database(origin) else origin for origin in origins)
         raise IngestError(f"nothing in {told} looks like a raw table. {' '.join(notes)} See docs/bring-your-data.md.")
@@ -114,7 +135,7 @@ def _samples(origin: str, folder: Path) -> list[_Sample]:
     path = Path(origin).expanduser().resolve()
     if (path / "_delta_log").is_dir():
         table = foreign_table(str(path))
-        return [_sample({"format": "delta", "path": str(path)}, iter(table.scan()), table.schema.names)]
+        return [_typed_sample({"format": "delta", "path": str(path)}, table.schema, table.scan())]
     if path.is_file():
         return [_file_sample(path)]
     if not path.is_dir():
@@ -132,7 +153,7 @@ def _grouped(folder: Path, files: Sequence[Path]) -> list[_Sample]:
     groups: dict[tuple[str, ...], list[tuple[Path, _Sample]]] = {}
     for file in files:
         sample = _file_sample(file)
-        how = [str(sample.reads.get(key)) for key in ("format", "encoding", "delimiter")]
+        how = [str(sample.reads.get(key)) for key in ("format", "encoding", "delimiter", "header", "explode")]
         groups.setdefault((*how, *sorted(sample.columns)), []).append((file, sample))
     found = []
     for members in groups.values():
@@ -169,28 +190,47 @@ def _common_prefix(names: Sequence[str]) -> str:
 def _file_sample(path: Path) -> _Sample:
     form = file_format(path)
     if form is None:
-        raise IngestError(f"{path}: expected .csv, .tsv, .jsonl, .json or .parquet.")
+        raise IngestError(f"{path}: expected a name that ends in {', '.join(ENDINGS)}.")
     if path.stat().st_size == 0:
         raise IngestError(f"{path} is empty (0 bytes), expected at least a header; export it again or take it away.")
     reads: dict[str, Any] = {"format": form, "path": str(path)}
     if form == "parquet":
-        return _sample(reads, parquet_batches(path))
+        return _typed_sample(reads, parquet_schema(path), parquet_batches(path))
     encoding = guess_encoding(path)
     reads |= {"encoding": encoding} if encoding != "utf-8" else {}
     if form == "csv":
-        delimiter = _delimiter(path, encoding)
-        reads |= {"delimiter": delimiter} if delimiter != "," else {}
-    text = TextFormat(encoding=encoding, delimiter=reads.get("delimiter", ","))
-    sample = _sample(reads, csv_batches(text, path) if form == "csv" else json_batches(text, path))
+        head = _head(path, encoding)
+        reads |= headless(path, head) or _delimiter(head)
+    text = TextFormat(**{name: value for name, value in reads.items() if name in TextFormat.model_fields})
+    if form == "csv":
+        return _sample(reads, csv_files.batches(text, path), csv_files.header(text, path))
+    sample = _sample(reads, json_batches(text, path))
     if not sample.columns:
         raise IngestError(f"{path}: expected a JSON object on every line (JSON lines), found none in its first lines.")
     return sample
 
 
-def _delimiter(path: Path, encoding: str) -> str:
-    with open_text(path, encoding) as file:
-        head = file.readline()
-    return max(",;\t|", key=head.count)
+def _head(path: Path, encoding: str) -> list[str]:
+    try:
+        with open_text(path, encoding) as file:
+            return [line.rstrip("\r\n") for line in islice(file, _HEAD_LINES)] or [""]
+    except UnicodeError:
+        raise IngestError(undecodable(path, encoding)) from None
+
+
+def _delimiter(head: Sequence[str]) -> dict[str, Any]:
+    delimiter = max(",;\t|", key=head[0].count)
+    return {"delimiter": delimiter} if delimiter != "," else {}
+
+
+def _typed_sample(reads: dict[str, Any], schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> _Sample:
+    """A file of an id and a list is read as sequences: a record for each element of a list."""
+    lists = [field.name for field in schema if explode.is_list(field.type)]
+    if len(schema) == 2 and len(lists) == 1:
+        where = reads["path"]
+        columns = explode.schema(schema, lists[0], where).names
+        return _sample({**reads, "explode": lists[0]}, explode.batches(batches, lists[0], where), columns)
+    return _sample(reads, batches, schema.names)
 
 
 def _sample(reads: dict[str, Any], batches: Iterable[pa.RecordBatch], columns: Sequence[str] = ()) -> _Sample:
@@ -263,15 +303,21 @@ def _cursor(sample: _Sample, guess: Guess) -> str | None:
 # -- what is written --------------------------------------------------------------------------------------------------------
 
 
-def _known(columns: Sequence[str]) -> ModuleType | None:
-    return next((known for known in KNOWN_SETS if set(columns) >= known.COLUMNS), None)
+def _known(sample: _Sample) -> ModuleType | None:
+    """The public set that a sample is of, by its columns and, where these are anybody's words, by how it reads."""
+    columns, reads = set(sample.columns), sample.reads.items()
+    return next((known for known in KNOWN_SETS if columns >= known.COLUMNS and reads >= known.READS.items()), None)
 
 
 def _known_sources(known: ModuleType, sample: _Sample) -> CommentedSeq:
     """The mapping of a public set, set to where it lies here and how it is written."""
     sources: CommentedSeq = _yaml().load(known.MAPPING)["sources"]
     for source in sources:
-        source.update(sample.reads)
+        for key, value in sample.reads.items():
+            if key in source:
+                source[key] = _as_yaml(value)
+            else:
+                source.insert(len(source) - 1, key, _as_yaml(value))
         if sample.reads["format"] == "csv" and known.TEXT_TIME:
             for table in source["tables"]:
                 columns = table["columns"]
@@ -285,13 +331,15 @@ def _guessed_source(sample: _Sample, taken: Sequence[str]) -> tuple[CommentedMap
     where = reads.pop("table", None) or Path(reads["path"]).name
     guesses = guess_tables(sample.columns, sample.values)
     if not guesses:
-        return None, f"{where} (columns {', '.join(sample.columns)}) fits no raw table."
+        more = len(sample.columns) - _TOLD_COLUMNS
+        told = ", ".join(sample.columns[:_TOLD_COLUMNS]) + (f" and {more} more" if more > 0 else "")
+        return None, f"{where} (columns {told}) fits no raw table."
     stem = (
         re.sub(r"[^\w-]+", "_", where.replace('"', "").split(".")[-1] if "query" in reads else Path(where).stem).strip("_*")
         or "source"
     )
     name = next(name for name in (stem, *(f"{stem}_{n}" for n in range(2, 1000))) if name not in taken)
-    source = CommentedMap({"name": name, **reads})
+    source = CommentedMap({"name": name, **{key: _as_yaml(value) for key, value in reads.items()}})
     if reads["format"] == "postgres":
         cursor = _cursor(sample, guesses[0])
         if cursor:
@@ -308,7 +356,7 @@ def _guessed_source(sample: _Sample, taken: Sequence[str]) -> tuple[CommentedMap
 def _table(guess: Guess) -> CommentedMap:
     columns = CommentedMap()
     for target, value in guess.columns.items():
-        columns[target] = _flow(value) if isinstance(value, dict) else value
+        columns[target] = _as_yaml(value)
         if guess.comments[target]:
             columns.yaml_add_eol_comment(guess.comments[target], target)
     return CommentedMap({"table": guess.table, "columns": columns})
@@ -320,14 +368,17 @@ def _read_by(value: Any) -> list[str]:
     return [value["from"]] if "from" in value else list(value.get("digest", []))
 
 
-def _traits(sample: _Sample) -> dict[str, Any]:
-    """What the way a file is written says of its shop."""
+def _traits(sample: _Sample, source: CommentedMap) -> dict[str, Any]:
+    """What the way a file is written says of its shop. A log that names no kinds of act is a data set's, not a running shop's."""
+    feeds = source["tables"][0]
+    is_act = feeds["table"] == EVENTS.name and "constant" in feeds["columns"]["event_type"]
+    now = {"now": "data" if is_act else "wall"} if RAW_TABLES[feeds["table"]].path in FACTS else {}
     text = " ".join([*sample.columns, *(str(value) for values in sample.values.values() for value in values[:20])])
     if sample.reads.get("encoding") == "gb18030" or re.search(r"[\u4e00-\u9fff]", text):
-        return {"currency": "CNY", "time_zone": "Asia/Shanghai", "calendars": ["CN"], "languages": ["zh"]}
+        return {"currency": "CNY", "time_zone": "Asia/Shanghai", "calendars": ["CN"], "languages": ["zh"], **now}
     if sample.reads.get("decimal") == ",":
-        return {"currency": "EUR", "time_zone": "Europe/Berlin", "calendars": ["DE"], "languages": ["de"]}
-    return {"currency": "USD", "time_zone": "UTC", "calendars": [], "languages": ["en"]}
+        return {"currency": "EUR", "time_zone": "Europe/Berlin", "calendars": ["DE"], "languages": ["de"], **now}
+    return {"currency": "USD", "time_zone": "UTC", "calendars": [], "languages": ["en"], **now}
 
 
 def _document(
@@ -344,9 +395,10 @@ def _document(
         "time_zone": "a day is the local day here",
         "now": "wall, data or an ISO time",
     }
+    is_known = any(traits[0] is known.SHOP for known in KNOWN_SETS)
     for key in ("currency", "time_zone", "now"):
-        document[key] = said[key] or traits[0].get(key, "wall")
-        is_guess = said[key] is None and key != "now" and "now" not in traits[0]
+        document[key] = said[key] or next((trait[key] for trait in traits if key in trait), "wall")
+        is_guess = said[key] is None and not is_known and document[key] != "wall"
         document.yaml_add_eol_comment(comments[key] + ("; guessed, CHECK" if is_guess else ""), key)
     document["calendars"] = _flow(traits[0]["calendars"])
     document["languages"] = _flow(languages or list(dict.fromkeys(tag for trait in traits for tag in trait["languages"])))
@@ -364,9 +416,13 @@ def _flow(value: dict[str, Any] | list[Any]) -> CommentedMap | CommentedSeq:
     made = CommentedMap(value) if isinstance(value, dict) else CommentedSeq(value)
     if isinstance(value, dict):
         for key, item in value.items():
-            made[key] = _flow(item) if isinstance(item, (dict, list)) else item
+            made[key] = _as_yaml(item)
     made.fa.set_flow_style()
     return made
+
+
+def _as_yaml(value: Any) -> Any:
+    return _flow(value) if isinstance(value, (dict, list)) else value
 
 
 def _yaml() -> YAML:

@@ -9,9 +9,10 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
+from functools import cache
 from typing import Any
 
-from features.columns import CREATED_TIMESTAMP, EVENT_TIMESTAMP, EVENT_TYPES
+from features.columns import CREATED_TIMESTAMP, EVENT_TIMESTAMP, EVENT_TYPE, EVENT_TYPES, ITEM_ID, SESSION_ID, USER_ID, VISITOR_ID
 from features.tables import RAW_TABLES, Table
 from spark_jobs.sources.drift import looks_personal
 
@@ -35,7 +36,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
         r"(用户|会员|客户|买家)(id|号|编号|名)?",
     ),
     "item_id": (
-        r"(item|product|article|sku|stock|asin|clothing)(id|no|num|number|code)?",
+        r"(item|product|article|sku|stock|asin|clothing|movie)(id|no|num|number|code)?",
         r"(artikel|produkt)(id|nr|nummer|code)?",
         r"(商品|产品|货品|宝贝)(id|号|编号|编码|代码)|货号",
     ),
@@ -61,11 +62,15 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "status": (r"(order)?status", r"(订单)?状态"),
     "location_id": (r"(location|warehouse|store|shop)(id|no)?", r"(filial|lager)(id|nr)?", r"(门店|仓库)(id|号)?"),
     "title": (
-        r"(item|product|article)?(title|name|description)",
+        r"(item|product|article|movie)?(title|name|description)",
         r"(artikel|produkt)?(name|bezeichnung|beschreibung|titel)",
         r"(商品|产品)?(名称|标题|名)",
     ),
-    "category": (r"(item|product)?(category|cat|department|class)(name|id)?", r"kategorie|warengruppe", r"类目|类别|分类|品类"),
+    "category": (
+        r"(item|product)?(category|categories|cat|department|class|genres?)(name|id)?",
+        r"kategorie|warengruppe",
+        r"类目|类别|分类|品类",
+    ),
     "brand": (r"brand(name)?", r"marke|hersteller", r"品牌"),
     "cost": (r"(unit)?cost(price)?", r"einkaufspreis|kosten", r"成本|进价"),
     "review_id": (r"(review|comment)(id|no)", r"bewertungs(id|nr)", r"(评论|评价)(id|号|编号)"),
@@ -92,6 +97,12 @@ _WORDS: dict[str, str] = {
     "search": r"query|搜索|suche",
     "return": r"refund|returned|退货|retoure",
 }
+_ACT = "view"
+"""Type of events that say none. A rating or a click is one act of interest in an item; as a purchase it would count as money."""
+_SALE = ("order_id", "quantity", "unit_price", "discount", "coupon_id")
+"""Where one of these is told, an event without a type is no view."""
+_ATOMIC = re.compile(r":(token|float)(_seq)?$")
+"""Type in a column name of RecBole's atomic files: `user_id:token`."""
 _EMPTY_STATES = ("items", "users", "reviews")
 """Tables that can do without times of their own: their rows count as known from ever."""
 _FORMATS = (
@@ -158,8 +169,9 @@ def number_signs(columns: Iterable[Sequence[Any]]) -> tuple[str, str]:
     return ".", ""
 
 
+@cache
 def _plain(name: str) -> str:
-    return re.sub(r"[\s_\-./:]+", "", name.strip().lower())
+    return re.sub(r"[\s_\-./:]+", "", _ATOMIC.sub("", name.strip().lower()))
 
 
 def _match(table: Table, columns: Sequence[str], samples: Mapping[str, Sequence[Any]]) -> dict[str, str] | None:
@@ -184,11 +196,20 @@ def _match(table: Table, columns: Sequence[str], samples: Mapping[str, Sequence[
     able = set(found) | {CREATED_TIMESTAMP}
     if table.name in _EMPTY_STATES:
         able |= {EVENT_TIMESTAMP, "review_id"}
+    if table.name == "events" and _is_act(found, columns):
+        able |= {EVENT_TYPE}
     needed = set(table.required) - able
     said = set(found) - {EVENT_TIMESTAMP, CREATED_TIMESTAMP, *table.keys}
     if needed or not said:
         return None
     return found
+
+
+def _is_act(found: Mapping[str, str], columns: Sequence[str]) -> bool:
+    """Whether a row says that somebody did something with an item, and nothing of a sale."""
+    sale = "|".join(pattern for target in _SALE for pattern in _NAMES[target])
+    by_somebody = found.keys() & {USER_ID, VISITOR_ID, SESSION_ID}
+    return ITEM_ID in found and bool(by_somebody) and not any(re.fullmatch(sale, _plain(column)) for column in columns)
 
 
 def _guess(table: Table, found: Mapping[str, str], columns: Sequence[str], samples: Mapping[str, Sequence[Any]]) -> Guess:
@@ -201,6 +222,11 @@ def _guess(table: Table, found: Mapping[str, str], columns: Sequence[str], sampl
             guess.comments[target] = comment or (f"e.g. {_short(values[0])}" if values and not looks_personal(column) else "")
         elif target == EVENT_TIMESTAMP and (born := found.get("registered_at") or found.get("created_at")):
             guess.columns[target], guess.comments[target] = _value(target, table, born, samples.get(born, ()))
+        elif target == EVENT_TYPE and target in table.required:
+            guess.columns[target] = {"constant": _ACT}
+            guess.comments[target] = (
+                "no type found: each row, a rating too, is one act; as a purchase it would count as money; CHECK"
+            )
         elif target == EVENT_TIMESTAMP and target in table.required:
             guess.columns[target] = {"constant": ALWAYS_KNOWN}
             guess.comments[target] = "no time found: known from ever; CHECK"
@@ -214,7 +240,7 @@ def _value(target: str, table: Table, column: str, values: Sequence[Any]) -> tup
     if table.column(target).type in ("timestamp", "date"):
         how, comment = guess_time(values) or ({}, "CHECK the format")
         return ({"from": column, **how} if how else column), comment
-    if target == "event_type":
+    if target == EVENT_TYPE:
         words = {
             str(value): ours
             for value in dict.fromkeys(map(str, values))

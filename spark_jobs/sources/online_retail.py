@@ -7,7 +7,10 @@ article and stay. The same article comes as 85123a and 85123A.
 
 from __future__ import annotations
 
+from typing import Any
+
 COLUMNS = frozenset({"InvoiceNo", "StockCode", "Description", "Quantity", "InvoiceDate", "UnitPrice", "CustomerID", "Country"})
+READS: dict[str, Any] = {}
 SHOP = {"currency": "GBP", "time_zone": "Europe/London", "calendars": ["GB"], "languages": ["en"], "now": "data"}
 TEXT_TIME = "M/d/yyyy H:mm"
 """How the CSV edition writes InvoiceDate."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 COLUMNS = frozenset({"cat", "label", "review"})
+READS: dict[str, Any] = {}
 SHOP = {"currency": "CNY", "time_zone": "Asia/Shanghai", "calendars": ["CN"], "languages": ["zh"], "now": "data"}
 TEXT_TIME = None
 MAPPING = """

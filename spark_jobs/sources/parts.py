@@ -29,11 +29,16 @@ _FORMATS = {
     ".csv": "csv",
     ".tsv": "csv",
     ".txt": "csv",
+    ".dat": "csv",
+    ".inter": "csv",
+    ".item": "csv",
+    ".user": "csv",
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
     ".json": "jsonl",
     ".parquet": "parquet",
 }
+ENDINGS = tuple(_FORMATS)
 
 
 @dataclass(frozen=True)

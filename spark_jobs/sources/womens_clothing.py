@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 COLUMNS = frozenset({"Clothing ID", "Title", "Review Text", "Rating", "Recommended IND", "Department Name", "Class Name"})
+READS: dict[str, Any] = {}
 SHOP = {"currency": "USD", "time_zone": "America/New_York", "calendars": ["US"], "languages": ["en"], "now": "data"}
 TEXT_TIME = None
 MAPPING = """
