@@ -76,6 +76,14 @@ def test_a_chinese_log_is_understood(home: Home, tmp_path: Path) -> None:
     assert source.tables[0].columns["event_timestamp"].format == "yyyy/M/d H:mm:ss"
 
 
+def test_a_file_with_nothing_below_its_header_is_understood_by_its_names(home: Home, tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text("user_id,item_id,event_type,time\n")
+    init_shop(home, "new", [str(tmp_path / "log.csv")])
+    assert columns(read(home, "new")[0]) == {
+        "user_id": "user_id", "item_id": "item_id", "event_type": "event_type", "event_timestamp": "time"
+    }  # fmt: skip
+
+
 def test_a_folder_of_several_kinds_becomes_a_source_for_each(home: Home, tmp_path: Path) -> None:
     folder = tmp_path / "exports"
     folder.mkdir()
