@@ -54,8 +54,8 @@ STOCK_NAMES = {
     "query_key_value.bias": "self_attn.in_proj_bias",
     "attention_out": "self_attn.out_proj",
     "feed_norm": "norm2",
-    "feed.0": "linear1",
-    "feed.2": "linear2",
+    "feed_in": "linear1",
+    "feed_out": "linear2",
 }
 """A weight of our block -> the same in torch.nn.TransformerEncoderLayer."""
 

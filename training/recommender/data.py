@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 from scipy import sparse
-from scipy.sparse.linalg import svds
+from scipy.sparse.linalg import eigsh, svds
 from torch import Tensor, nn
 
 from features.columns import EVENT_TIMESTAMP, EVENT_TYPE, HISTORY_STEPS, ITEM_ID, NO_TASTE, USER_ID
@@ -28,6 +28,7 @@ from training.recommender.model import Config, Encoder, Network, Recommender, pa
 
 Ints = NDArray[np.int64]
 Scores = NDArray[np.floating]
+Start = Literal["users", "near"]
 
 
 class DataConfig(BaseModel):
@@ -47,6 +48,7 @@ class DataConfig(BaseModel):
     objective: Literal["next_item", "next_session", "both"] = Field(
         "both", description="What follows a position: the next act, each item of the next session, or either."
     )
+    start: Start = Field("users", description="What items are alike by before training: who takes them, or what they are near to.")
     popular_days: PositiveFloat = Field(28, description="Window of the popular list that answers an empty history.")
     max_val_queries: PositiveInt = Field(5000, description="Users of the validation part scored after each epoch, at most.")
 
@@ -246,30 +248,52 @@ class Pairs:
         return cls(np.r_[0, np.cumsum(counts)], target[order])
 
 
-def start_from_counts(network: Network, sequences: Sequences) -> None:
-    """Set item embeddings to what stands near what in the histories, and item biases to log popularity.
+def start_from_counts(network: Network, sequences: Sequences, start: Start) -> None:
+    """Set item embeddings to the leading directions of what was counted, and item biases to log popularity.
 
-    The leading eigenvectors of a matrix of associations between neighbouring acts, in the manner of word vectors (Levy & Goldberg
-    2014): log(1 + lift) times log(1 + count), the count weighing a pair by its distance. Blocks start as nothing added, so before
-    any training the network ranks by likeness to the last act, better than many a trained one (docs/results.md).
+    `users`: of the normalised user-item matrix, as PureSVD has it (Cremonesi et al. 2010): items are alike whom the same people take,
+    whenever. `near`: of associations between neighbouring acts, in the manner of word vectors (Levy & Goldberg 2014): log(1 + lift)
+    times log(1 + count), a pair weighing less the further its acts are apart. There the blocks add nothing at first and items speak
+    alone, so that the network begins by ranking what is near to the last act, better than many a trained one (docs/results.md); who
+    buys baskets is better known by all of the history, which blocks of noise average.
     """
     num_items, dim = network.item.weight.shape
-    near = near_counts(sequences, num_items, window=20, distance=0.7)
     counts = sequences.item_counts(num_items) + 1.0
+    matrix = _near_association(sequences, num_items) if start == "near" else _user_association(sequences, num_items)
+    rank = min(dim, *(size - 1 for size in matrix.shape))
     with torch.no_grad():
         network.item_bias.copy_(torch.from_numpy(np.log(counts / counts.sum())))
-        rank = min(dim, num_items - 1)
-        if not near.nnz or rank < 1:
-            return
-        both = (near + near.T).tocoo()
-        sums = np.asarray(both.sum(axis=1)).ravel()
-        lift = both.data * sums.sum() / (sums[both.row] * sums[both.col])
-        association = sparse.csr_array((np.log1p(lift) * np.log1p(both.data), (both.row, both.col)), shape=both.shape)
-        _, values, directions = svds(association, k=rank, v0=np.ones(num_items))
-        leading = directions.T * np.sqrt(values)
-        scale = np.sqrt((leading**2).sum(axis=1, keepdims=True)) + 1e-9
-        # Of the length that the noise has, so that the other parts of the sum stay in proportion.
-        network.item.weight[:, :rank] = torch.from_numpy(leading / scale / 2).to(network.item.weight)
+        if rank > 0 and matrix.nnz:
+            if start == "near":
+                network.quieten()
+                # What is negative in the symmetric matrix no product of a vector with itself can say
+                values, directions = eigsh(matrix, k=rank, which="LA", v0=np.ones(num_items))
+            else:
+                _, values, directions = svds(matrix, k=rank, v0=np.ones(min(matrix.shape)))
+                directions = directions.T
+            leading = directions * np.sqrt(np.maximum(values, 0))
+            scale = np.sqrt((leading**2).sum(axis=1, keepdims=True)) + 1e-9
+            # Of the length that the noise has, so that the other parts of the sum stay in proportion.
+            network.item.weight[:, :rank] = torch.from_numpy(leading / scale / 2).to(network.item.weight)
+
+
+def _user_association(sequences: Sequences, num_items: int) -> sparse.csr_array:
+    """(users, items) log counts, divided by the roots of the sums of both."""
+    users = np.repeat(np.arange(len(sequences)), np.diff(sequences.offsets))
+    acts = sparse.csr_array((np.ones(len(users)), (users, sequences.items)), shape=(len(sequences), num_items))
+    acts.sum_duplicates()
+    acts.data = np.log1p(acts.data)
+    by_user, by_item = (sparse.diags_array(1 / np.sqrt(acts.sum(axis=axis) + 1e-9)) for axis in (1, 0))
+    return sparse.csr_array(by_user @ acts @ by_item)
+
+
+def _near_association(sequences: Sequences, num_items: int) -> sparse.csr_array:
+    """(items, items) log(1 + lift) times log(1 + count) of neighbouring acts, in either order."""
+    near = near_counts(sequences, num_items, window=20, distance=0.7)
+    both = (near + near.T).tocoo()
+    sums = np.asarray(both.sum(axis=1)).ravel()
+    lift = both.data * sums.sum() / (sums[both.row] * sums[both.col])
+    return sparse.csr_array((np.log1p(lift) * np.log1p(both.data), (both.row, both.col)), shape=both.shape)
 
 
 def near_counts(sequences: Sequences, num_items: int, window: int, distance: float) -> sparse.csr_array:
@@ -311,7 +335,7 @@ class RecommenderTask:
     def build(self) -> Network:
         """A fresh network that starts from what counting knows (see `start_from_counts`)."""
         network = Network(self.config, len(self.encoder.items), len(self.encoder.event_types))
-        start_from_counts(network, self.sequences)
+        start_from_counts(network, self.sequences, self.data.start)
         return network
 
     def num_steps(self, epoch: int) -> int:  # noqa: ARG002 - every epoch has as many

@@ -153,12 +153,9 @@ class Block(nn.Module):
         self.query_key_value = nn.Linear(config.dim, 3 * config.dim)
         self.attention_out = nn.Linear(config.dim, config.dim)
         self.feed_norm = nn.LayerNorm(config.dim)
-        feed_out = nn.Linear(4 * config.dim, config.dim)
-        self.feed = nn.Sequential(nn.Linear(config.dim, 4 * config.dim), nn.GELU(), feed_out)
+        self.feed_in = nn.Linear(config.dim, 4 * config.dim)
+        self.feed_out = nn.Linear(4 * config.dim, config.dim)
         self.dropout = nn.Dropout(config.dropout)
-        for last in (self.attention_out, feed_out):  # at first a block adds nothing (Bachlechner et al. 2021, ReZero)
-            nn.init.zeros_(last.weight)
-            nn.init.zeros_(last.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, L, D) -> (B, L, D); padding must be at the end, where no act can look."""
@@ -167,7 +164,7 @@ class Block(nn.Module):
         # Padding is at the end, so the causal mask alone keeps it from every real position.
         mixed = functional.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).reshape(B, L, D)
         x = x + self.dropout(self.attention_out(mixed))
-        out: Tensor = x + self.dropout(self.feed(self.feed_norm(x)))
+        out: Tensor = x + self.dropout(self.feed_out(functional.gelu(self.feed_in(self.feed_norm(x)))))
         return out
 
 
@@ -235,9 +232,19 @@ class Network(nn.Module):
         if config.repeats:
             self.repeat = nn.Linear(config.dim, 1)
             self.repeat_lag = nn.Parameter(torch.zeros(config.max_length))
-        nn.init.normal_(self.item.weight, std=config.dim**-0.5 / 2)
-        for embedding in (self.event, self.position):  # at first the items alone speak
-            nn.init.normal_(embedding.weight, std=config.dim**-0.5 / 20)
+        for embedding in (self.item, self.event, self.position):
+            nn.init.normal_(embedding.weight, std=config.dim**-0.5 / 2)
+
+    @torch.no_grad()
+    def quieten(self) -> None:
+        """Let the blocks add nothing, as ReZero begins (Bachlechner et al. 2021), and kinds and positions next to nothing."""
+        for block in self.blocks:
+            assert isinstance(block, Block)
+            for last in (block.attention_out, block.feed_out):
+                nn.init.zeros_(last.weight)
+                nn.init.zeros_(last.bias)
+        for embedding in (self.event, self.position):
+            embedding.weight.mul_(0.1)
 
     @property
     def input_spec(self) -> dict[str, tuple[tuple[int, ...], str]]:

@@ -56,7 +56,7 @@ def sequences() -> Recipe:
     """Histories without time or baskets, leave-one-out: the protocol of published tables (Amazon Beauty, Toys)."""
     return Recipe(
         name="sequences",
-        data=DataConfig(protocol="leave_one_out", objective="next_item", event_types=None),
+        data=DataConfig(protocol="leave_one_out", objective="next_item", start="near", event_types=None),
         model=Config(dropout=0.5, repeats=False),
         fit=FitConfig(epochs=40, batch_size=256, learning_rate=1e-3, warmup_steps=100, clip_norm=1.0, patience=5),
     )

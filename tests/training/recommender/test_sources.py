@@ -1,0 +1,108 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from scipy import sparse
+
+from training.recommender.blend import fit_weights
+from training.recommender.data import DataConfig, RecommenderTask, make_encoder, make_queries, make_sequences, near_counts, split
+from training.recommender.model import Config, Recommender
+from training.recommender.sources import NEAR, NETWORK, Near, blended, recency_weights, shares_of
+
+TABLE = np.array([[0.0, 2.0, 0.5], [1.0, 0.0, 0.0], [0.5, 0.5, 0.0]], dtype=np.float32)
+
+
+def history(*items: int) -> np.ndarray:
+    return np.array(items, dtype=np.int64)
+
+
+def test_near_adds_up_what_each_act_speaks_for() -> None:
+    near = Near(sparse.csr_array(TABLE), decay=0.5)
+    scores = near.scores([history(0, 1, 0), history(2), history()])
+    assert scores == pytest.approx(np.array([1.25 * TABLE[0] + 0.5 * TABLE[1], TABLE[2], [0, 0, 0]]))
+
+
+def test_the_strongest_of_each_row_are_kept_ties_by_item() -> None:
+    kept = Near(sparse.csr_array(TABLE), decay=0.5).strongest(1)
+    assert kept.table.toarray().tolist() == [[0, 2, 0], [1, 0, 0], [0.5, 0, 0]]
+    assert Near(sparse.csr_array(TABLE), decay=0.5).strongest(9).table.toarray().tolist() == TABLE.tolist()
+
+
+def test_near_comes_back_as_it_was_saved(tmp_path: Path) -> None:
+    for near in (Near(sparse.csr_array(TABLE), decay=0.7), Near.of_nothing(0)):
+        near.save(tmp_path / "near.safetensors")
+        back = Near.load(tmp_path / "near.safetensors")
+        assert back.decay == near.decay
+        assert np.array_equal(back.table.toarray(), near.table.toarray())
+
+
+def test_a_blend_is_the_mean_of_shares_and_who_says_nothing_leaves_the_word_to_the_others() -> None:
+    shares = {"a": np.array([[0.5, 0.5], [0.2, 0.8]], dtype=np.float32), "b": np.array([[1, 0], [0, 0]], dtype=np.float32)}
+    assert blended(shares, {"a": 0.5, "b": 0.5}) == pytest.approx(np.array([[0.75, 0.25], [0.2, 0.8]]))
+    assert blended(shares, {"a": 0.0, "b": 1.0})[1].tolist() == [0, 0]
+    assert shares_of(np.array([[3.0, 1.0], [0, 0]], dtype=np.float32)) == pytest.approx(np.array([[0.75, 0.25], [0, 0]]))
+
+
+def test_ages_count_from_the_newest_act() -> None:
+    weights = recency_weights([history(1, 1, 0), history()], 0.5, 2).toarray()
+    assert weights == pytest.approx(np.array([[1, 0.75], [0, 0]]))
+
+
+def test_near_counts_look_ahead_within_one_history(cycle: pa.Table) -> None:
+    acts = make_sequences(cycle, make_encoder(cycle, 28))
+    found = near_counts(acts, 20, window=2, distance=1).toarray()
+    expected = np.zeros((20, 20))
+    for user in range(len(acts)):
+        items = acts.items[acts.of(user)]
+        for place, item in enumerate(items):
+            for gap in (1, 2):
+                if place + gap < len(items):
+                    expected[item, items[place + gap]] += 1 / gap
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.fixture(scope="module")
+def task(cycle: pa.Table) -> RecommenderTask:
+    config = DataConfig(protocol="leave_one_out", objective="next_item", start="near")
+    parts = split(cycle, config)
+    encoder = make_encoder(parts.train, 28)
+    model = Config(dim=8, num_blocks=1, num_heads=1, max_length=6)
+    return RecommenderTask(model, config, encoder, make_sequences(parts.train, encoder), make_queries(parts.val, encoder), 16, 3)
+
+
+def test_the_start_alone_ranks_better_than_chance(task: RecommenderTask) -> None:
+    assert task.validate(task.build().eval())["val_ndcg_at_10"] > 1.4 * 0.227  # 10 of 20 items in random order
+
+
+@pytest.mark.parametrize("knows", [NETWORK, NEAR])
+def test_the_source_that_knows_gets_the_weight(task: RecommenderTask, knows: str) -> None:
+    size = len(task.encoder.items)
+    follows = np.roll(np.eye(size, dtype=np.float32), 1, axis=1)  # the planted order: each item follows the one before
+    near = Near(sparse.csr_array(follows if knows == NEAR else follows.T), decay=0.01)
+
+    class Oracle(Recommender):
+        def sources(self, items, events):  # type: ignore[no-untyped-def]
+            found = super().sources(items, events)
+            says = follows if knows == NETWORK else follows.T
+            return {**found, NETWORK: np.stack([says[history[-1]] for history in items])}
+
+    oracle = Oracle(task.config, task.encoder, task.build().eval(), near, {})
+    assert task.val is not None
+    weights = fit_weights(oracle, task.val, task.val_users)
+    assert weights[knows] >= 0.5
+    assert sum(weights.values()) == pytest.approx(1)
+
+
+def test_only_sources_of_weight_are_asked_and_scores_are_logs_of_their_blend(task: RecommenderTask) -> None:
+    size = len(task.encoder.items)
+    near = Near(sparse.csr_array(np.roll(np.eye(size, dtype=np.float32), 1, axis=1)), decay=0.5)
+    network = task.build().eval()
+    alone, counted = (Recommender(task.config, task.encoder, network, near, {name: 1.0}) for name in (NETWORK, NEAR))
+    both = replace(alone, weights={NETWORK: 0.25, NEAR: 0.75})
+    asked = [list(task.encoder.items[:2]), ["never seen"]]
+    mixed = 0.25 * np.exp(alone.scores(asked)[0]) + 0.75 * np.exp(counted.scores(asked)[0])
+    assert np.exp(both.scores(asked)[0]) == pytest.approx(mixed, abs=1e-6)
+    assert np.exp(both.scores(asked)[1]) == pytest.approx(np.array(task.encoder.popularity), abs=1e-6)
+    assert [item for item, _ in counted.recommend([asked[0]], 5)[0]] == [task.encoder.items[2], task.encoder.items[1]]
