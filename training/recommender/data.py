@@ -262,7 +262,10 @@ def start_from_counts(network: Network, sequences: Sequences, start: Start) -> N
     matrix = _near_association(sequences, num_items) if start == "near" else _user_association(sequences, num_items)
     rank = min(dim, *(size - 1 for size in matrix.shape))
     with torch.no_grad():
-        network.item_bias.copy_(torch.from_numpy(np.log(counts / counts.sum())))
+        if (
+            network.config.temperature is None
+        ):  # else every score lies within a few units of the others, and so must what popularity adds
+            network.item_bias.copy_(torch.from_numpy(np.log(counts / counts.sum())))
         if rank > 0 and matrix.nnz:
             if start == "near":
                 network.quieten()

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
@@ -48,6 +48,9 @@ class Config(BaseModel):
     num_heads: PositiveInt = Field(2, description="Attention heads per block; divides `dim`.")
     max_length: PositiveInt = Field(50, description="Newest acts of a history that are read.")
     dropout: float = Field(0.2, ge=0, lt=1, description="On embeddings, attention output and feed-forward output.")
+    temperature: PositiveFloat | None = Field(
+        None, description="Scores are cosines over this temperature (0.05 to 0.1), so length says nothing; null: plain products."
+    )
     num_negatives: PositiveInt | None = Field(
         None, description="Sampled softmax over this many shared negatives, for catalogues too large for the full one."
     )
@@ -264,7 +267,7 @@ class Network(nn.Module):
         """Score of every item after each whole history, (B, I); a history must not be empty."""
         rows = torch.arange(len(items), device=items.device) * items.shape[1] + lengths - 1
         states = self.states(items, events, lengths).flatten(0, 1)[rows]
-        scores: Tensor = functional.linear(states, self.item.weight, self.item_bias)
+        scores: Tensor = functional.linear(self._towards(states), self._lengthless(self.item.weight), self.item_bias)
         return scores.scatter_add(1, *self._repeats(states, rows, items))
 
     def forward(
@@ -291,19 +294,29 @@ class Network(nn.Module):
         """
         states = self.states(items, events, lengths).flatten(0, 1)[rows]
         seen, bonus = self._repeats(states, rows, items)
+        states = self._towards(states)
         if negatives is None or negative_log_weights is None:
             return CatalogueSoftmax.apply(  # type: ignore[no-any-return, no-untyped-call]
-                states, self.item.weight, self.item_bias, seen, bonus, pair_rows, pair_targets, pair_weights
+                states, self._lengthless(self.item.weight), self.item_bias, seen, bonus, pair_rows, pair_targets, pair_weights
             )
         seen, bonus = seen[pair_rows], bonus[pair_rows]
-        wanted = (states[pair_rows] * self.item(pair_targets)).sum(dim=1) + self.item_bias[pair_targets]
+        wanted = (states[pair_rows] * self._lengthless(self.item(pair_targets))).sum(dim=1) + self.item_bias[pair_targets]
         wanted = wanted + (bonus * (seen == pair_targets[:, None])).sum(dim=1)
-        others = functional.linear(states, self.item(negatives), self.item_bias[negatives] + negative_log_weights)[pair_rows]
+        drawn = self._lengthless(self.item(negatives))
+        others = functional.linear(states, drawn, self.item_bias[negatives] + negative_log_weights)[pair_rows]
         others = others + ((seen[:, :, None] == negatives) * bonus[:, :, None]).sum(dim=1)
         others = others.masked_fill(negatives == pair_targets[:, None], -torch.inf)
         losses = torch.logsumexp(torch.cat([wanted[:, None], others], dim=1), dim=1) - wanted
         loss: Tensor = (losses * pair_weights).sum()
         return loss
+
+    def _towards(self, states: Tensor) -> Tensor:
+        """States as scores are made of them: directions over the temperature, where there is one."""
+        return states if self.config.temperature is None else functional.normalize(states, dim=-1) / self.config.temperature
+
+    def _lengthless(self, items: Tensor) -> Tensor:
+        """Item embeddings as scores are made of them: directions, where there is a temperature."""
+        return items if self.config.temperature is None else functional.normalize(items, dim=-1)
 
     def _repeats(self, states: Tensor, rows: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
         """Per scored position, its history (R, S) and what each act adds to the score of its own item (R, S); S is L or 0."""

@@ -154,22 +154,25 @@ def loss_inputs() -> dict[str, torch.Tensor]:
     return batch | {"pair_weights": torch.tensor([0.5, 0.25, 0.1, 0.2], dtype=torch.float64)}
 
 
-def double_network(repeats: bool) -> Network:
+def double_network(repeats: bool, temperature: float | None = None) -> Network:
     torch.manual_seed(0)
-    network = Network(Config(dim=8, num_heads=2, max_length=6, dropout=0.0, repeats=repeats), 11, 2).double()
+    network = Network(Config(dim=8, max_length=6, dropout=0.0, repeats=repeats, temperature=temperature), 11, 2).double()
     for parameter in network.parameters():
         nn.init.normal_(parameter, std=0.3)
     return network
 
 
-@pytest.mark.parametrize("repeats", [True, False])
-def test_fused_softmax_equals_the_plain_one_with_its_gradients(repeats: bool) -> None:
-    network, inputs = double_network(repeats), loss_inputs()
+@pytest.mark.parametrize(("repeats", "temperature"), [(True, None), (False, None), (False, 0.2)])
+def test_fused_softmax_equals_the_plain_one_with_its_gradients(repeats: bool, temperature: float | None) -> None:
+    network, inputs = double_network(repeats, temperature), loss_inputs()
     network(**inputs).backward()
     fused = {name: parameter.grad for name, parameter in network.named_parameters()}
     network.zero_grad()
     states = network.states(inputs["items"], inputs["events"], inputs["lengths"]).flatten(0, 1)[inputs["rows"]]
-    logits = nn.functional.linear(states, network.item.weight, network.item_bias)
+    if temperature:
+        logits = nn.functional.cosine_similarity(states[:, None], network.item.weight, dim=2) / temperature + network.item_bias
+    else:
+        logits = nn.functional.linear(states, network.item.weight, network.item_bias)
     logits = logits.scatter_add(1, *network._repeats(states, inputs["rows"], inputs["items"]))
     losses = nn.functional.cross_entropy(logits[inputs["pair_rows"]], inputs["pair_targets"], reduction="none")
     plain = (losses * inputs["pair_weights"]).sum()
@@ -179,8 +182,9 @@ def test_fused_softmax_equals_the_plain_one_with_its_gradients(repeats: bool) ->
         torch.testing.assert_close(fused[name], parameter.grad, msg=name)
 
 
-def test_sampled_softmax_over_all_items_equals_the_full_one() -> None:
-    network, inputs = double_network(True), loss_inputs()
+@pytest.mark.parametrize("temperature", [None, 0.2])
+def test_sampled_softmax_over_all_items_equals_the_full_one(temperature: float | None) -> None:
+    network, inputs = double_network(True, temperature), loss_inputs()
     every = {"negatives": torch.arange(11), "negative_log_weights": torch.zeros(11, dtype=torch.float64)}
     assert network(**inputs, **every).item() == pytest.approx(network(**inputs).item(), rel=1e-12)
 
