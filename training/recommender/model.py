@@ -24,6 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from infra.errors import ModelNotFoundError
 from training.metrics.ranking import top_k
 from training.recommender.sources import NEAR, NETWORK, Near, blended, shares_of, softmax
 
@@ -34,6 +35,7 @@ Recommendations = list[tuple[str, float]]
 
 _ROWS = 256
 """Histories that pass through the network together."""
+_TINY = np.finfo(np.float32).tiny
 _LEAST = -25.0
 """What the log of a share counts as where it is less, or nothing, so that a fall from it can be told."""
 
@@ -357,7 +359,15 @@ class Recommender:
 
     @classmethod
     def load(cls, folder: Path) -> Recommender:
-        """The model that `save` wrote."""
+        """The model that `save` wrote.
+
+        Raises:
+            ModelNotFoundError: an earlier version of shopgraph wrote it, whose networks are others.
+        """
+        if not (folder / "blend.json").exists():
+            raise ModelNotFoundError(
+                f"the recommender in {folder} is of an earlier shopgraph; run `shopgraph train recommender` again."
+            )
         config = Config.model_validate_json((folder / "config.json").read_text())
         encoder = Encoder.load(folder / "encoder.json")
         network = Network(config, len(encoder.items), len(encoder.event_types))
@@ -418,12 +428,11 @@ class Recommender:
     def scores(self, histories: Sequence[Sequence[str]], event_types: Sequence[Sequence[str]] | None = None) -> Floats:
         """Log of the share of every item of the catalogue, (histories, items), acts oldest first; popularity where nothing is read.
 
-        `-inf`: no source gives it any.
+        Items that no source gives a share come last, all alike.
         """
         kinds = [None] * len(histories) if event_types is None else event_types
         read = [self.encoder.read(history, its_kinds) for history, its_kinds in zip(histories, kinds, strict=True)]
-        with np.errstate(divide="ignore"):
-            return np.log(self.shares([items for items, _ in read], [events for _, events in read]))
+        return np.log(np.maximum(self.shares([items for items, _ in read], [events for _, events in read]), _TINY))
 
     def recommend(
         self,

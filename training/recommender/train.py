@@ -34,7 +34,7 @@ from training.recommender.data import (
     scorer,
     split,
 )
-from training.recommender.model import Encoder, Recommender
+from training.recommender.model import Recommender
 from training.recommender.recipes import Recipe
 from training.recommender.sources import Near
 from training.splits import Split
@@ -102,7 +102,7 @@ def train(recipe: Recipe, context: Context) -> dict[str, Any]:
         _log_answer(run, TASK, answers, reports, queries, final, context)
         run.figure(evaluate.gains_over_floors(gains), "gains_over_floors.png")
         card = _card(
-            recipe, parts, final.encoder, queries, reports, gains, segments, too_large, trained.tuned.best_epoch + 1, seconds
+            recipe, parts, recommender, queries, reports, gains, segments, too_large, trained.tuned.best_epoch + 1, seconds
         )
         run.note(card)
         with tempfile.TemporaryDirectory() as folder:
@@ -200,7 +200,7 @@ def _log_answer(
 def _card(
     recipe: Recipe,
     parts: Split,
-    encoder: Encoder,
+    recommender: Recommender,
     queries: Queries,
     reports: Mapping[str, Mapping[str, float]],
     gains: Mapping[str, evaluate.Interval],
@@ -219,8 +219,10 @@ def _card(
         [
             "# Recommender",
             "",
-            f"What a user takes next, out of {len(encoder.items)} items, from the newest {recipe.model.max_length} acts of the history.",
-            "A causal transformer with a softmax over the whole catalogue and tied item embeddings.",
+            f"What a user takes next, out of {len(recommender.encoder.items)} items, from the newest {recipe.model.max_length} acts of "
+            "the history.",
+            "A causal transformer with a softmax over the catalogue and tied item embeddings, blended with what stands near the "
+            f"history in those of others: {', '.join(f'{name} {weight:g}' for name, weight in recommender.weights.items())}.",
             "",
             f"Protocol `{recipe.data.protocol}`; asked: {asked if by_time else 'the last act of each user'}. Test part: "
             f"{min(times):%Y-%m-%d} to {max(times):%Y-%m-%d}, touched once; split {parts.digest[:12]}.",
@@ -249,6 +251,6 @@ def _card(
             evaluate.segments_table(segments),
             "",
             "Limits: an item is known only after the next training; the model sees ids and kinds of act, not time, price or text;",
-            "who has no history gets the popular list. Scores order one answer and are no probabilities.",
+            "who has no history gets the popular list. Scores are logs of shares and not calibrated.",
         ]
     )

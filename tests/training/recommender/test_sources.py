@@ -6,6 +6,7 @@ import pyarrow as pa
 import pytest
 from scipy import sparse
 
+from infra.errors import ModelNotFoundError
 from training.recommender.blend import fit_weights
 from training.recommender.data import DataConfig, RecommenderTask, make_encoder, make_queries, make_sequences, near_counts, split
 from training.recommender.model import Config, Recommender
@@ -105,4 +106,17 @@ def test_only_sources_of_weight_are_asked_and_scores_are_logs_of_their_blend(tas
     mixed = 0.25 * np.exp(alone.scores(asked)[0]) + 0.75 * np.exp(counted.scores(asked)[0])
     assert np.exp(both.scores(asked)[0]) == pytest.approx(mixed, abs=1e-6)
     assert np.exp(both.scores(asked)[1]) == pytest.approx(np.array(task.encoder.popularity), abs=1e-6)
-    assert [item for item, _ in counted.recommend([asked[0]], 5)[0]] == [task.encoder.items[2], task.encoder.items[1]]
+    assert [item for item, _ in counted.recommend([asked[0]], 5)[0]][:2] == [task.encoder.items[2], task.encoder.items[1]]
+    assert len(counted.recommend([asked[0]], 5)[0]) == 5  # what nobody speaks for comes last
+
+
+def test_a_blended_model_comes_back_as_it_was_saved(task: RecommenderTask, tmp_path: Path) -> None:
+    near = Near(sparse.csr_array(np.eye(len(task.encoder.items), dtype=np.float32)), decay=0.5)
+    model = Recommender(task.config, task.encoder, task.build().eval(), near, {NETWORK: 0.4, NEAR: 0.6})
+    model.save(tmp_path)
+    back = Recommender.load(tmp_path)
+    asked = [list(task.encoder.items[:3])]
+    assert np.array_equal(back.scores(asked), model.scores(asked))
+    (tmp_path / "blend.json").unlink()
+    with pytest.raises(ModelNotFoundError, match="earlier shopgraph"):
+        Recommender.load(tmp_path)
