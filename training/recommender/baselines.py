@@ -301,5 +301,5 @@ def taken(sequences: Sequences, num_items: int) -> sparse.csr_array:
 
 
 def _histories(history: Sequences, users: Ints) -> list[Ints]:
-    """The items of each of some users."""
-    return [history.items[history.of(user)] for user in users]
+    """The items of each of some users, as far back as serving knows them: floors are asked what the model is asked."""
+    return history.served(users)[0]

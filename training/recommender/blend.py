@@ -33,8 +33,7 @@ def fit_weights(
     step = max(1, 16_000_000 // len(recommender.encoder.items))
     for start in range(0, len(asked), step):
         some = asked[start : start + step]
-        parts = [queries.history.of(user) for user in some]
-        shares = equal.sources([queries.history.items[part] for part in parts], [queries.history.events[part] for part in parts])
+        shares = equal.sources(*queries.history.served(some))
         targets = [queries.targets[user] for user in some]
         counts = num_targets(targets)
         for place, tenths in enumerate(grid):

@@ -80,6 +80,11 @@ class Sequences:
         """(items,) acts on each item; there must be no -1 among them."""
         return np.bincount(self.items, minlength=num_items)
 
+    def served(self, users: Ints) -> tuple[list[Ints], list[Ints]]:
+        """Items and kinds of what serving reads of each of some users: the newest `HISTORY_STEPS` acts, oldest first."""
+        parts = [self.newest(user, HISTORY_STEPS) for user in users]
+        return [self.items[part] for part in parts], [self.events[part] for part in parts]
+
     def newest(self, user: int, count: int) -> slice:
         """Where the last `count` acts of a user lie."""
         part = self.of(user)
@@ -203,8 +208,7 @@ def scorer(recommender: Recommender) -> Scorer:
     """A model as a scorer: by shares, of the popular list where a history is empty."""
 
     def shares(history: Sequences, users: Ints) -> Scores:
-        parts = [history.of(user) for user in users]
-        return recommender.shares([history.items[part] for part in parts], [history.events[part] for part in parts])
+        return recommender.shares(*history.served(users))
 
     return shares
 

@@ -92,6 +92,7 @@ def shares_of(scores: Floats) -> Floats:
 
 
 def softmax(scores: Floats) -> Floats:
-    """Scores of a network as shares; `-inf` has none."""
+    """Scores of a network as shares; `-inf` has none, and where all are `-inf` nothing has any."""
     shares: Floats = torch.softmax(torch.from_numpy(scores), dim=1).numpy()
+    shares[np.isneginf(scores).all(axis=1)] = 0.0
     return shares

@@ -46,6 +46,17 @@ def test_a_blend_is_the_mean_of_shares_and_who_says_nothing_leaves_the_word_to_t
     assert shares_of(np.array([[3.0, 1.0], [0, 0]], dtype=np.float32)) == pytest.approx(np.array([[0.75, 0.25], [0, 0]]))
 
 
+def test_who_has_seen_all_there_is_gets_nothing_and_no_nan(task: RecommenderTask) -> None:
+    config = task.config.model_copy(update={"repeats": False})
+    near = Near(sparse.csr_array(np.eye(len(task.encoder.items), dtype=np.float32)), decay=0.5)
+    network = replace(task, config=config).build().eval()
+    model = Recommender(config, task.encoder, network, near, {NETWORK: 0.5, NEAR: 0.5})
+    every = list(task.encoder.items)
+    assert np.isfinite(model.scores([every])).all()
+    assert model.recommend([every, every[:-1]], 3)[0] == []
+    assert [item for item, _ in model.recommend([every[:-1]], 3)[0]] == every[-1:]
+
+
 def test_ages_count_from_the_newest_act() -> None:
     weights = recency_weights([history(1, 1, 0), history()], 0.5, 2).toarray()
     assert weights == pytest.approx(np.array([[1, 0.75], [0, 0]]))
