@@ -75,7 +75,7 @@ class Settings(BaseSettings):
 
     train_memory_gb: float = Field(
         8.0,
-        gt=0,
+        ge=0.1,
         description="Memory that the baselines of a training may take, in GB; one that needs more is not run, and the run says so.",
     )
 

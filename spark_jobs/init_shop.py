@@ -36,7 +36,7 @@ from spark_jobs.sources import (
 )
 from spark_jobs.sources.arrow_files import PROBLEM, ROW, TEXT, parquet_batches, parquet_schema, plain, to_plain
 from spark_jobs.sources.drift import looks_personal
-from spark_jobs.sources.guess import Guess, guess_tables, number_signs
+from spark_jobs.sources.guess import UNTOLD, Guess, guess_tables, number_signs
 from spark_jobs.sources.headless import headless
 from spark_jobs.sources.json_lines import batches as json_batches
 from spark_jobs.sources.parts import ENDINGS, file_format, files_in
@@ -378,7 +378,7 @@ def _traits(sample: _Sample, source: CommentedMap) -> dict[str, Any]:
         return {"currency": "CNY", "time_zone": "Asia/Shanghai", "calendars": ["CN"], "languages": ["zh"], **now}
     if sample.reads.get("decimal") == ",":
         return {"currency": "EUR", "time_zone": "Europe/Berlin", "calendars": ["DE"], "languages": ["de"], **now}
-    return {"currency": "USD", "time_zone": "UTC", "calendars": [], "languages": ["en"], **now}
+    return {**UNTOLD, **now}
 
 
 def _document(

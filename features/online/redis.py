@@ -124,7 +124,7 @@ class RedisRows(Rows):
             return list(self._look()[1])
 
     def write(self, view: View, rows: Sequence[Packed], progress: Progress | None = None) -> None:
-        """As `Rows.write`; each 1,000 rows are one script, which nothing interrupts."""
+        """As `Rows.write`; each 100 rows are one script, which nothing interrupts."""
         for batch in batches(rows, _BATCH):
             with self._answering():
                 while True:

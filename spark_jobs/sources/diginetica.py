@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from spark_jobs.sources.guess import UNTOLD
+
 COLUMNS = frozenset({"session", "items", "position"})
 READS: dict[str, Any] = {"explode": "items"}
-SHOP = {"currency": "USD", "time_zone": "UTC", "calendars": [], "languages": ["en"], "now": "data"}
+SHOP = {**UNTOLD, "now": "data"}
 TEXT_TIME = None
 MAPPING = """
 sources:

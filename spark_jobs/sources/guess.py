@@ -16,6 +16,8 @@ from features.columns import CREATED_TIMESTAMP, EVENT_TIMESTAMP, EVENT_TYPE, EVE
 from features.tables import RAW_TABLES, Table
 from spark_jobs.sources.drift import looks_personal
 
+UNTOLD: dict[str, Any] = {"currency": "USD", "time_zone": "UTC", "calendars": [], "languages": ["en"]}
+"""Traits of a shop of which its data say nothing."""
 ALWAYS_KNOWN = "2000-01-01T00:00:00+00:00"
 """Event time of states and texts whose source has no time."""
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from spark_jobs.sources.guess import UNTOLD
+
 COLUMNS = frozenset({"user_id", "item_id"})
 READS: dict[str, Any] = {"delimiter": " ", "header": ["user_id", "item_id"]}
-SHOP = {"currency": "USD", "time_zone": "UTC", "calendars": [], "languages": ["en"], "now": "data"}
+SHOP = {**UNTOLD, "now": "data"}
 TEXT_TIME = None
 MAPPING = """
 sources:

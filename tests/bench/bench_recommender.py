@@ -21,11 +21,11 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.nn import functional
 
-from infra.settings import set_quiet_environment
+from infra.settings import Settings, set_quiet_environment
 from report import Figure, alternate, figure, publish
 from retail import interactions, lines
 from training.metrics.ranking import top_k
-from training.recommender.baselines import Baseline, ItemKNN, floors
+from training.recommender.baselines import Baseline, ItemKNN
 from training.recommender.data import (
     Queries,
     RecommenderTask,
@@ -40,6 +40,7 @@ from training.recommender.data import (
 )
 from training.recommender.model import Config, Encoder, Network, Recommendations, Recommender
 from training.recommender.recipes import Recipe, full
+from training.recommender.train import choose_floors
 from training.splits import Split
 from training.trainer import fit
 
@@ -124,16 +125,10 @@ def learn(parts: Split, recipe: Recipe, say: Callable[[str], None]) -> Fitted:
     say("choosing epochs")
     epochs = fit(replace(tuning, val=val), recipe.fit).best_epoch + 1
     say(f"fitting again, {epochs} epochs")
-    network = final.build()
-    network.load_state_dict(fit(final, recipe.fit.model_copy(update={"epochs": epochs, "patience": None})).state)
+    network = final.restored(fit(final, recipe.fit.model_copy(update={"epochs": epochs, "patience": None})).state)
     say("fitting the floors")
-    chosen = {}
-    for name, candidates in floors().items():
-        for candidate in candidates:
-            candidate.fit(tuning.sequences, len(tuning.encoder.items))
-        chosen[name] = max(candidates, key=lambda candidate: ndcg(candidate, val, tuning))
-        chosen[name].fit(final.sequences, len(final.encoder.items))
-    return Fitted(Recommender(recipe.model, final.encoder, network.eval()), final, chosen)
+    chosen, _ = choose_floors(replace(tuning, val=val), final, Settings.load().train_memory_gb)
+    return Fitted(Recommender(recipe.model, final.encoder, network), final, chosen)
 
 
 def _task(rows: pa.Table, recipe: Recipe) -> RecommenderTask:

@@ -14,6 +14,7 @@ from infra.errors import EngineError
 from infra.home import Home
 from serving.loading import Loader
 from serving.nodes.user_history import UserHistory
+from serving.products import Recommend
 from serving.recommend import Asked
 from serving.recommend import recommend as command
 from serving.schemas import RecommendRequest
@@ -173,9 +174,10 @@ def test_reasons_are_what_a_score_loses_without_an_item_of_the_history(post: Ask
     assert ids(content) == ids(plain)
     assert all("reasons" not in item for item in plain["items"])
     graph = Loader(served.settings, served.shop, served.lake).load(served.manifests["recommend"], NOW)
+    assert isinstance(graph, Recommend)
 
     def share(history: list[str], kinds: list[str], item: str) -> float:
-        scores = graph.model.scores([history], [kinds])[0]  # type: ignore[attr-defined]
+        scores = graph.model.scores([history], [kinds])[0]
         return float(scores[ITEMS.index(item)] - np.log(np.exp(scores).sum()))
 
     for item in content["items"]:

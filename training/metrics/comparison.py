@@ -13,7 +13,12 @@ def comparison(reports: Mapping[str, Mapping[str, float]], metrics: Sequence[str
     """
     lines = [f"| test part | {' | '.join(metrics)} |", f"|---|{'---|' * len(metrics)}"]
     for method, report in reports.items():
-        ends = [[report[f"test_{metric}{end}"] for end in ("", "_lo", "_hi")] for metric in metrics]
-        cells = [f"{value:.{decimals}f} [{low:.{decimals}f}, {high:.{decimals}f}]" for value, low, high in ends]
+        cells = [cell(report, f"test_{metric}", decimals) for metric in metrics]
         lines.append(f"| {method} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def cell(values: Mapping[str, float], name: str, decimals: int = 4) -> str:
+    """A value with its interval, `<name>`, `<name>_lo` and `<name>_hi` of `values`, as such tables show it."""
+    value, low, high = (f"{values[name + end]:.{decimals}f}" for end in ("", "_lo", "_hi"))
+    return f"{value} [{low}, {high}]"

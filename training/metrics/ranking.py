@@ -39,8 +39,7 @@ def worst_ranks(scores: Scores, targets: Sequence[Ints]) -> Ints:
     if np.isnan(scores).any():
         raise ValueError("scores hold NaN: no order is defined")
     counts = num_targets(targets)
-    queries = np.repeat(np.arange(len(targets)), counts)
-    items = np.concatenate([np.empty(0, dtype=np.int64), *targets])
+    queries, items = _flat(targets)
     own = np.where(items >= 0, scores[queries, items], -np.inf).astype(scores.dtype)
     order = np.lexsort((-own, queries))  # a query's relevant items, the best first
     own = own[order]
@@ -57,6 +56,11 @@ def worst_ranks(scores: Scores, targets: Sequence[Ints]) -> Ints:
 def num_targets(targets: Sequence[Ints]) -> Ints:
     """(queries,) how many items each query wants."""
     return np.fromiter(map(len, targets), np.int64, len(targets))
+
+
+def _flat(targets: Sequence[Ints]) -> tuple[Ints, Ints]:
+    """All relevant items as one array, beside the query of each."""
+    return np.repeat(np.arange(len(targets)), num_targets(targets)), np.concatenate([np.empty(0, dtype=np.int64), *targets])
 
 
 def _num_at_least(scores: Scores, queries: Ints, values: Scores) -> Ints:
@@ -192,7 +196,7 @@ def report(batches: Iterable[tuple[Scores, Sequence[Ints]]], num_items: int) -> 
         best = top_k(scores, 10)
         best[np.take_along_axis(scores, best, axis=1) == -np.inf] = -1
         lists.append(best)
-        queries, wanted = np.repeat(np.arange(len(targets)), counts), np.concatenate([np.empty(0, dtype=np.int64), *targets])
+        queries, wanted = _flat(targets)
         is_shown = (best[queries] == wanted[:, None]).any(axis=1)
         for count, items in ((relevant, wanted), (hits, wanted[is_shown])):
             count += np.bincount(items[items >= 0], minlength=num_items)

@@ -5,8 +5,9 @@ Each is fitted on the same acts and asked the same questions as the network; `fi
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Protocol
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -109,7 +110,7 @@ class ItemKNN:
     shrinkage: float = 10.0
     decay: float = 0.98
     """Weight of an act relative to the next newer one; 1: plain ItemKNN."""
-    near: Near = field(default_factory=lambda: Near.of_nothing(0), repr=False)
+    table: sparse.csr_array = field(default_factory=lambda: Near.of_nothing(0).table, repr=False)
 
     @property
     def settings(self) -> dict[str, float | None]:
@@ -126,10 +127,10 @@ class ItemKNN:
         norms = np.sqrt(pairs.sum(axis=0))
         cosine = common.data / (norms[common.row] * norms[common.col] + self.shrinkage)
         whole = sparse.csr_array((cosine, (common.row, common.col)), shape=common.shape)
-        self.near = Near(whole, self.decay).strongest(self.neighbours)
+        self.table = Near(whole, self.decay).strongest(self.neighbours).table
 
     def __call__(self, history: Sequences, users: Ints) -> Floats:
-        return self.near.scores(_histories(history, users))
+        return Near(self.table, self.decay).scores(_histories(history, users))
 
 
 @dataclass
@@ -145,7 +146,7 @@ class CoOccurrence:
     """Power of the distance, in acts, that a pair's weight is divided by."""
     backward: float = 0.5
     """Weight of an item that stands before, relative to one that follows; 0: only followers count."""
-    near: Near = field(default_factory=lambda: Near.of_nothing(0), repr=False)
+    table: sparse.csr_array = field(default_factory=lambda: Near.of_nothing(0).table, repr=False)
 
     @property
     def settings(self) -> dict[str, float | None]:
@@ -162,8 +163,12 @@ class CoOccurrence:
         both = (after + self.backward * after.T).tocoo() if self.backward else after.tocoo()
         popularity = sequences.item_counts(num_items).astype(np.float32) + 1
         weights = both.data / popularity[both.row] ** 0.5 / popularity[both.col] ** self.damping
-        table = sparse.csr_array((weights, (both.row, both.col)), shape=both.shape, dtype=np.float32)
-        self.near = Near(table, self.decay)
+        self.table = sparse.csr_array((weights, (both.row, both.col)), shape=both.shape, dtype=np.float32)
+
+    @property
+    def near(self) -> Near:
+        """What was counted, as a source beside the network."""
+        return Near(self.table, self.decay)
 
     def __call__(self, history: Sequences, users: Ints) -> Floats:
         return self.near.scores(_histories(history, users))
@@ -278,23 +283,40 @@ def floors() -> dict[str, list[Baseline]]:
         "popularity_7d": [Popularity(7)],
         "popularity_28d": [Popularity(28)],
         "repetition": [Repetition(half_life) for half_life in (20, 50, 200)],
-        "item_knn": [ItemKNN(decay=decay, shrinkage=shrinkage) for decay in (1.0, 0.98, 0.8) for shrinkage in (0.0, 10.0)],
+        "item_knn": [ItemKNN(decay=decay, shrinkage=shrinkage) for shrinkage in (0.0, 10.0) for decay in (1.0, 0.98, 0.8)],
         "co_occurrence": [
             CoOccurrence(decay=decay, damping=damping, backward=backward)
-            for decay in (0.98, 0.85, 0.7)
             for damping in (0.0, 0.25)
             for backward in (0.0, 0.5)
+            for decay in (0.98, 0.85, 0.7)
         ],
         "ease": [Ease(ridge, decay) for ridge in (100, 300) for decay in (1.0, 0.7)],
         "ials": [Ials(unobserved=unobserved) for unobserved in (0.03, 0.1)],
     }
 
 
+def fitted(candidates: Iterable[Baseline], sequences: Sequences, num_items: int) -> Iterator[Baseline]:
+    """Each candidate, fitted. Recency (`decay`) counts only when a floor is asked: one that differs from the one before in nothing else
+    takes over what that one learned.
+    """
+    before: Any = None
+    for candidate in candidates:
+        if before is not None and _learns(candidate) == _learns(before):
+            before = replace(before, decay=candidate.settings["decay"])
+        else:
+            candidate.fit(sequences, num_items)
+            before = candidate
+        yield before
+
+
+def _learns(floor: Baseline) -> dict[str, float | None]:
+    return {name: value for name, value in floor.settings.items() if name != "decay"}
+
+
 def taken(sequences: Sequences, num_items: int) -> sparse.csr_array:
     """(users, items) 1 where a user took an item, however often."""
-    users = np.repeat(np.arange(len(sequences)), np.diff(sequences.offsets))
-    ones = np.ones(len(users), dtype=np.float32)
-    found = sparse.csr_array((ones, (users, sequences.items)), shape=(len(sequences), num_items))
+    ones = np.ones(len(sequences.items), dtype=np.float32)
+    found = sparse.csr_array((ones, (sequences.owners, sequences.items)), shape=(len(sequences), num_items))
     found.sum_duplicates()
     found.data[:] = 1
     return found

@@ -5,7 +5,7 @@ Batches hold sequences of like length, so little is computed for padding, and th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
@@ -75,6 +75,11 @@ class Sequences:
     def of(self, user: int) -> slice:
         """Where the acts of a user lie in `items` and the other columns."""
         return slice(int(self.offsets[user]), int(self.offsets[user + 1]))
+
+    @property
+    def owners(self) -> Ints:
+        """(acts,) the user of each act."""
+        return np.repeat(np.arange(len(self)), np.diff(self.offsets))
 
     def item_counts(self, num_items: int) -> Ints:
         """(items,) acts on each item; there must be no -1 among them."""
@@ -266,9 +271,8 @@ def start_from_counts(network: Network, sequences: Sequences, start: Start) -> N
     matrix = _near_association(sequences, num_items) if start == "near" else _user_association(sequences, num_items)
     rank = min(dim, *(size - 1 for size in matrix.shape))
     with torch.no_grad():
-        if (
-            network.config.temperature is None
-        ):  # else every score lies within a few units of the others, and so must what popularity adds
+        # Cosines over a temperature lie within a few units of each other, and so must what popularity adds.
+        if network.config.temperature is None:
             network.item_bias.copy_(torch.from_numpy(np.log(counts / counts.sum())))
         if rank > 0 and matrix.nnz:
             if start == "near":
@@ -286,8 +290,8 @@ def start_from_counts(network: Network, sequences: Sequences, start: Start) -> N
 
 def _user_association(sequences: Sequences, num_items: int) -> sparse.csr_array:
     """(users, items) log counts, divided by the roots of the sums of both."""
-    users = np.repeat(np.arange(len(sequences)), np.diff(sequences.offsets))
-    acts = sparse.csr_array((np.ones(len(users)), (users, sequences.items)), shape=(len(sequences), num_items))
+    shape = (len(sequences), num_items)
+    acts = sparse.csr_array((np.ones(len(sequences.items)), (sequences.owners, sequences.items)), shape=shape)
     acts.sum_duplicates()
     acts.data = np.log1p(acts.data)
     by_user, by_item = (sparse.diags_array(1 / np.sqrt(acts.sum(axis=axis) + 1e-9)) for axis in (1, 0))
@@ -305,7 +309,7 @@ def _near_association(sequences: Sequences, num_items: int) -> sparse.csr_array:
 
 def near_counts(sequences: Sequences, num_items: int, window: int, distance: float) -> sparse.csr_array:
     """(items, items) how often the second stands after the first in a history, up to `window` acts later, as 1 / gap ** distance."""
-    users = np.repeat(np.arange(len(sequences)), np.diff(sequences.offsets))
+    users = sequences.owners
     earlier, later, weights = [], [], []
     for gap in range(1, min(window, int(np.diff(sequences.offsets).max(initial=1)) - 1) + 1):
         same = users[:-gap] == users[gap:]
@@ -341,9 +345,18 @@ class RecommenderTask:
 
     def build(self) -> Network:
         """A fresh network that starts from what counting knows (see `start_from_counts`)."""
-        network = Network(self.config, len(self.encoder.items), len(self.encoder.event_types))
+        network = self._network()
         start_from_counts(network, self.sequences, self.data.start)
         return network
+
+    def restored(self, state: Mapping[str, Tensor]) -> Network:
+        """The network of a fit, ready to answer; nothing is counted."""
+        network = self._network()
+        network.load_state_dict(state)
+        return network.eval()
+
+    def _network(self) -> Network:
+        return Network(self.config, len(self.encoder.items), len(self.encoder.event_types))
 
     def num_steps(self, epoch: int) -> int:  # noqa: ARG002 - every epoch has as many
         """Batches that hold every window once, the same for every epoch."""

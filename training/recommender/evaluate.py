@@ -10,7 +10,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from features.columns import USER_ID
-from training.metrics.comparison import comparison
+from training.metrics.comparison import cell, comparison
 from training.metrics.intervals import mean_interval, paired_interval
 from training.metrics.names import RANKING, with_interval
 from training.metrics.ranking import RankingReport, coverage_interval, novelty_at_10
@@ -85,9 +85,9 @@ def segments(model: RankingReport, floor: RankingReport, queries: Queries, count
 def segments_table(rows: pa.Table) -> str:
     """`segments` in Markdown."""
     lines = ["| segment | questions | ndcg_at_10 | gain, paired |", "|---|---|---|---|"]
-    for row in rows.to_pylist():
-        cells = [f"{row[name]:.4f} [{row[f'{name}_lo']:.4f}, {row[f'{name}_hi']:.4f}]" for name in ("ndcg_at_10", "gain")]
-        lines.append(f"| {row['segment']} | {row['num_queries']} | {' | '.join(cells)} |")
+    lines += [
+        f"| {row['segment']} | {row['num_queries']} | {cell(row, 'ndcg_at_10')} | {cell(row, 'gain')} |" for row in rows.to_pylist()
+    ]
     return "\n".join(lines)
 
 

@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from features.columns import CREATED_TIMESTAMP, EVENT_TIMESTAMP, EVENT_TYPE, ITEM_ID, SESSION_ID, USER_ID
@@ -22,7 +21,7 @@ from training.context import Context
 from training.metrics.names import with_interval
 from training.metrics.ranking import RankingReport
 from training.recommender import evaluate
-from training.recommender.baselines import Baseline, CoOccurrence, floors
+from training.recommender.baselines import Baseline, CoOccurrence, fitted, floors
 from training.recommender.blend import fit_weights
 from training.recommender.data import (
     Queries,
@@ -36,7 +35,6 @@ from training.recommender.data import (
 )
 from training.recommender.model import Recommender
 from training.recommender.recipes import Recipe
-from training.recommender.sources import Near
 from training.splits import Split
 from training.tracking import Run
 from training.trainer import Trained
@@ -99,7 +97,7 @@ def train(recipe: Recipe, context: Context) -> dict[str, Any]:
         run.tags({f"weight_{name}": str(weight) for name, weight in recommender.weights.items()})
         run.tags({f"not_run_{name}": why for name, why in too_large.items()})
         run.tags({"hardest_floor": hardest, "num_cold_users": str(queries.num_cold_users)})
-        _log_answer(run, TASK, answers, reports, queries, final, context)
+        _log_answer(run, TASK, answers, reports, queries, counts, context)
         run.figure(evaluate.gains_over_floors(gains), "gains_over_floors.png")
         card = _card(
             recipe, parts, recommender, queries, reports, gains, segments, too_large, trained.tuned.best_epoch + 1, seconds
@@ -111,7 +109,7 @@ def train(recipe: Recipe, context: Context) -> dict[str, Any]:
     for name, floor in chosen.items():
         content = {"name": name, "settings": floor.settings, "data": recipe.data.model_dump()}
         with context.tracking.run(TASK, name=name, role="baseline", recipe=content, inputs=inputs, tags=tags) as floor_run:
-            _log_answer(floor_run, name, answers, reports, queries, final, context)
+            _log_answer(floor_run, name, answers, reports, queries, counts, context)
     return {
         "version": registered,
         "run_id": run.id,
@@ -137,18 +135,14 @@ def blend(trained: Trained, tuning: RecommenderTask, final: RecommenderTask, cou
     Args:
         counted: the co-occurrence floor in its best setting, fitted on what the final network was fitted on; None: it was not run.
     """
-    network = final.build()
-    network.load_state_dict(trained.final.state)
-    alone = Recommender(final.config, final.encoder, network.eval())
+    alone = Recommender(final.config, final.encoder, final.restored(trained.final.state))
     if not isinstance(counted, CoOccurrence):
         return alone
     assert tuning.val is not None
-    tuned = tuning.build()
-    tuned.load_state_dict(trained.tuned.state)
-    same = replace(counted, near=Near.of_nothing(0))
+    same = replace(counted)
     same.fit(tuning.sequences, len(tuning.encoder.items))
-    near = same.near.strongest(NEIGHBOURS)
-    weights = fit_weights(Recommender(tuning.config, tuning.encoder, tuned.eval(), near), tuning.val, tuning.val_users)
+    network, near = tuning.restored(trained.tuned.state), same.near.strongest(NEIGHBOURS)
+    weights = fit_weights(Recommender(tuning.config, tuning.encoder, network, near), tuning.val, tuning.val_users)
     return replace(alone, near=counted.near.strongest(NEIGHBOURS), weights=weights)
 
 
@@ -158,7 +152,8 @@ def choose_floors(tuning: RecommenderTask, final: RecommenderTask, memory_gb: fl
     Returns:
         Name -> floor, and name -> why for each that does not fit the memory and is not run.
     """
-    assert tuning.val is not None
+    val = tuning.val
+    assert val is not None
     chosen, too_large = {}, {}
     for name, candidates in floors().items():
         needed = max(floor.memory(final.sequences, len(final.encoder.items)) for floor in candidates) / 1e9
@@ -166,12 +161,12 @@ def choose_floors(tuning: RecommenderTask, final: RecommenderTask, memory_gb: fl
             too_large[name] = f"needs about {needed:,.1f} GB, SHOPGRAPH_TRAIN_MEMORY_GB is {memory_gb:g}"
             log.get(__name__).warning("baseline not run", baseline=name, why=too_large[name])
             continue
-        scores = []
-        for candidate in candidates if len(candidates) > 1 else ():
-            candidate.fit(tuning.sequences, len(tuning.encoder.items))
-            scores.append(_ask(candidate, tuning.val, tuning).means["ndcg_at_10"])
-        chosen[name] = candidates[int(np.argmax(scores))] if scores else candidates[0]
-        chosen[name].fit(final.sequences, len(final.encoder.items))
+        best = candidates[0]
+        if len(candidates) > 1:
+            asked = fitted(candidates, tuning.sequences, len(tuning.encoder.items))
+            best = max(asked, key=lambda floor: _ask(floor, val, tuning).means["ndcg_at_10"])
+        best.fit(final.sequences, len(final.encoder.items))
+        chosen[name] = best
     return chosen, too_large
 
 
@@ -185,13 +180,12 @@ def _log_answer(
     answers: Mapping[str, RankingReport],
     reports: Mapping[str, Mapping[str, float]],
     queries: Queries,
-    task: RecommenderTask,
+    counts: evaluate.Ints,
     context: Context,
 ) -> None:
     """What every run of the experiment shows, model and floor alike."""
     run.metrics(reports[name])
     shown = answers if name == TASK else {name: answers[name], TASK: answers[TASK]}
-    counts = task.sequences.item_counts(len(task.encoder.items))
     run.figure(evaluate.recall_by_popularity(shown, counts), "recall_by_popularity.png")
     run.figure(evaluate.ndcg_by_history(shown, queries), "ndcg_by_history.png")
     run.table(evaluate.per_user(answers[name], queries, context.home.pseudonym), "per_user.parquet")

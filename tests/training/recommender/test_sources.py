@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from infra.errors import ModelNotFoundError
 from training.recommender.blend import fit_weights
 from training.recommender.data import DataConfig, RecommenderTask, make_encoder, make_queries, make_sequences, near_counts, split
 from training.recommender.model import Config, Recommender
-from training.recommender.sources import NEAR, NETWORK, Near, blended, recency_weights, shares_of
+from training.recommender.sources import NEAR, NETWORK, Floats, Ints, Near, blended, recency_weights, shares_of
 
 TABLE = np.array([[0.0, 2.0, 0.5], [1.0, 0.0, 0.0], [0.5, 0.5, 0.0]], dtype=np.float32)
 
@@ -95,7 +96,7 @@ def test_the_source_that_knows_gets_the_weight(task: RecommenderTask, knows: str
     near = Near(sparse.csr_array(follows if knows == NEAR else follows.T), decay=0.01)
 
     class Oracle(Recommender):
-        def sources(self, items, events):  # type: ignore[no-untyped-def]
+        def sources(self, items: Sequence[Ints], events: Sequence[Ints]) -> dict[str, Floats]:
             found = super().sources(items, events)
             says = follows if knows == NETWORK else follows.T
             return {**found, NETWORK: np.stack([says[history[-1]] for history in items])}
