@@ -76,6 +76,11 @@ class StockBlocks(nn.Module):
         out: Tensor = self.encoder(x, nn.Transformer.generate_square_subsequent_mask(x.shape[1]), is_causal=True)
         return out
 
+    def last(self, x: Tensor, lengths: Tensor) -> Tensor:
+        """What `forward` gives at the last act of each, (B, L, D) -> (B, D)."""
+        states: Tensor = self(x)[torch.arange(len(x)), lengths - 1]
+        return states
+
 
 class StockNetwork(Network):
     """The same function of the same weights out of stock parts; the (R, I) scores of a batch are left to autograd."""

@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -164,10 +164,27 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, L, D) -> (B, L, D); padding must be at the end, where no act can look."""
-        B, L, D = x.shape
-        q, k, v = self.query_key_value(self.attention_norm(x)).view(B, L, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        q, k, v = self.query_key_value(self.attention_norm(x)).chunk(3, dim=-1)
         # Padding is at the end, so the causal mask alone keeps it from every real position.
-        mixed = functional.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).reshape(B, L, D)
+        return self._after(x, self._mixed(q, k, v, is_causal=True))
+
+    def last(self, x: Tensor, lengths: Tensor) -> Tensor:
+        """What `forward` gives at the last act of each, (B, L, D) -> (B, D), at a fraction of the work."""
+        normed = self.attention_norm(x)
+        rows = torch.arange(len(x), device=x.device)
+        weight, bias, D = self.query_key_value.weight, self.query_key_value.bias, x.shape[2]
+        k, v = functional.linear(normed, weight[D:], bias[D:]).chunk(2, dim=-1)
+        q = functional.linear(normed[rows, lengths - 1], weight[:D], bias[:D])[:, None]
+        is_act = torch.arange(x.shape[1], device=x.device) < lengths[:, None]
+        return self._after(x[rows, lengths - 1], self._mixed(q, k, v, attn_mask=is_act[:, None, None])[:, 0])
+
+    def _mixed(self, q: Tensor, k: Tensor, v: Tensor, **mask: Any) -> Tensor:
+        """Values (B, L, D) mixed as each of the queries (B, Q, D) attends to the keys (B, L, D) -> (B, Q, D)."""
+        q, k, v = (part.view(*part.shape[:2], self.num_heads, -1).transpose(1, 2) for part in (q, k, v))
+        return functional.scaled_dot_product_attention(q, k, v, **mask).transpose(1, 2).flatten(2)
+
+    def _after(self, x: Tensor, mixed: Tensor) -> Tensor:
+        """What follows attention, act by act."""
         x = x + self.dropout(self.attention_out(mixed))
         out: Tensor = x + self.dropout(self.feed_out(functional.gelu(self.feed_in(self.feed_norm(x)))))
         return out
@@ -258,19 +275,28 @@ class Network(nn.Module):
 
     def states(self, items: Tensor, events: Tensor, lengths: Tensor) -> Tensor:
         """What is known after each act, (B, L, D)."""
-        age = (lengths[:, None] - 1 - torch.arange(items.shape[1], device=items.device)).clamp(0, self.config.max_length - 1)
-        x = self.dropout(self.item(items) + self.event(events) + self.position(age))
+        x = self._acts(items, events, lengths)
         for block in self.blocks:
             x = block(x)
         states: Tensor = self.norm(x)
         return states
 
+    def _acts(self, items: Tensor, events: Tensor, lengths: Tensor) -> Tensor:
+        """What each act says alone, (B, L, D)."""
+        age = (lengths[:, None] - 1 - torch.arange(items.shape[1], device=items.device)).clamp(0, self.config.max_length - 1)
+        acts: Tensor = self.dropout(self.item(items) + self.event(events) + self.position(age))
+        return acts
+
     def scores(self, items: Tensor, events: Tensor, lengths: Tensor) -> Tensor:
         """Score of every item after each whole history, (B, I); a history must not be empty."""
-        rows = torch.arange(len(items), device=items.device) * items.shape[1] + lengths - 1
-        states = self.states(items, events, lengths).flatten(0, 1)[rows]
+        x = self._acts(items, events, lengths)
+        *others, last = (cast("Block", block) for block in self.blocks)
+        for block in others:
+            x = block(x)
+        states = self.norm(last.last(x, lengths))
         scores: Tensor = functional.linear(self._towards(states), self._lengthless(self.item.weight), self.item_bias)
-        return scores.scatter_add(1, *self._repeats(states, rows, items))
+        rows = torch.arange(len(items), device=items.device) * items.shape[1] + lengths - 1
+        return scores.scatter_add(1, *self._repeats(states, rows, items)) if self.config.repeats else scores
 
     def forward(
         self,
@@ -332,18 +358,16 @@ class Network(nn.Module):
 
 
 def network_scores(network: Network, items: Sequence[Ints], events: Sequence[Ints]) -> Floats:
-    """Score of every item after each history, (histories, items), histories of like length together; none may be empty."""
+    """Score of every item after each history, (histories, items); none may be empty."""
     longest = network.config.max_length
-    lengths = np.fromiter(map(len, items), np.int64, len(items))
-    found = np.empty((len(items), network.item.num_embeddings), dtype=np.float32)
-    order = np.argsort(lengths, kind="stable")
+    found = torch.empty(len(items), network.item.num_embeddings)
     device = network.item_bias.device
-    for start in range(0, len(order), _ROWS):
-        rows = order[start : start + _ROWS]
-        batch = pad([items[row][-longest:] for row in rows], [events[row][-longest:] for row in rows])
+    for start in range(0, len(items), _ROWS):
+        rows = slice(start, start + _ROWS)
+        batch = pad([row[-longest:] for row in items[rows]], [row[-longest:] for row in events[rows]])
         with torch.inference_mode():
-            found[rows] = network.scores(**{name: value.to(device) for name, value in batch.items()}).cpu().numpy()
-    return found
+            found[rows] = network.scores(**{name: value.to(device) for name, value in batch.items()})
+    return found.numpy()
 
 
 @dataclass(frozen=True)
@@ -418,11 +442,12 @@ class Recommender:
 
         Arguments as of `sources`.
         """
-        shares = np.tile(np.asarray(self.encoder.popularity, dtype=np.float32), (len(items), 1))
         known = [row for row, history in enumerate(items) if len(history)]
+        if len(known) == len(items):
+            return blended(self.sources(items, events), self.weights)
+        shares = np.tile(np.asarray(self.encoder.popularity, dtype=np.float32), (len(items), 1))
         if known:
-            said = self.sources([items[row] for row in known], [events[row] for row in known])
-            shares[known] = blended(said, self.weights)
+            shares[known] = self.shares([items[row] for row in known], [events[row] for row in known])
         return shares
 
     def scores(self, histories: Sequence[Sequence[str]], event_types: Sequence[Sequence[str]] | None = None) -> Floats:

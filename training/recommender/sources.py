@@ -19,6 +19,7 @@ from scipy import sparse
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
 
+_TINY = np.finfo(np.float32).tiny
 NETWORK, NEAR = "network", "near"
 
 
@@ -78,21 +79,23 @@ def blended(shares: Mapping[str, Floats], weights: Mapping[str, float]) -> Float
 
     Rows of the result sum to 1, or are all 0 where no source of weight says anything.
     """
+    heard = [(np.float32(weights[name]), share) for name, share in shares.items() if weights.get(name)]
+    if len(heard) == 1:
+        return heard[0][1]
     total = np.zeros_like(next(iter(shares.values())))
-    for name, share in shares.items():
-        total += np.float32(weights.get(name, 0.0)) * share
+    for weight, share in heard:
+        total += weight * share
     return shares_of(total)
 
 
 def shares_of(scores: Floats) -> Floats:
     """Scores of at least 0 as shares: each row divided by its sum; all 0 where it is."""
     sums = scores.sum(axis=1, keepdims=True)
-    shares: Floats = np.divide(scores, sums, out=np.zeros_like(scores), where=sums > 0)
-    return shares
+    return np.asarray(scores / np.maximum(sums, _TINY))
 
 
 def softmax(scores: Floats) -> Floats:
     """Scores of a network as shares; `-inf` has none, and where all are `-inf` nothing has any."""
     shares: Floats = torch.softmax(torch.from_numpy(scores), dim=1).numpy()
-    shares[np.isneginf(scores).all(axis=1)] = 0.0
+    shares[np.isnan(shares[:, :1]).any(axis=1)] = 0.0  # of nothing but `-inf` comes nothing but NaN
     return shares
