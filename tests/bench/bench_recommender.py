@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
+import against_recbole
 import torch
 from rich.console import Console
 from torch import Tensor, nn
@@ -103,8 +104,9 @@ class StockNetwork(Network):
         negative_log_weights: Tensor | None = None,
     ) -> Tensor:
         """The softmax loss over all items as `Network.forward` defines it; negatives are never drawn here."""
-        states = self.states(items, events, lengths).flatten(0, 1)[rows]
-        scores = functional.linear(states, self.item.weight, self.item_bias).scatter_add(1, *self._repeats(states, rows, items))
+        vectors, biases = self.items()
+        states = self.states(self.acts(functional.embedding(items, vectors), events, lengths)).flatten(0, 1)[rows]
+        scores = functional.linear(states, vectors, biases).scatter_add(1, *self._repeats(states, rows, items))
         return -(functional.log_softmax(scores, dim=1)[pair_rows, pair_targets] * pair_weights).sum()
 
 
@@ -130,10 +132,10 @@ def learn(parts: Split, recipe: Recipe, say: Callable[[str], None]) -> Fitted:
     say("choosing epochs")
     epochs = fit(replace(tuning, val=val), recipe.fit).best_epoch + 1
     say(f"fitting again, {epochs} epochs")
-    network = final.restored(fit(final, recipe.fit.model_copy(update={"epochs": epochs, "patience": None})).state)
+    recommender = final.restored(fit(final, recipe.fit.model_copy(update={"epochs": epochs, "patience": None})).state)
     say("fitting the floors")
     chosen, _ = choose_floors(replace(tuning, val=val), final, Settings.load().train_memory_gb)
-    return Fitted(Recommender(recipe.model, final.encoder, network), final, chosen)
+    return Fitted(recommender, final, chosen)
 
 
 def _task(rows: pa.Table, recipe: Recipe) -> RecommenderTask:
@@ -218,7 +220,7 @@ def main() -> None:
     """Run all, print a table, write build/bench/recommender.json."""
     set_quiet_environment()
     with Console(stderr=True).status("reading") as status:
-        figures = bench(interactions(lines()), full(), status.update)
+        figures = [*bench(interactions(lines()), full(), status.update), *against_recbole.figures(status.update)]
     publish("recommender", figures)
 
 

@@ -2,8 +2,8 @@
 
     python sequences.py <folder with sequences.parquet> <threads>
 
-One epoch and one full-ranking evaluation of our network at the size of the peer (peers/recbole_sasrec.py), in a process of its own;
-the last line is the same JSON as the peer's.
+One epoch of our network at the size of the peer (peers/recbole_sasrec.py) and one full ranking of the validation part, in a
+process of its own; the last line is the same JSON as the peer's, and how many users were asked.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def main() -> None:
     config = Config(dim=64, num_blocks=2, num_heads=2, max_length=50, dropout=0.5, repeats=False)
     acts = make_sequences(parts.train, encoder)
     task = RecommenderTask(config, recipe.data, encoder, acts, None, recipe.fit.batch_size, recipe.fit.seed)
-    queries = make_queries(parts.test, encoder)
+    queries = make_queries(parts.val, encoder)
     targets = sum(len(batch["pair_targets"]) for batch in task.batches(0, 0, 1))
     network = task.build()  # ahead of the clock, as the peer's model is
     began = time.perf_counter()
@@ -60,6 +60,7 @@ def main() -> None:
     evaluated = time.perf_counter()
     found = {
         "targets": targets,
+        "queries": len(queries),
         "epoch_s": trained - began,
         "evaluate_s": evaluated - trained,
         "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,

@@ -5,7 +5,7 @@ Batches hold sequences of like length, so little is computed for padding, and th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
@@ -24,7 +24,8 @@ from features.columns import EVENT_TIMESTAMP, EVENT_TYPE, HISTORY_STEPS, ITEM_ID
 from infra.errors import TableContractError
 from training import splits
 from training.metrics import ranking
-from training.recommender.model import Config, Encoder, Network, Recommender, pad
+from training.recommender.content import Vocabulary
+from training.recommender.model import Config, Encoder, Network, Recommender, Said, pad
 
 Ints = NDArray[np.int64]
 Scores = NDArray[np.floating]
@@ -49,6 +50,7 @@ class DataConfig(BaseModel):
         "both", description="What follows a position: the next act, each item of the next session, or either."
     )
     start: Start = Field("users", description="What items are alike by before training: who takes them, or what they are near to.")
+    content: bool = Field(True, description="Learn what the words of `item_catalog` say of an item, so that new ones are known.")
     popular_days: PositiveFloat = Field(28, description="Window of the popular list that answers an empty history.")
     max_val_queries: PositiveInt = Field(5000, description="Users of the validation part scored after each epoch, at most.")
 
@@ -141,8 +143,8 @@ def split(interactions: pa.Table, config: DataConfig) -> splits.Split:
         raise TableContractError(f"interactions cannot be split: {error}.") from None
 
 
-def make_encoder(rows: pa.Table, popular_days: float) -> Encoder:
-    """Catalogue, kinds of act and recent popularity of the rows that are learned from."""
+def make_encoder(rows: pa.Table, popular_days: float, listed: Collection[str] = ()) -> Encoder:
+    """Catalogue, kinds of act and recent popularity of the rows that are learned from; `listed` are items besides."""
     counts = rows.group_by(ITEM_ID).aggregate([([], "count_all")]).sort_by(ITEM_ID)
     kinds = (
         rows.group_by(EVENT_TYPE).aggregate([([], "count_all")]).sort_by([("count_all", "descending"), (EVENT_TYPE, "ascending")])
@@ -150,7 +152,8 @@ def make_encoder(rows: pa.Table, popular_days: float) -> Encoder:
     since = pc.subtract(pc.max(rows[EVENT_TIMESTAMP]), pa.scalar(int(popular_days * splits.DAY_US), pa.duration("us")))
     recent = rows.filter(pc.greater(rows[EVENT_TIMESTAMP], since)).group_by(ITEM_ID).aggregate([([], "count_all")])
     shares = dict(zip(recent[ITEM_ID].to_pylist(), recent["count_all"].to_pylist(), strict=True))
-    items = tuple(counts[ITEM_ID].to_pylist())
+    taken = counts[ITEM_ID].to_pylist()
+    items = (*taken, *sorted(set(listed).difference(taken)))
     total = sum(shares.values())
     return Encoder(items, tuple(kinds[EVENT_TYPE].to_pylist()), tuple(shares.get(item, 0) / total for item in items))
 
@@ -287,6 +290,25 @@ def start_from_counts(network: Network, sequences: Sequences, start: Start) -> N
             scale = np.sqrt((leading**2).sum(axis=1, keepdims=True)) + 1e-9
             # Of the length that the noise has, so that the other parts of the sum stay in proportion.
             network.item.weight[:, :rank] = torch.from_numpy(leading / scale / 2).to(network.item.weight)
+        if network.said is not None:
+            network.new_bias.fill_(network.item_bias.median())
+            _start_words(network.word.weight, network.item.weight, network.said)
+
+
+def _start_words(words: Tensor, items: Tensor, said: Said) -> None:
+    """Let each word begin as the mean of the items it is said of, and the items as what their words leave unsaid, in place."""
+    bags, offsets, is_new = (part.numpy() for part in said.of(None, items.device))
+    shape = (len(items), len(words))
+    table = sparse.csr_array((np.ones(len(bags), dtype=np.float32), bags, offsets), shape=shape)
+    taken = sparse.diags_array((~is_new).astype(np.float32)) @ table
+    words.copy_(torch.from_numpy(_row_means(sparse.csr_array(taken.T)) @ items.numpy()))
+    items.sub_(torch.from_numpy(_row_means(table) @ words.numpy()))
+
+
+def _row_means(table: sparse.csr_array) -> sparse.csr_array:
+    """Each row divided by its sum, so that a product with it is a mean."""
+    sums = np.asarray(table.sum(axis=1)).ravel()
+    return sparse.csr_array(sparse.diags_array((1 / np.maximum(sums, 1)).astype(np.float32)) @ table)
 
 
 def _user_association(sequences: Sequences, num_items: int) -> sparse.csr_array:
@@ -338,6 +360,8 @@ class RecommenderTask:
     """None: nothing is held back, every epoch is trained."""
     batch_size: int
     seed: int
+    told: Sequence[Sequence[str]] | None = None
+    """The words of each item of the catalogue; None: nothing is said of any."""
     mode: Literal["max", "min"] = "max"
     monitor: str | None = field(init=False)
 
@@ -350,14 +374,27 @@ class RecommenderTask:
         start_from_counts(network, self.sequences, self.data.start)
         return network
 
-    def restored(self, state: Mapping[str, Tensor]) -> Network:
-        """The network of a fit, ready to answer; nothing is counted."""
+    def restored(self, state: Mapping[str, Tensor]) -> Recommender:
+        """The network of a fit as a model that answers; nothing is counted."""
         network = self._network()
         network.load_state_dict(state)
-        return network.eval()
+        return Recommender(self.config, self.encoder, network.fused(), vocabulary=self.vocabulary)
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """The words of items that somebody took; what is said of others alone cannot be learned."""
+        is_new = self._is_new
+        return Vocabulary.of(words for words, new in zip(self.told or (), is_new, strict=False) if not new)
+
+    @property
+    def _is_new(self) -> NDArray[np.bool_]:
+        return np.asarray(self.sequences.item_counts(len(self.encoder.items)) == 0)
 
     def _network(self) -> Network:
-        return Network(self.config, len(self.encoder.items), len(self.encoder.event_types))
+        network = Network(self.config, len(self.encoder.items), len(self.encoder.event_types), len(self.vocabulary))
+        if self.told is not None and len(self.vocabulary):
+            network.tell(self.vocabulary.bags(self.told), self._is_new)
+        return network
 
     def num_steps(self, epoch: int) -> int:  # noqa: ARG002 - every epoch has as many
         """Batches that hold every window once, the same for every epoch."""
@@ -392,7 +429,7 @@ class RecommenderTask:
         if self.val is None:
             return {}
         assert isinstance(module, Network)
-        asked = scorer(Recommender(self.config, self.encoder, module))
+        asked = scorer(Recommender(self.config, self.encoder, module.fused()))
         found = ask(asked, self.val, len(self.encoder.items), self.config.repeats, self.val_users)
         return {f"val_{name}": value for name, value in found.means.items()}
 

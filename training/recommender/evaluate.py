@@ -51,7 +51,8 @@ def segments(model: RankingReport, floor: RankingReport, queries: Queries, count
     """ndcg_at_10 of parts of the questions, and the paired gain over a floor, each with its 95 % interval.
 
     Users: `cold` have fewer than five acts, `heavy` are the most active tenth. Wanted items: `tail` are the least popular ones that
-    make up a fifth of all acts, `head` the others; a question belongs to what most of its wanted items are. `decile_1` to
+    make up a fifth of all acts, `head` the others, `new` those that nobody took in training; a question belongs to what most of its
+    wanted items are. `decile_1` to
     `decile_10` part the catalogue by popularity (10: the most popular tenth); a question belongs to its most popular wanted item.
     """
     lengths = np.diff(queries.history.offsets)
@@ -61,6 +62,7 @@ def segments(model: RankingReport, floor: RankingReport, queries: Queries, count
     is_tail[-1] = True  # -1: an item nobody took
     decile = np.zeros(len(counts) + 1, dtype=np.int64)
     decile[order] = np.arange(len(order)) * 10 // len(order) + 1
+    is_new = np.append(counts == 0, True)
     in_tail = np.array([is_tail[wanted].mean() >= 0.5 for wanted in queries.targets])
     best = np.array([decile[wanted].max() for wanted in queries.targets])
     masks = {
@@ -69,6 +71,7 @@ def segments(model: RankingReport, floor: RankingReport, queries: Queries, count
         "heavy": lengths >= np.quantile(lengths, 0.9),
         "tail": in_tail,
         "head": ~in_tail,
+        "new": np.array([is_new[wanted].mean() >= 0.5 for wanted in queries.targets]),
         **{f"decile_{number}": best == number for number in range(1, 11)},
     }
     ours, theirs = (one.per_query["ndcg_at_10"] for one in (model, floor))

@@ -9,9 +9,10 @@ Shapes: B sequences, L acts, D width, I items, R scored positions, P (position, 
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -26,6 +27,7 @@ from torch.nn import functional
 
 from infra.errors import ModelNotFoundError
 from training.metrics.ranking import top_k
+from training.recommender.content import Bags, Row, Vocabulary, words_of
 from training.recommender.sources import NEAR, NETWORK, Near, blended, shares_of, softmax
 
 Ints = NDArray[np.int64]
@@ -55,6 +57,9 @@ class Config(BaseModel):
     )
     num_negatives: PositiveInt | None = Field(
         None, description="Sampled softmax over this many shared negatives, for catalogues too large for the full one."
+    )
+    new_share: float = Field(
+        0.1, ge=0, lt=1, description="Share of the items that each step takes for new, so that their words learn to speak for them."
     )
     repeats: bool = Field(
         True, description="An item of the history may come again, and how likely is learned; false: it is never recommended again."
@@ -238,16 +243,39 @@ class CatalogueSoftmax(torch.autograd.Function):
         return states, weight, bias, None, bonus, None, None, None
 
 
+class Said:
+    """What is said of the items of a network, on the device where it is asked."""
+
+    def __init__(self, bags: Bags, is_new: NDArray[np.bool_]) -> None:
+        self.words, self.offsets, self.is_new = (torch.from_numpy(part) for part in (bags.words, bags.offsets, is_new))
+
+    def of(self, ids: Tensor | None, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        """Words and offsets (n + 1,) of the bags of some items, or of all, and which of them nobody took yet (n,)."""
+        if self.words.device != device:
+            self.words, self.offsets, self.is_new = (part.to(device) for part in (self.words, self.offsets, self.is_new))
+        if ids is None:
+            return self.words, self.offsets, self.is_new
+        starts = self.offsets[ids]
+        lengths = self.offsets[ids + 1] - starts
+        offsets = functional.pad(torch.cumsum(lengths, 0), (1, 0))
+        flat = torch.arange(int(offsets[-1]), device=device) + torch.repeat_interleave(starts - offsets[:-1], lengths)
+        return self.words[flat], offsets, self.is_new[ids]
+
+
 class Network(nn.Module):
     """Histories to one score per item of the catalogue."""
 
-    def __init__(self, config: Config, num_items: int, num_event_types: int) -> None:
+    def __init__(self, config: Config, num_items: int, num_event_types: int, num_words: int = 0) -> None:
         super().__init__()
         self.config = config
+        self.said: Said | None = None
         self.item = nn.Embedding(num_items, config.dim)
         self.event = nn.Embedding(num_event_types, config.dim)
         self.position = nn.Embedding(config.max_length, config.dim)
         self.item_bias = nn.Parameter(torch.zeros(num_items))
+        if num_words:
+            self.word = nn.Embedding(num_words, config.dim)
+            self.new_bias = nn.Parameter(torch.zeros(()))
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_blocks))
         self.norm = nn.LayerNorm(config.dim)
         self.dropout = nn.Dropout(config.dropout)
@@ -256,6 +284,39 @@ class Network(nn.Module):
             self.repeat_lag = nn.Parameter(torch.zeros(config.max_length))
         for embedding in (self.item, self.event, self.position):
             nn.init.normal_(embedding.weight, std=config.dim**-0.5 / 2)
+
+    def tell(self, bags: Bags, is_new: NDArray[np.bool_]) -> None:
+        """Learn words as well: an item is what it is by itself plus the mean of its words, a new one its words alone.
+
+        Args:
+            bags: the words of each item.
+            is_new: (items,) True for items that nobody took yet.
+        """
+        self.said = Said(bags, is_new)
+
+    def items(self, ids: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Vectors (n, D) and biases (n,) of items; of all where none are named.
+
+        While training, a share of the items is taken for new, so that words learn to speak for them (Volkovs et al. 2017, DropoutNet).
+        """
+        own, bias = (self.item.weight, self.item_bias) if ids is None else (self.item(ids), self.item_bias[ids])
+        if self.said is None:
+            return own, bias
+        words, offsets, is_new = self.said.of(ids, own.device)
+        if self.training:
+            is_new = is_new | (torch.rand(len(own), device=own.device) < self.config.new_share)
+        said = functional.embedding_bag(words, self.word.weight, offsets, mode="mean", include_last_offset=True)
+        return torch.where(is_new[:, None], 0.0, own) + said, torch.where(is_new, self.new_bias, bias)
+
+    @torch.no_grad()
+    def fused(self) -> Network:
+        """The same network to answer with: what words say of the known items is part of their vectors."""
+        network = copy.deepcopy(self).eval()
+        vectors, biases = network.items()
+        network.said = None
+        network.item.weight.copy_(vectors)
+        network.item_bias.copy_(biases)
+        return network
 
     @torch.no_grad()
     def quieten(self) -> None:
@@ -273,28 +334,28 @@ class Network(nn.Module):
         """What `scores` takes: name -> (shape, dtype); -1: any size."""
         return {"items": ((-1, -1), "int64"), "events": ((-1, -1), "int64"), "lengths": ((-1,), "int64")}
 
-    def states(self, items: Tensor, events: Tensor, lengths: Tensor) -> Tensor:
-        """What is known after each act, (B, L, D)."""
-        x = self._acts(items, events, lengths)
+    def states(self, acts: Tensor) -> Tensor:
+        """What is known after each act, (B, L, D) -> (B, L, D)."""
         for block in self.blocks:
-            x = block(x)
-        states: Tensor = self.norm(x)
+            acts = block(acts)
+        states: Tensor = self.norm(acts)
         return states
 
-    def _acts(self, items: Tensor, events: Tensor, lengths: Tensor) -> Tensor:
-        """What each act says alone, (B, L, D)."""
-        age = (lengths[:, None] - 1 - torch.arange(items.shape[1], device=items.device)).clamp(0, self.config.max_length - 1)
-        acts: Tensor = self.dropout(self.item(items) + self.event(events) + self.position(age))
+    def acts(self, vectors: Tensor, events: Tensor, lengths: Tensor) -> Tensor:
+        """What each act says alone: the vectors of its item (B, L, D), its kind and its age -> (B, L, D)."""
+        age = (lengths[:, None] - 1 - torch.arange(events.shape[1], device=events.device)).clamp(0, self.config.max_length - 1)
+        acts: Tensor = self.dropout(vectors + self.event(events) + self.position(age))
         return acts
 
     def scores(self, items: Tensor, events: Tensor, lengths: Tensor) -> Tensor:
         """Score of every item after each whole history, (B, I); a history must not be empty."""
-        x = self._acts(items, events, lengths)
+        vectors, biases = self.items()
+        x = self.acts(functional.embedding(items, vectors), events, lengths)
         *others, last = (cast("Block", block) for block in self.blocks)
         for block in others:
             x = block(x)
         states = self.norm(last.last(x, lengths))
-        scores: Tensor = functional.linear(self._towards(states), self._lengthless(self.item.weight), self.item_bias)
+        scores: Tensor = functional.linear(self._towards(states), self._lengthless(vectors), biases)
         rows = torch.arange(len(items), device=items.device) * items.shape[1] + lengths - 1
         return scores.scatter_add(1, *self._repeats(states, rows, items)) if self.config.repeats else scores
 
@@ -320,18 +381,26 @@ class Network(nn.Module):
             negatives: (N,) items drawn for the whole batch; None: all items.
             negative_log_weights: (N,) minus the log of how often each was expected to be drawn (Bengio & Senecal 2008).
         """
-        states = self.states(items, events, lengths).flatten(0, 1)[rows]
+        if negatives is None or negative_log_weights is None:
+            vectors, biases = self.items()
+            places = items
+        else:
+            named = torch.cat([items.flatten(), pair_targets, negatives])
+            ids, inverse = torch.unique(named, return_inverse=True)
+            vectors, biases = self.items(ids)
+            places, wanted_at, drawn_at = inverse.split([items.numel(), len(pair_targets), len(negatives)])
+            places = places.view_as(items)
+        states = self.states(self.acts(functional.embedding(places, vectors), events, lengths)).flatten(0, 1)[rows]
         seen, bonus = self._repeats(states, rows, items)
-        states = self._towards(states)
+        states, vectors = self._towards(states), self._lengthless(vectors)
         if negatives is None or negative_log_weights is None:
             return CatalogueSoftmax.apply(  # type: ignore[no-any-return, no-untyped-call]
-                states, self._lengthless(self.item.weight), self.item_bias, seen, bonus, pair_rows, pair_targets, pair_weights
+                states, vectors, biases, seen, bonus, pair_rows, pair_targets, pair_weights
             )
         seen, bonus = seen[pair_rows], bonus[pair_rows]
-        wanted = (states[pair_rows] * self._lengthless(self.item(pair_targets))).sum(dim=1) + self.item_bias[pair_targets]
+        wanted = (states[pair_rows] * vectors[wanted_at]).sum(dim=1) + biases[wanted_at]
         wanted = wanted + (bonus * (seen == pair_targets[:, None])).sum(dim=1)
-        drawn = self._lengthless(self.item(negatives))
-        others = functional.linear(states, drawn, self.item_bias[negatives] + negative_log_weights)[pair_rows]
+        others = functional.linear(states, vectors[drawn_at], biases[drawn_at] + negative_log_weights)[pair_rows]
         others = others + ((seen[:, :, None] == negatives) * bonus[:, :, None]).sum(dim=1)
         others = others.masked_fill(negatives == pair_targets[:, None], -torch.inf)
         losses = torch.logsumexp(torch.cat([wanted[:, None], others], dim=1), dim=1) - wanted
@@ -380,6 +449,30 @@ class Recommender:
     near: Near = field(default_factory=lambda: Near.of_nothing(0), repr=False)
     weights: Mapping[str, float] = field(default_factory=lambda: {NETWORK: 1.0})
     """Source (see `training.recommender.sources`) -> its weight in the blend."""
+    vocabulary: Vocabulary = field(default_factory=Vocabulary, repr=False)
+    """The words by which the network knows what it never saw."""
+
+    def with_items(self, told: Mapping[str, Row]) -> Recommender:
+        """The same model with more items in its catalogue, known by what is said of them alone (see `content`).
+
+        Args:
+            told: item -> its row; those it knows, and those of which nothing is said that it knows, are left out.
+        """
+        words = {item: words_of(row) for item, row in told.items() if item not in self.encoder.index}
+        new = [item for item, its_words in words.items() if any(word in self.vocabulary.index for word in its_words)]
+        if not new:
+            return self
+        old, size = len(self.encoder.items), len(self.encoder.items) + len(new)
+        bags = self.vocabulary.bags([[]] * old + [words[item] for item in new])
+        network = Network(self.config, size, len(self.encoder.event_types), len(self.vocabulary))
+        state = self.network.state_dict()
+        state["item.weight"] = functional.pad(state["item.weight"], (0, 0, 0, len(new)))
+        state["item_bias"] = functional.pad(state["item_bias"], (0, len(new)))
+        network.load_state_dict(state)
+        network.tell(bags, np.arange(size) >= old)
+        popularity = (*self.encoder.popularity, *([0.0] * len(new)))
+        encoder = replace(self.encoder, items=(*self.encoder.items, *new), popularity=popularity)
+        return replace(self, encoder=encoder, network=network.fused(), near=self.near.resized(size))
 
     @classmethod
     def load(cls, folder: Path) -> Recommender:
@@ -388,24 +481,26 @@ class Recommender:
         Raises:
             ModelNotFoundError: an earlier version of shopgraph wrote it, whose networks are others.
         """
-        if not (folder / "blend.json").exists():
+        if not (folder / "vocabulary.json").exists():
             raise ModelNotFoundError(
                 f"the recommender in {folder} is of an earlier shopgraph; run `shopgraph train recommender` again."
             )
         config = Config.model_validate_json((folder / "config.json").read_text())
         encoder = Encoder.load(folder / "encoder.json")
-        network = Network(config, len(encoder.items), len(encoder.event_types))
+        vocabulary = Vocabulary.load(folder / "vocabulary.json")
+        network = Network(config, len(encoder.items), len(encoder.event_types), len(vocabulary))
         network.load_state_dict(load_file(folder / "weights.safetensors"))
         weights = json.loads((folder / "blend.json").read_text())
-        return cls(config, encoder, network.eval(), Near.load(folder / "near.safetensors"), weights)
+        return cls(config, encoder, network.eval(), Near.load(folder / "near.safetensors"), weights, vocabulary)
 
     def save(self, folder: Path) -> None:
-        """Write `config.json`, `encoder.json`, `blend.json`, `weights.safetensors` and `near.safetensors` into `folder`."""
+        """Write `config`, `encoder`, `vocabulary` and `blend` as JSON, `weights` and `near` as safetensors into `folder`."""
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.json").write_text(self.config.model_dump_json(indent=2))
         self.encoder.save(folder / "encoder.json")
         (folder / "blend.json").write_text(json.dumps(dict(self.weights)))
         self.near.save(folder / "near.safetensors")
+        self.vocabulary.save(folder / "vocabulary.json")
         save_file({name: value.contiguous() for name, value in self.network.state_dict().items()}, folder / "weights.safetensors")
 
     def knows(self, item_id: str) -> bool:

@@ -46,6 +46,12 @@ class Near:
         kept = sparse.csr_array((table.data[order], (rows[order], table.indices[order])), shape=table.shape, dtype=np.float32)
         return Near(kept, self.decay)
 
+    def resized(self, num_items: int) -> Near:
+        """The same for so many items, of which the last stand near nothing."""
+        table = self.table.copy()
+        table.resize(num_items, num_items)
+        return Near(table, self.decay)
+
     def save(self, path: Path) -> None:
         """Write it as one safetensors file."""
         parts = {name: torch.from_numpy(getattr(self.table, name)) for name in ("indptr", "indices", "data")}

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from features.columns import CREATED_TIMESTAMP, EVENT_TIMESTAMP, EVENT_TYPE, ITEM_ID, SESSION_ID, USER_ID
 from features.revisions import current_rows
-from features.tables import INTERACTIONS
+from features.tables import INTERACTIONS, ITEM_CATALOG
 from infra import log
 from infra.errors import TableContractError
 from training.checkpoints import rows_digest
@@ -23,6 +24,7 @@ from training.metrics.ranking import RankingReport
 from training.recommender import evaluate
 from training.recommender.baselines import Baseline, CoOccurrence, fitted, floors
 from training.recommender.blend import fit_weights
+from training.recommender.content import READ, told_before, words_of
 from training.recommender.data import (
     Queries,
     RecommenderTask,
@@ -61,14 +63,15 @@ def train(recipe: Recipe, context: Context) -> dict[str, Any]:
     columns = ["interaction_id", USER_ID, SESSION_ID, ITEM_ID, EVENT_TYPE, EVENT_TIMESTAMP, CREATED_TIMESTAMP]
     parts = split(current_rows(context.lake, INTERACTIONS, version, columns), recipe.data)
     inputs, seed = {INTERACTIONS.path: version}, recipe.fit.seed
+    catalog = _catalog(recipe, context, inputs)
     tags = {"split_digest": parts.digest, "protocol": recipe.data.protocol}
 
     title = f"{TASK} {recipe.name}"
     with context.tracking.run(TASK, name=title, role="model", recipe=recipe.model_dump(), inputs=inputs, tags=tags) as run:
         started = time.perf_counter()
-        tuning = _task(recipe, parts, is_tuning=True)
+        tuning = _task(recipe, parts, catalog, is_tuning=True)
         # published leave-one-out tables do not fit again
-        refit = _task(recipe, parts, is_tuning=False) if recipe.data.protocol == "time" else None
+        refit = _task(recipe, parts, catalog, is_tuning=False) if recipe.data.protocol == "time" else None
         final = refit or tuning
         trained = fit(
             tuning,
@@ -120,13 +123,28 @@ def train(recipe: Recipe, context: Context) -> dict[str, Any]:
     }
 
 
-def _task(recipe: Recipe, parts: Split, *, is_tuning: bool) -> RecommenderTask:
+def _catalog(recipe: Recipe, context: Context, inputs: dict[str, int]) -> pa.Table | None:
+    """What was said of items, if it is to be learned and the table was built; its version goes into `inputs`."""
+    version = context.lake.version(ITEM_CATALOG.path) if recipe.data.content else None
+    if version is None:
+        return None
+    inputs[ITEM_CATALOG.path] = version
+    return current_rows(context.lake, ITEM_CATALOG, version, READ)
+
+
+def _task(recipe: Recipe, parts: Split, catalog: pa.Table | None, *, is_tuning: bool) -> RecommenderTask:
     """While tuning: learn from the training part, watch the validation part. Then: learn from all before the test part."""
-    rows = parts.train if is_tuning else parts.refit
-    encoder = make_encoder(rows, recipe.data.popular_days)
-    val = make_queries(parts.val, encoder) if is_tuning else None
+    rows, asked = (parts.train, parts.val) if is_tuning else (parts.refit, parts.test)
+    told = None
+    if catalog is not None:
+        by_time = recipe.data.protocol == "time"
+        ends = [pc.max(part[EVENT_TIMESTAMP]).as_py() if by_time else None for part in (rows, asked.targets)]
+        told = told_before(catalog, *ends)
+    encoder = make_encoder(rows, recipe.data.popular_days, told or ())
+    words = None if told is None else [words_of(told.get(item, {})) for item in encoder.items]
+    val = make_queries(asked, encoder) if is_tuning else None
     sequences = make_sequences(rows, encoder)
-    return RecommenderTask(recipe.model, recipe.data, encoder, sequences, val, recipe.fit.batch_size, recipe.fit.seed)
+    return RecommenderTask(recipe.model, recipe.data, encoder, sequences, val, recipe.fit.batch_size, recipe.fit.seed, words)
 
 
 def blend(trained: Trained, tuning: RecommenderTask, final: RecommenderTask, counted: Baseline | None) -> Recommender:
@@ -135,14 +153,14 @@ def blend(trained: Trained, tuning: RecommenderTask, final: RecommenderTask, cou
     Args:
         counted: the co-occurrence floor in its best setting, fitted on what the final network was fitted on; None: it was not run.
     """
-    alone = Recommender(final.config, final.encoder, final.restored(trained.final.state))
+    alone = final.restored(trained.final.state)
     if not isinstance(counted, CoOccurrence):
         return alone
     assert tuning.val is not None
     same = replace(counted)
     same.fit(tuning.sequences, len(tuning.encoder.items))
-    network, near = tuning.restored(trained.tuned.state), same.near.strongest(NEIGHBOURS)
-    weights = fit_weights(Recommender(tuning.config, tuning.encoder, network, near), tuning.val, tuning.val_users)
+    tuned = replace(tuning.restored(trained.tuned.state), near=same.near.strongest(NEIGHBOURS))
+    weights = fit_weights(tuned, tuning.val, tuning.val_users)
     return replace(alone, near=counted.near.strongest(NEIGHBOURS), weights=weights)
 
 

@@ -1,4 +1,4 @@
-"""One epoch and one full-ranking evaluation of RecBole's SASRec, in RecBole's own environment; imports nothing of shopgraph.
+"""One epoch of RecBole's SASRec and one full ranking of the validation part, in RecBole's own environment, without shopgraph.
 
     python recbole_sasrec.py <folder with sequences.parquet> <scratch folder> <threads>
 
@@ -58,13 +58,13 @@ def main() -> None:
         },
     )
     init_seed(config["seed"], config["reproducibility"])
-    train, _, test = data_preparation(config, create_dataset(config))
+    train, valid, _ = data_preparation(config, create_dataset(config))
     model = get_model("SASRec")(config, train.dataset)
     trainer = get_trainer(config["MODEL_TYPE"], "SASRec")(config, model)
     began = time.perf_counter()
     trainer._train_epoch(train, 0, show_progress=False)
     trained = time.perf_counter()
-    metrics = trainer.evaluate(test, load_best_model=False, show_progress=False)
+    metrics = trainer.evaluate(valid, load_best_model=False, show_progress=False)
     evaluated = time.perf_counter()
     found = {
         "targets": len(train.dataset),

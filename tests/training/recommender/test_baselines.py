@@ -98,7 +98,9 @@ def test_every_floor_answers_an_empty_history_and_says_its_settings() -> None:
         assert len({str(floor.settings) for floor in candidates}) == len(candidates)
         for floor in candidates:
             floor.fit(acts, 4)
-            assert floor(empty, np.array([0, 1])).shape == (2, 4)
+            scores = floor(empty, np.array([0, 1]))
+            assert scores.shape == (2, 4)
+            assert np.isfinite(scores).all()  # of item 3 as well, which nobody took
 
 
 def test_floors_rank_as_the_planted_order_says(cycle: pa.Table) -> None:

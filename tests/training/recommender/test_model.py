@@ -168,7 +168,9 @@ def test_fused_softmax_equals_the_plain_one_with_its_gradients(repeats: bool, te
     network(**inputs).backward()
     fused = {name: parameter.grad for name, parameter in network.named_parameters()}
     network.zero_grad()
-    states = network.states(inputs["items"], inputs["events"], inputs["lengths"]).flatten(0, 1)[inputs["rows"]]
+    states = network.states(network.acts(network.item(inputs["items"]), inputs["events"], inputs["lengths"])).flatten(0, 1)[
+        inputs["rows"]
+    ]
     if temperature:
         logits = nn.functional.cosine_similarity(states[:, None], network.item.weight, dim=2) / temperature + network.item_bias
     else:

@@ -129,6 +129,6 @@ def test_a_blended_model_comes_back_as_it_was_saved(task: RecommenderTask, tmp_p
     back = Recommender.load(tmp_path)
     asked = [list(task.encoder.items[:3])]
     assert np.array_equal(back.scores(asked), model.scores(asked))
-    (tmp_path / "blend.json").unlink()
+    (tmp_path / "vocabulary.json").unlink()
     with pytest.raises(ModelNotFoundError, match="earlier shopgraph"):
         Recommender.load(tmp_path)

@@ -1,0 +1,69 @@
+"""Our network beside RecBole 1.2.1's SASRec at equal size: one epoch over the same training targets, one full-ranking evaluation.
+
+Each runs in a process of its own with all cores, RecBole's in an environment of its own under build/bench/ (peers/recbole.txt), which
+the first run installs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import venv
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from report import ROOT, Figure, figure, public_set
+
+HERE = Path(__file__).parent
+ENVIRONMENT = ROOT / "build" / "bench" / "recbole"
+
+
+def figures(say: Callable[[str], None]) -> list[Figure]:
+    """Seconds and memory of both on Amazon Beauty: cross-entropy over all items, width 64, 50 acts."""
+    source = public_set("amazon_beauty/sequences.parquet").parent
+    threads = str(os.cpu_count())
+    say("RecBole's environment")
+    python = _environment()
+    say("one epoch and one evaluation: ours")
+    ours = _run(sys.executable, HERE / "sequences.py", source, threads)
+    say("one epoch and one evaluation: RecBole's, some five minutes on two cores")
+    with tempfile.TemporaryDirectory() as scratch:
+        peer = _run(python, HERE / "peers" / "recbole_sasrec.py", source, scratch, threads)
+    if ours["targets"] != peer["targets"]:
+        raise RuntimeError(f"we learned from {ours['targets']} targets and RecBole from {peer['targets']}")
+    what = "Amazon Beauty, 64 wide, softmax over all items; peer: RecBole 1.2.1's SASRec"
+    epoch, ranking = f"epoch of {ours['targets']:,} targets", f"full ranking of {ours['queries']:,} users"
+    return [
+        figure(f"{epoch}, s; {what}", ours["epoch_s"], peer["epoch_s"], better="less", least_ratio=10),
+        figure(f"{ranking}, s; {what}", ours["evaluate_s"], peer["evaluate_s"], better="less", least_ratio=3),
+        figure(f"most memory held, MB; {what}", ours["peak_mb"], peer["peak_mb"], better="less"),
+    ]
+
+
+def _environment() -> Path:
+    """The interpreter of RecBole's environment, made if it is not there."""
+    python, ready = ENVIRONMENT / "bin" / "python", ENVIRONMENT / "ready"
+    if not ready.exists():
+        venv.create(ENVIRONMENT, clear=True, with_pip=True)
+        subprocess.run([python, "-m", "pip", "install", "--quiet", "-r", HERE / "peers" / "recbole.txt"], check=True)
+        ready.touch()
+    return python
+
+
+def _run(*command: str | Path) -> dict[str, Any]:
+    """The JSON in the last line of what a program prints."""
+    done = subprocess.run(
+        command,
+        check=False,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)} if command[0] == sys.executable else None,
+    )
+    if done.returncode:
+        raise RuntimeError(f"{command[1]} failed: {done.stderr[-2000:]}")
+    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return found
