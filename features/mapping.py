@@ -117,6 +117,9 @@ class TextFormat(_Model):
 
     encoding: str = Field("utf-8", description="Encoding of a text file; a byte-order mark is skipped.")
     header: tuple[str, ...] = Field((), description="Column names of a CSV file whose first line is a record already.")
+    keyed: bool = Field(
+        False, description="A JSON file is one object; each of its entries is a record, its name in the column `key`."
+    )
     delimiter: str = Field(",", min_length=1, description="Between the fields of a CSV line: one sign or several, such as `::`.")
     quote: str = Field('"', max_length=1, description="Around a CSV field that holds the delimiter; empty: around none.")
     decimal: Literal[".", ","] = Field(".", description="Decimal sign of numbers in text.")

@@ -24,6 +24,7 @@ from infra.errors import IngestError, SettingsError
 from infra.home import Home, check_shop_name
 from infra.lake import foreign_table
 from spark_jobs.sources import (
+    amazon_attributes,
     amazon_sequences,
     csv_files,
     diginetica,
@@ -39,6 +40,7 @@ from spark_jobs.sources.drift import looks_personal
 from spark_jobs.sources.guess import UNTOLD, Guess, guess_tables, number_signs
 from spark_jobs.sources.headless import headless
 from spark_jobs.sources.json_lines import batches as json_batches
+from spark_jobs.sources.json_lines import is_keyed
 from spark_jobs.sources.parts import ENDINGS, file_format, files_in
 from spark_jobs.sources.text import guess_encoding, open_text, undecodable
 
@@ -47,6 +49,7 @@ KNOWN_SETS: tuple[ModuleType, ...] = (
     online_shopping_10_cats,
     womens_clothing,
     amazon_sequences,
+    amazon_attributes,
     diginetica,
     sasrec,
 )
@@ -153,7 +156,7 @@ def _grouped(folder: Path, files: Sequence[Path]) -> list[_Sample]:
     groups: dict[tuple[str, ...], list[tuple[Path, _Sample]]] = {}
     for file in files:
         sample = _file_sample(file)
-        how = [str(sample.reads.get(key)) for key in ("format", "encoding", "delimiter", "header", "explode")]
+        how = [str(sample.reads.get(key)) for key in ("format", "encoding", "delimiter", "header", "keyed", "explode")]
         groups.setdefault((*how, *sorted(sample.columns)), []).append((file, sample))
     found = []
     for members in groups.values():
@@ -204,6 +207,9 @@ def _file_sample(path: Path) -> _Sample:
     text = TextFormat(**{name: value for name, value in reads.items() if name in TextFormat.model_fields})
     if form == "csv":
         return _sample(reads, csv_files.batches(text, path), csv_files.header(text, path))
+    if is_keyed(path, encoding, list if path.name == amazon_attributes.FILE else dict):
+        reads["keyed"] = True
+        text = text.model_copy(update={"keyed": True})
     sample = _sample(reads, json_batches(text, path))
     if not sample.columns:
         raise IngestError(f"{path}: expected a JSON object on every line (JSON lines), found none in its first lines.")

@@ -1,6 +1,6 @@
 """Amazon 5-core sequences (Beauty, Toys and others, as S3-Rec splits them): what each user reviewed, oldest first, without times.
 
-`item_attributes.json` beside them is one object of numbered attributes that do not say what they are; it is no table of items.
+Of `item_attributes.json` beside them see amazon_attributes.
 The protocol of published results leaves one out per user (recipe `sequences`): a cut in time means nothing here.
 """
 

@@ -14,9 +14,9 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import against_recbole
 import numpy as np
 import pyarrow as pa
-import against_recbole
 import torch
 from rich.console import Console
 from torch import Tensor, nn

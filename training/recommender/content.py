@@ -62,18 +62,21 @@ def _words(row: Row) -> Iterator[str]:
 
 
 def told_before(catalog: pa.Table, learned: datetime | None, asked: datetime | None) -> dict[str, Row]:
-    """Item -> what was known of it when learning ended; of an item listed later, what it was listed with, if that was while asking.
+    """Item -> what was said of it when learning ended; where nothing was, what was said of it first.
+
+    Shops often export their items once, today: what is said first stands for the time before, as an item is seldom another later.
 
     Args:
-        catalog: rows of `item_catalog` with COLUMNS; items off sale before learning ended are left out.
-        learned, asked: until when is learned from and asked about; None: times mean nothing, the newest row counts.
+        catalog: rows of `item_catalog` with READ.
+        learned, asked: until when is learned from and asked about; items first seen later are left out, and so are items off sale
+            before learning ended. None: times mean nothing, the newest row counts.
     """
-    rows = catalog.sort_by([(EVENT_TIMESTAMP, "ascending"), (CREATED_TIMESTAMP, "ascending")]).to_pylist()
     told: dict[str, Row] = {}
-    for row in rows:
-        seen = max(row[EVENT_TIMESTAMP], row[CREATED_TIMESTAMP])
-        if learned is None or seen <= learned or (row[ITEM_ID] not in told and asked is not None and seen <= asked):
-            told[row[ITEM_ID]] = row
+    for row in catalog.sort_by([(EVENT_TIMESTAMP, "ascending"), (CREATED_TIMESTAMP, "ascending")]).to_pylist():
+        item, seen = row[ITEM_ID], max(row[EVENT_TIMESTAMP], row[CREATED_TIMESTAMP])
+        is_first = item not in told or not any(words_of(told[item]))
+        if learned is None or seen <= learned or (is_first and (item in told or asked is None or seen <= asked)):
+            told[item] = row
     return {item: row for item, row in told.items() if learned is None or not row[WITHDRAWN] or row[WITHDRAWN] > learned}
 
 

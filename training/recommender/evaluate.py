@@ -52,8 +52,8 @@ def segments(model: RankingReport, floor: RankingReport, queries: Queries, count
 
     Users: `cold` have fewer than five acts, `heavy` are the most active tenth. Wanted items: `tail` are the least popular ones that
     make up a fifth of all acts, `head` the others, `new` those that nobody took in training; a question belongs to what most of its
-    wanted items are. `decile_1` to
-    `decile_10` part the catalogue by popularity (10: the most popular tenth); a question belongs to its most popular wanted item.
+    wanted items are. `decile_1` to `decile_10` part the catalogue by popularity (10: the most popular tenth); a question belongs to
+    its most popular wanted item.
     """
     lengths = np.diff(queries.history.offsets)
     order = np.argsort(counts, kind="stable")

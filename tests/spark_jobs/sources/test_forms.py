@@ -31,7 +31,7 @@ def forms(tmp_path: Path) -> Path:
         (folder / name).mkdir(parents=True)
     users = {"user": [1, 2, 3, 4], "items": pa.array([[7, 8, 7], [], [9, None], None], pa.list_(pa.int64()))}
     pq.write_table(pa.table(users), folder / "amazon/sequences.parquet")
-    (folder / "amazon/item_attributes.json").write_text('{"7": [1], "8": [2], "9": [1]}')
+    (folder / "amazon/item_attributes.json").write_text('{"7": [1], "8": [2, 1], "9": [1]}')
     pq.write_table(pa.table({"session": [0, 1], "items": [[5, 6], [5]]}), folder / "diginetica/train_sessions.parquet")
     pq.write_table(pa.table({"prefix": [[5]], "target": [6]}), folder / "diginetica/test_prefix_target.parquet")
     (folder / "beauty.txt").write_text("0012 71\n0012 70\n31 71\n0012 72\n")
@@ -55,7 +55,7 @@ def at(seconds: float) -> datetime:
 def test_every_form_goes_from_file_to_raw_table(forms: Path, settings: Settings, lake: Lake, spark: SparkSession) -> None:
     home = Home(settings)
     text = init_shop(home, "sample", [str(forms)]).read_text(encoding="utf-8")
-    told = ("item_attributes.json", "test_prefix_target.parquet", "users.dat")
+    told = ("test_prefix_target.parquet", "users.dat")
     assert all(f"Left out: {name}" in text for name in told)
     shop = Shop.load(home)
     assert shop.now == "data"
@@ -99,6 +99,9 @@ def test_every_form_goes_from_file_to_raw_table(forms: Path, settings: Settings,
     assert sorted((r["item_id"], r["title"], r["category"]) for r in lake.read("raw/items").to_pylist()) == [
         ("0071", '"Misérables": Les (1998)', "Drama|War"),
         ("0242", "Kolya", "Comedy Drama"),
+        ("7", "attributes 1", None),
+        ("8", "attributes 2 1", None),
+        ("9", "attributes 1", None),
     ]
     assert [(r["user_id"], r["country"]) for r in lake.read("raw/users").to_pylist()] == [("小明", "CN")]
 
@@ -136,6 +139,15 @@ def test_words_that_anybody_uses_make_no_known_set(first: str, settings: Setting
     assert "made up" not in init_shop(home, "sample", [str(tmp_path / "log.csv")]).read_text()
 
 
+def test_an_object_of_objects_is_told_by_its_keys_and_lists_of_anything_are_not_guessed_at(
+    settings: Settings, tmp_path: Path
+) -> None:
+    (tmp_path / "products.json").write_text('{\n"b1": {"title": "Tea", "price": 2.5},\n"b2": {"title": "Cup"}}')
+    (tmp_path / "taken.json").write_text('{"ann": ["b1", "b2"], "bob": ["b2"]}')
+    with pytest.raises(IngestError, match=r"\(columns key, title, price\).*\(columns ann, bob\)"):
+        init_shop(Home(settings), "sample", [str(tmp_path / "products.json"), str(tmp_path / "taken.json")])
+
+
 @pytest.mark.parametrize("columns", [{"user": [1], "items": [[7]], "times": [[9]]}, {"user": [1], "items": ["7 8"]}])
 def test_sequences_are_an_id_and_one_list(columns: dict[str, Any], settings: Settings, tmp_path: Path) -> None:
     pq.write_table(pa.table(columns), tmp_path / "sequences.parquet")
@@ -159,12 +171,14 @@ def test_an_empty_file_of_a_known_form_is_told(name: str, settings: Settings, tm
 
 
 @pytest.mark.e2e
-@pytest.mark.parametrize(("name", "acts"), [("amazon_beauty", 198_502), ("amazon_toys", 167_597), ("diginetica", 906_140)])
+@pytest.mark.parametrize(
+    ("name", "acts", "items"), [("amazon_beauty", 198_502, 12_101), ("amazon_toys", 167_597, 11_924), ("diginetica", 906_140, 0)]
+)
 def test_the_real_sequences_add_up(
-    name: str, acts: int, settings: Settings, lake: Lake, spark: SparkSession, data_folder: Path
+    name: str, acts: int, items: int, settings: Settings, lake: Lake, spark: SparkSession, data_folder: Path
 ) -> None:
     home = Home(settings)
     init_shop(home, "sample", [str(data_folder / name)])
-    (line,) = ingest(settings, Shop.load(home), lambda: nullcontext(spark)).lines
-    assert (line.read, line.accepted) == (acts, acts)
+    lines = ingest(settings, Shop.load(home), lambda: nullcontext(spark)).lines
+    assert sorted((line.read, line.accepted) for line in lines) == sorted((count, count) for count in (acts, items) if count)
     assert lake.num_rows("raw/events") == acts

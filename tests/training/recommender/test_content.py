@@ -53,7 +53,7 @@ def test_a_word_of_one_item_is_not_learned(tmp_path: Path) -> None:
     assert Vocabulary.load(tmp_path / "vocabulary.json") == vocabulary
 
 
-def catalog(*rows: tuple[str, str, float, float | None]) -> pa.Table:
+def catalog(*rows: tuple[str, str | None, float, float | None]) -> pa.Table:
     """Rows of (item, brand, day it is said, day it is withdrawn)."""
     made = [
         {
@@ -73,6 +73,10 @@ def test_items_are_told_as_they_were_known_then() -> None:
     )  # fmt: skip
     told = told_before(rows, START + timedelta(days=10), START + timedelta(days=30))
     assert {item: row["brand"] for item, row in told.items()} == {"old": "before", "new": "first"}
+    snapshot = catalog(("old", None, 1, None), ("old", "exported", 50, None), ("new", None, 20, None), ("new", "exported", 50, None),
+                       ("future", None, 40, None), ("future", "exported", 50, None))  # fmt: skip
+    told = told_before(snapshot, START + timedelta(days=10), START + timedelta(days=30))
+    assert {item: row["brand"] for item, row in told.items()} == {"old": "exported", "new": "exported"}
     whole = told_before(rows, None, None)
     assert {item: row["brand"] for item, row in whole.items()} == {"old": "after", "new": "second", "future": "x", "gone": "x"}
 
@@ -103,8 +107,8 @@ def model(task: RecommenderTask) -> Recommender:
 
 
 def test_a_listed_item_that_nobody_took_is_recommended_for_its_words(model: Recommender) -> None:
-    assert "05c" in [item for item, _ in model.recommend([["02a", "03b", "04a"]], 5)[0]]
-    assert "05c" not in [item for item, _ in model.recommend([["12a", "13b", "14a"]], 8)[0]]
+    assert "05c" in [item for item, _ in model.recommend([["02a", "03b", "04a"]], 6)[0]]
+    assert "05c" not in [item for item, _ in model.recommend([["12a", "13b", "14a"]], 12)[0]]
 
 
 @pytest.mark.parametrize("number", ["07", "15"])
