@@ -17,11 +17,15 @@ from numpy.typing import NDArray
 
 from features.columns import CREATED_TIMESTAMP, EVENT_TIMESTAMP, ITEM_ID, SESSION_ID, USER_ID
 
-Target = Literal["session", "item"]
+Target = Literal["session", "item", "act"]
 
 DAY_US = 86_400_000_000
 SESSION_GAP_US = 30 * 60 * 1_000_000
 """A session ends after half an hour without an act; used only where rows carry no session."""
+MOST_ASKED = 100_000
+"""Acts of a part that are asked for one by one; beyond it an even sample."""
+LONGEST = 200
+"""Acts before each of them that are its history; serving keeps no more."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,7 @@ class Holdout:
     history: pa.Table
     targets: pa.Table
     num_cold_users: int = 0
-    """Users who acted in the part without any history: not scored, only counted."""
+    """Users (or acts, where each is asked for) in the part without any history: not scored, only counted."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,9 @@ def time_split(interactions: pa.Table, val_days: float, test_days: float, target
 
     A user is asked once per part: for the first session that begins in it (`target="session"`: all its items; `"item"`: its
     first item). Of a session that a cutoff divides, the acts before it are history and those after it are not asked for.
+    With `target="act"` each act of the part is asked for, given all that its user did before it, in the part as well: so who is
+    known by one session alone is asked about too (the protocol of session-based work, Hidasi et al. 2016). Each question then
+    is a user of its own, `<user>#<number>`.
 
     Args:
         interactions: `user_id`, `item_id`, `event_timestamp`; `session_id` and `created_timestamp` where known.
@@ -85,6 +92,8 @@ def time_split(interactions: pa.Table, val_days: float, test_days: float, target
     np.minimum.at(started, sessions, time)
 
     def holdout(cutoff: int, until: int, name: str) -> Holdout:
+        if target == "act":
+            return _each_act(rows, users, known, np.flatnonzero((time >= cutoff) & (time < until)), f"{name} part")
         history = known < cutoff
         fresh = (time >= cutoff) & (time < until) & (started[sessions] >= cutoff)
         asked, first = np.unique(users[fresh], return_index=True)
@@ -107,6 +116,31 @@ def time_split(interactions: pa.Table, val_days: float, test_days: float, target
         val=holdout(val_cutoff, test_cutoff, "validation"),
         test=holdout(test_cutoff, end, "test"),
     )
+
+
+def _each_act(rows: pa.Table, users: NDArray[np.int64], known: NDArray[np.int64], acts: NDArray[np.int64], where: str) -> Holdout:
+    """Some acts, each asked for with what its user did before it and was known by then."""
+    begins = np.searchsorted(users, users[acts])
+    warm = acts[acts > begins]
+    asked = warm[:: max(1, -(-len(warm) // MOST_ASKED))]
+    counts = np.minimum(asked - np.searchsorted(users, users[asked]), LONGEST)
+    question = np.repeat(np.arange(len(asked)), counts)
+    before = asked[question] - (np.cumsum(counts)[question] - np.arange(len(question)))
+    is_known = known[before] <= known[asked[question]]
+    question, before = question[is_known], before[is_known]
+    kept = np.unique(question)
+    if not len(kept):
+        raise ValueError(f"no user acts after another act in the {where}; make it longer")
+    number = np.cumsum(np.bincount(question, minlength=len(asked)) > 0) - 1
+    names = np.char.add(
+        np.char.add(np.asarray(rows[USER_ID].take(asked[kept]).to_pylist(), dtype=str), "#"), np.arange(len(kept)).astype(str)
+    )
+    history = _named(rows.take(pa.array(before)), names[number[question]])
+    return Holdout(history, _named(rows.take(pa.array(asked[kept])), names), len(acts) - len(warm))
+
+
+def _named(rows: pa.Table, users: NDArray[np.str_]) -> pa.Table:
+    return rows.set_column(rows.column_names.index(USER_ID), USER_ID, pa.array(users, pa.string()))
 
 
 def leave_one_out(interactions: pa.Table) -> Split:

@@ -43,6 +43,39 @@ def test_everybody_is_cut_at_the_same_instants() -> None:
     assert items(splits.time_split(LONG, 10, 10, target="item").val.targets) == ["c"]
 
 
+def test_each_act_is_asked_for_given_all_before_it() -> None:
+    split = splits.time_split(LONG, val_days=10, test_days=10, target="act")
+    assert items(split.train) == ["a", "b", "g"]
+    histories: dict[str, list[str]] = {}
+    for row in split.val.history.to_pylist():
+        histories.setdefault(row["user_id"], []).append(row["item_id"])
+    asked = {row["user_id"]: row["item_id"] for row in split.val.targets.to_pylist()}
+    assert asked == {"u#0": "c", "u#1": "d", "u#2": "e"}
+    assert histories == {"u#0": ["a", "b"], "u#1": ["a", "b", "c"], "u#2": ["a", "b", "c", "d"]}
+    assert items(split.test.targets) == ["f", "h"]
+    assert split.test.num_cold_users == 1  # w's only act
+    strangers = interactions(("x", "a", 0), ("y", "b", 26), ("y", "c", 26.01), ("y", "b", 26.02), ("z", "a", 15), ("z", "b", 15.1))
+    assert items(splits.time_split(strangers, 10, 10, target="act").test.targets) == ["c", "b"]  # known by one session alone
+
+
+def test_an_act_that_was_known_late_is_no_history_of_those_before_that() -> None:
+    rows = interactions(("u", "a", 0), ("u", "b", 11), ("u", "c", 12), ("u", "d", 25), ("u", "e", 26))
+    known = [START + timedelta(days=day) for day in (0, 13, 12, 25, 26)]
+    split = splits.time_split(rows.append_column("created_timestamp", pa.array(known, pa.timestamp("us", tz="UTC"))), 10, 10, "act")
+    assert items(split.val.targets) == ["b", "c"]
+    assert items(split.val.history) == ["a", "a"]
+    assert items(split.test.history) == ["a", "b", "c", "a", "b", "c", "d"]
+
+
+def test_acts_beyond_the_most_asked_and_the_longest_history_are_thinned(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(splits, "MOST_ASKED", 5)
+    monkeypatch.setattr(splits, "LONGEST", 3)
+    rows = interactions(*(("u", str(day), day) for day in range(40)))
+    split = splits.time_split(rows, 10, 10, target="act")
+    assert items(split.val.targets) == ["20", "22", "24", "26", "28"]
+    assert items(split.val.history)[:6] == ["17", "18", "19", "19", "20", "21"]
+
+
 def test_what_happens_after_a_cutoff_changes_nothing_before_it() -> None:
     later = pa.concat_tables([LONG, interactions(("u", "z", 28.5), ("v", "z", 25))])
     before, after = splits.time_split(LONG, 10, 10), splits.time_split(later, 10, 10)

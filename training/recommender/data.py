@@ -40,9 +40,11 @@ class DataConfig(BaseModel):
     protocol: Literal["time", "leave_one_out"] = Field("time", description="How acts are parted; see training/splits.py.")
     val_days: PositiveFloat = Field(28, description="Length of the validation part (protocol `time`).")
     test_days: PositiveFloat = Field(28, description="Length of the test part (protocol `time`).")
-    target: Literal["session", "item"] = Field(
-        "session", description="What is asked (protocol `time`): all items of the next session, or its first."
+    target: splits.Target = Field(
+        "session",
+        description="What is asked (protocol `time`): all items of the next session, its first, or each act after another.",
     )
+    collapse: bool = Field(True, description="A run of acts on one item is one step; false: an item may follow itself.")
     event_types: tuple[str, ...] | None = Field(
         ("click", "view", "favourite", "cart", "purchase"), description="Acts that count; null: all but those of NO_TASTE."
     )
@@ -143,7 +145,7 @@ def split(interactions: pa.Table, config: DataConfig) -> splits.Split:
         raise TableContractError(f"interactions cannot be split: {error}.") from None
 
 
-def make_encoder(rows: pa.Table, popular_days: float, listed: Collection[str] = ()) -> Encoder:
+def make_encoder(rows: pa.Table, popular_days: float, listed: Collection[str] = (), *, collapse: bool = True) -> Encoder:
     """Catalogue, kinds of act and recent popularity of the rows that are learned from; `listed` are items besides."""
     counts = rows.group_by(ITEM_ID).aggregate([([], "count_all")]).sort_by(ITEM_ID)
     kinds = (
@@ -155,7 +157,8 @@ def make_encoder(rows: pa.Table, popular_days: float, listed: Collection[str] = 
     taken = counts[ITEM_ID].to_pylist()
     items = (*taken, *sorted(set(listed).difference(taken)))
     total = sum(shares.values())
-    return Encoder(items, tuple(kinds[EVENT_TYPE].to_pylist()), tuple(shares.get(item, 0) / total for item in items))
+    popularity = tuple(shares.get(item, 0) / total for item in items)
+    return Encoder(items, tuple(kinds[EVENT_TYPE].to_pylist()), popularity, collapse)
 
 
 def make_sequences(rows: pa.Table, encoder: Encoder, *, collapse: bool = True) -> Sequences:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -82,6 +82,8 @@ class Encoder:
     """Known kinds of act, the commonest first; an act of unsaid kind is read as that one."""
     popularity: tuple[float, ...]
     """Per item, its share of the recent acts: the answer for who has no history."""
+    collapse: bool = True
+    """A run of acts on one item is read as its last act; false: each act is a step."""
 
     @cached_property
     def index(self) -> dict[str, int]:
@@ -96,9 +98,12 @@ class Encoder:
     def steps(self, items: Ints, events: Ints, users: Ints | int = 0) -> Ints:
         """Positions of the acts that are read of (n,) acts in time order, one user after another; training and serving ask it alike.
 
-        Items and kinds of act that are not known (-1) are skipped; a run of a user's acts on one item counts as its last act.
+        Items and kinds of act that are not known (-1) are skipped; where runs collapse, one of a user's acts on one item counts as its
+        last act.
         """
         known = np.flatnonzero((items >= 0) & (events >= 0))
+        if not self.collapse:
+            return known
         places = items + users * (len(self.items) + 1)  # a user's first act never continues a run of the user before
         kept: Ints = known[last_of_runs(places[known])]
         return kept
@@ -126,13 +131,14 @@ class Encoder:
 
     def save(self, path: Path) -> None:
         """Write it as one JSON file."""
-        path.write_text(json.dumps({"items": self.items, "event_types": self.event_types, "popularity": self.popularity}))
+        path.write_text(json.dumps(asdict(self)))
 
     @classmethod
     def load(cls, path: Path) -> Encoder:
         """The encoder that `save` wrote."""
         content = json.loads(path.read_text())
-        return cls(*(tuple(content[name]) for name in ("items", "event_types", "popularity")))
+        items, event_types, popularity = (tuple(content[name]) for name in ("items", "event_types", "popularity"))
+        return cls(items, event_types, popularity, content["collapse"])
 
 
 def last_of_runs(items: Ints) -> NDArray[np.bool_]:

@@ -140,7 +140,7 @@ def _task(recipe: Recipe, parts: Split, catalog: pa.Table | None, *, is_tuning: 
         by_time = recipe.data.protocol == "time"
         ends = [pc.max(part[EVENT_TIMESTAMP]).as_py() if by_time else None for part in (rows, asked.targets)]
         told = told_before(catalog, *ends)
-    encoder = make_encoder(rows, recipe.data.popular_days, told or ())
+    encoder = make_encoder(rows, recipe.data.popular_days, told or (), collapse=recipe.data.collapse)
     words = None if told is None else [words_of(told.get(item, {})) for item in encoder.items]
     val = make_queries(asked, encoder) if is_tuning else None
     sequences = make_sequences(rows, encoder)
@@ -226,7 +226,11 @@ def _card(
     times = targets[EVENT_TIMESTAMP].to_pylist()
     unknown = sum(int((wanted < 0).sum()) for wanted in queries.targets) / sum(len(wanted) for wanted in queries.targets)
     by_time = recipe.data.protocol == "time"
-    asked = {"session": "all items of the next session", "item": "the first item of the next session"}[recipe.data.target]
+    asked = {
+        "session": "all items of the next session",
+        "item": "the first item of the next session",
+        "act": "each act after another of its user",
+    }[recipe.data.target]
     return "\n".join(
         [
             "# Recommender",

@@ -47,6 +47,13 @@ def task(cycle: pa.Table, config: Config, batch_size: int = 16, **data: object) 
     return RecommenderTask(config, chosen, encoder, sequences, make_queries(parts.val, encoder), batch_size, 3)
 
 
+def test_an_item_may_follow_itself_where_runs_do_not_collapse() -> None:
+    parts = make_encoder(ROWS, 28, collapse=False)
+    assert make_sequences(splits.in_order(ROWS), parts).items[:5].tolist() == [0, 0, 1, 2, 0]
+    assert make_sequences(splits.in_order(ROWS), make_encoder(ROWS, 28)).items[:4].tolist() == [0, 1, 2, 0]
+    assert parts.encode([["a", "a", "b"]], None, 9)["items"].tolist() == [[0, 0, 1]]
+
+
 def test_encoder_counts_recent_acts_and_orders_kinds_by_frequency() -> None:
     encoder = make_encoder(ROWS, popular_days=7)
     assert encoder.items == ("a", "b", "c", "new")
