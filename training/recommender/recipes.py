@@ -55,11 +55,11 @@ def full() -> Recipe:
 def sequences() -> Recipe:
     """Histories without time or baskets, leave-one-out: the protocol of published tables (Amazon Beauty, Toys).
 
-    Tuned on the validation part of Amazon Beauty.
+    Tuned on the validation part of Amazon Beauty. Some hundred thousand items want `model.num_negatives`.
     """
     return Recipe(
         name="sequences",
         data=DataConfig(protocol="leave_one_out", objective="next_item", start="near", event_types=None),
-        model=Config(dim=128, dropout=0.5, num_negatives=1024, repeats=False),
-        fit=FitConfig(epochs=16, batch_size=128, learning_rate=2e-3, warmup_steps=100, schedule="cosine", clip_norm=1.0),
+        model=Config(dim=128, dropout=0.5, repeats=False),
+        fit=FitConfig(epochs=12, batch_size=128, learning_rate=1e-3, warmup_steps=100, schedule="cosine", clip_norm=1.0),
     )
