@@ -38,6 +38,9 @@ HISTORY_STEPS = 150
 """Steps of a user's history that are kept and that a model may read: what the longest recipe of the recommender reads. On
 online_retail a third of it costs it 0.018 of its ndcg_at_10 of 0.303."""
 
+PURCHASES_KEPT = 300
+"""Purchases of a user that are kept, an item and a day each: what tells which of them come again."""
+
 VISITOR_PREFIX = "visitor:"
 SESSION_PREFIX = "session:"
 """What stands before the id of a visitor or session where it is the `user_id` of somebody unknown."""

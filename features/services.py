@@ -58,6 +58,7 @@ SERVICES: Mapping[str, Service] = {
             (VIEWS["user_history"], VIEWS["item_catalog"], VIEWS["item_activity"]),
             "what a user did last, what is known of an item, and what happened to it lately",
         ),
+        Service("buy_again", (VIEWS["user_purchases"],), "what a user bought, and on which days"),
         Service("demand", (VIEWS["daily_demand"],), "units per item and local day with their covariates"),
         Service("sentiment", (VIEWS["clean_reviews"],), "texts with a label; training only"),
         Service(

@@ -14,7 +14,7 @@ from typing import Literal
 
 import pyarrow as pa
 
-from features.columns import CREATED_TIMESTAMP, EVENT_TIMESTAMP, HISTORY_STEPS, RETRACTED
+from features.columns import CREATED_TIMESTAMP, EVENT_TIMESTAMP, HISTORY_STEPS, PURCHASES_KEPT, RETRACTED
 from features.windows import AFFINITY_WINDOWS, ITEM_WINDOWS, USER_WINDOWS, WindowedFeature
 
 Type = Literal["string", "strings", "int", "float", "bool", "timestamp", "date", "money"]
@@ -462,6 +462,14 @@ USER_HISTORY = feature_table(
     Column("event_types", "strings", "what was done to each, same order"),
     keys=("user_id",),
 )
+USER_PURCHASES = feature_table(
+    "user_purchases",
+    f"what a user bought on which day, the last {PURCHASES_KEPT} of them, oldest first; a row only for days with a purchase",
+    user_column(required=True),
+    Column("purchase_item_ids", "strings", "items, by day, then by id; bought several times on one day an item is there once"),
+    Column("purchase_dates", "strings", "local day of each, as ISO 8601, same order"),
+    keys=("user_id",),
+)
 CLEAN_REVIEWS = feature_table(
     "clean_reviews",
     "reviews fit to learn from: normalised text, one row per text, a label where one is given",
@@ -497,8 +505,8 @@ QUARANTINE_SCHEMA = pa.schema(
 FEATURE_TABLES: dict[str, Table] = {
     t.name: t
     for t in (
-        ITEM_CATALOG, INTERACTIONS, SESSIONS, USER_HISTORY, USER_ACTIVITY, ITEM_ACTIVITY, USER_CATEGORY_AFFINITY, USER_PROFILE,
-        DAILY_DEMAND, CLEAN_REVIEWS,
+        ITEM_CATALOG, INTERACTIONS, SESSIONS, USER_HISTORY, USER_PURCHASES, USER_ACTIVITY, ITEM_ACTIVITY, USER_CATEGORY_AFFINITY,
+        USER_PROFILE, DAILY_DEMAND, CLEAN_REVIEWS,
     )
 }  # fmt: skip
 """In dependency order: each is built from raw tables and from those before it."""

@@ -131,6 +131,7 @@ def compose(shop: str, product: Product, models: Mapping[str, Registered]) -> Ma
         nodes = (
             _features("user_history", "recommender", "request"),
             Node(name="recommender", kind="model", reads=("user_history",), model=pins["recommender"]),
+            _features("user_purchases", "buy_again", "request"),
             _features("item_rules", "recommender", "recommender", kind="rules"),
         )
     elif product == "forecast":

@@ -22,9 +22,11 @@ from serving.graph import Manifest, ModelPin
 from serving.nodes.daily_demand import DailyDemand
 from serving.nodes.item_rules import ItemRules
 from serving.nodes.user_history import UserHistory
+from serving.nodes.user_purchases import UserPurchases
 from serving.products import Forecast, Graph, Recommend, Sentiment
 from training.demand.model import Forecaster
 from training.recommender.model import Recommender
+from training.recommender.purchases import Purchases
 from training.sentiment.model import SentimentClassifier
 
 
@@ -62,7 +64,8 @@ class Loader:
             recommender = Recommender.load(folders["recommender"])
             recommender.recommend([list(recommender.encoder.items[:2])], 1)
             rules = ItemRules(self.store, recommender.encoder.items, at, self.told)
-            return Recommend(manifest, UserHistory(self.store), recommender, rules)
+            purchases = Purchases.load(folders["recommender"])
+            return Recommend(manifest, UserHistory(self.store), UserPurchases(self.store), recommender, purchases, rules)
         if manifest.product == "forecast":
             forecaster = Forecaster.load(folders["demand"])
             forecaster.forecast([{}], horizon=1, quantiles=(0.5,), start=at.date())

@@ -5,8 +5,6 @@ An answer here is the product's own part; the gateway adds what every answer say
 
 from __future__ import annotations
 
-import uuid
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Protocol, TypeVar
@@ -14,12 +12,15 @@ from zoneinfo import ZoneInfo
 
 from serving.graph import Manifest
 from serving.nodes.daily_demand import DailyDemand
-from serving.nodes.item_rules import Bools, ItemRules
-from serving.nodes.user_history import History, UserHistory
+from serving.nodes.item_rules import ItemRules
+from serving.nodes.user_history import UserHistory
+from serving.nodes.user_purchases import UserPurchases
+from serving.placements import Ask, Placements
 from serving.problems import Problem, invalid
 from serving.schemas import ForecastRequest, RecommendRequest, SentimentRequest
 from training.demand.model import Forecaster
 from training.recommender.model import Recommender
+from training.recommender.purchases import Purchases
 from training.sentiment.model import SentimentClassifier
 
 Content = dict[str, Any]
@@ -47,19 +48,29 @@ class Graph(Protocol[R]):
 
 
 class Recommend:
-    """user_history -> recommender -> item_rules."""
+    """user_history -> recommender -> item_rules, and user_purchases beside the history."""
 
     max_batch = 32
 
-    def __init__(self, manifest: Manifest, history: UserHistory, model: Recommender, rules: ItemRules) -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        history: UserHistory,
+        bought: UserPurchases,
+        model: Recommender,
+        purchases: Purchases,
+        rules: ItemRules,
+    ) -> None:
         self.manifest = manifest
         self.history = history
+        self.bought = bought
         self.model = model
         self.rules = rules
+        self.placements = Placements(model, purchases, rules)
 
     def check(self, request: RecommendRequest) -> None:
         """Refuse a list longer than the graph gives (raises Problem)."""
-        if request.k > self.manifest.limits.k:
+        if any(asked.k > self.manifest.limits.k for asked in request.lists):
             raise invalid("/k", f"this graph gives at most {self.manifest.limits.k} items")
 
     def refresh(self, at: datetime) -> None:
@@ -71,65 +82,27 @@ class Recommend:
         self.rules.tell(at)
 
     def answer(self, requests: Sequence[RecommendRequest], at: datetime) -> list[Content | Problem]:
-        """A list per request, best first: items like the given one, those that trend, or those that follow from the history.
+        """The lists of each request. Of several the first chooses first: what it shows, no later one shows again."""
+        histories, bought = self.history.read(requests, at), self.bought.read(requests, at)
+        shown = [set(request.exclude) for request in requests]
+        lists: list[list[Content]] = [[] for _ in requests]
+        for turn in range(max((len(request.lists) for request in requests), default=0)):
+            rows = [row for row, request in enumerate(requests) if turn < len(request.lists)]
+            asks = [
+                Ask(requests[row], requests[row].lists[turn], histories[row], bought[row], frozenset(shown[row])) for row in rows
+            ]
+            for row, content in zip(rows, self.placements.fill(asks, self.bought.today(at)), strict=True):
+                lists[row].append(content)
+                shown[row].update(item["item_id"] for item in content["items"])
+        return [_whole(request, found) for request, found in zip(requests, lists, strict=True)]
 
-        Where there is nothing to go by, or `personalize` is off, it is the popular list; `degraded` names what was missing.
-        """
-        histories = self.history.read(requests, at)
-        answers: list[Content | Problem] = [{}] * len(requests)
-        scored: defaultdict[int, list[int]] = defaultdict(list)
-        masks: dict[int, Bools] = {}
-        for row, request in enumerate(requests):
-            allowed = self.rules.allowed(request.filters)
-            if request.placement == "similar" and request.item_id is not None and self.model.knows(request.item_id):
-                answers[row] = self._similar(request, request.item_id, allowed)
-            elif request.placement == "trending" and (trend := self._trending(request, allowed)):
-                answers[row] = _list(trend, False, [])
-            else:
-                masks[id(allowed)] = allowed
-                scored[id(allowed)].append(row)
-        for name, rows in scored.items():  # requests under one mask share one pass through the network
-            batch = [(requests[row], histories[row]) for row in rows]
-            for row, content in zip(rows, self._by_history(batch, masks[name]), strict=True):
-                answers[row] = content
-        return answers
 
-    def _by_history(self, batch: Sequence[tuple[RecommendRequest, History]], allowed: Bools) -> list[Content]:
-        best = self.model.recommend(
-            [history.item_ids for _, history in batch],
-            max(request.k for request, _ in batch),
-            [frozenset(request.exclude) for request, _ in batch],
-            allowed,
-            [history.event_types for _, history in batch],
-        )
-        contents = []
-        for (request, history), items in zip(batch, best, strict=True):
-            personalized = self.model.is_personal(history.item_ids, history.event_types)
-            degraded = list(history.degraded)
-            if request.placement == "trending":
-                degraded.append("no_recent_activity")
-            elif request.placement == "similar":
-                degraded.append("unknown_item")
-            elif history.item_ids and not personalized:
-                degraded.append("unknown_item" if self.model.reads(history.event_types) else "empty_history")
-            content = _list(items[: request.k], personalized, degraded)
-            contents.append(self._explained(content, history) if request.explain else content)
-        return contents
-
-    def _explained(self, content: Content, history: History) -> Content:
-        """The content with the reasons of each item."""
-        items = content["items"]
-        reasons = self.model.reasons(history.item_ids, history.event_types, [item["item_id"] for item in items])
-        for item, found in zip(items, reasons, strict=True):
-            item["reasons"] = [{"item_id": other, "weight": weight} for other, weight in found]
+def _whole(request: RecommendRequest, lists: Sequence[Content]) -> Content:
+    """What a request is told: its one list; of several the first, so that who reads one list finds it, and all beside it."""
+    content = {name: value for name, value in lists[0].items() if name != "placement"}
+    if request.placements is None:
         return content
-
-    def _similar(self, request: RecommendRequest, item_id: str, allowed: Bools) -> Content:
-        items = self.model.similar(item_id, request.k, exclude=frozenset(request.exclude), allowed=allowed)
-        return _list(items, False, [])
-
-    def _trending(self, request: RecommendRequest, allowed: Bools) -> list[tuple[str, float]]:
-        return self.rules.trending(request.k, allowed, frozenset(request.exclude))
+    return {**content, "degraded": _reasons(lists), "lists": list(lists)}
 
 
 class Forecast:
@@ -220,12 +193,3 @@ class Sentiment:
 def _reasons(parts: Sequence[Mapping[str, Any]]) -> list[str]:
     """What could not be used for at least one part of the answer."""
     return sorted({reason for part in parts for reason in part["degraded"]})
-
-
-def _list(items: Sequence[tuple[str, float]], personalized: bool, degraded: Sequence[str]) -> Content:
-    return {
-        "list_id": uuid.uuid4().hex,
-        "items": [{"item_id": item, "score": score} for item, score in items],
-        "personalized": personalized,
-        "degraded": degraded,
-    }

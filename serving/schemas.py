@@ -5,7 +5,9 @@ Fields are only added; a change that would break a client fails the test of the 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import date, datetime
+from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
@@ -21,12 +23,16 @@ MAX_SERIES = 200
 MAX_TEXTS = 128
 MAX_TEXT_CHARS = 10_000
 
-Placement = Literal["for_you", "similar", "trending"]
+MAX_PLACEMENTS = 10
+
+Placement = Literal["for_you", "similar", "bought_together", "buy_again", "trending"]
+Source = Literal["history", "similar", "purchases", "near", "trending", "popular"]
 RecommendReason = Literal[
-    "unknown_user", "unknown_visitor", "empty_history", "unknown_item", "history_unavailable", "no_recent_activity"
+    "unknown_user", "unknown_visitor", "empty_history", "unknown_item", "history_unavailable", "no_purchases", "no_recent_activity"
 ]
 """`empty_history`: the person did something, but nothing of a kind that the model reads. `unknown_item`: only with items that the
-model does not know."""
+model does not know. `no_purchases`: nothing was bought that says anything: with these items (bought_together), or of what the person
+bought nothing comes again (buy_again). `no_recent_activity`: no item rises (trending)."""
 ForecastReason = Literal["unknown_item", "no_recent_demand", "history_unavailable", "stale_history"]
 """`no_recent_demand`: the item is known but was not on sale in the days the model looks back on. `stale_history`: its last days
 before the forecast are not in the online store yet; they count as unknown, not as days without a sale. The table ends with the last
@@ -54,6 +60,7 @@ class Filters(Request):
     """Bounds on what may be shown; an item of which the shop does not say it is left out."""
 
     category: list[Id] | None = Field(None, min_length=1, max_length=50, description="Any of these categories.")
+    brand: list[Id] | None = Field(None, min_length=1, max_length=50, description="Any of these brands.")
     price_min: float | None = Field(None, ge=0, description="In the shop's currency.")
     price_max: float | None = Field(None, ge=0, description="In the shop's currency.")
 
@@ -64,27 +71,86 @@ class Filters(Request):
         return self
 
 
+class PlacementRequest(Request):
+    """One of several lists; what it does not say is as the request says it."""
+
+    placement: Placement
+    item_id: Id | None = Field(None, description="As in the request.")
+    basket: list[Id] | None = Field(None, max_length=200, description="As in the request.")
+    k: int | None = Field(None, ge=1, le=MAX_K, description="How many items.")
+    filters: Filters | None = None
+
+
 class RecommendRequest(Request):
-    """Items to show to one user in one place."""
+    """Items to show to one user in one place, or in several at once."""
 
     user_id: Id | None = Field(None, description="The user, if logged in.")
     visitor_id: Id | None = Field(None, description="The browser or device, if not logged in.")
     session: list[SessionEvent] = Field([], max_length=200, description="This session so far, oldest first; it counts at once.")
-    placement: Placement = Field("for_you", description="`similar` needs item_id; `trending` is the same for everyone.")
-    item_id: Id | None = Field(None, description="The item to which others should be similar.")
+    placement: Placement = Field(
+        "for_you",
+        description="`for_you` follows from what the person did; `similar` is like item_id; `bought_together` goes with item_id or "
+        "basket; `buy_again` is what the person bought before and may want by now; `trending` rises, for everyone.",
+    )
+    placements: list[PlacementRequest] | None = Field(
+        None,
+        min_length=1,
+        max_length=MAX_PLACEMENTS,
+        description="Several lists instead of one; no item comes twice, and the first list chooses first.",
+    )
+    item_id: Id | None = Field(None, description="The item to which others should be similar, or which was put into the basket.")
+    basket: list[Id] = Field([], max_length=200, description="The items in the basket, for `bought_together`.")
     k: int = Field(10, ge=1, le=MAX_K, description="How many items.")
     filters: Filters | None = None
     exclude: list[Id] = Field([], max_length=1000, description="Items not to show.")
     personalize: bool = Field(True, description="false: nothing about the person is read, not even the session.")
-    explain: bool = Field(False, description="Say with each item which items of the history speak for it; the answer takes longer.")
+    explain: bool = Field(False, description="Say with each item what speaks for it; the answer takes longer.")
+
+    @cached_property
+    def lists(self) -> tuple[AskedList, ...]:
+        """What is asked for, list by list."""
+        ours = AskedList(self.placement, self.k, self.item_id, tuple(self.basket), self.filters)
+        if self.placements is None:
+            return (ours,)
+        return tuple(
+            AskedList(
+                one.placement,
+                one.k or ours.k,
+                one.item_id or ours.item_id,
+                ours.basket if one.basket is None else tuple(one.basket),
+                one.filters or ours.filters,
+            )
+            for one in self.placements
+        )
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
-        if self.placement == "similar" and self.item_id is None:
-            raise ValueError("placement `similar` needs item_id")
+        if self.placements is not None and "placement" in self.model_fields_set:
+            raise ValueError("give placement or placements, not both")
+        for asked in self.lists:
+            if asked.placement == "similar" and asked.item_id is None:
+                raise ValueError("placement `similar` needs item_id")
+            if asked.placement == "bought_together" and not asked.together:
+                raise ValueError("placement `bought_together` needs item_id or basket")
         if self.user_id is not None and self.visitor_id is not None:
             raise ValueError("give user_id or visitor_id, not both")
         return self
+
+
+@dataclass(frozen=True)
+class AskedList:
+    """One list that a request asks for."""
+
+    placement: Placement
+    k: int
+    item_id: str | None
+    basket: tuple[str, ...]
+    filters: Filters | None
+
+    @property
+    def together(self) -> tuple[str, ...]:
+        """The items that others should go with: those in the basket, then `item_id`, each once."""
+        return tuple(dict.fromkeys((*self.basket, *([self.item_id] if self.item_id else []))))
 
 
 class Series(Request):
@@ -152,29 +218,62 @@ class Answer(BaseModel):
 
 
 class Reason(BaseModel):
-    """An item of the history that speaks for a recommended one."""
+    """An item that speaks for a recommended one: of the history, of the basket, or the one asked about."""
 
     item_id: str
-    weight: float = Field(description="How far the log of the recommended item's share falls without it; above 0.")
+    weight: float = Field(
+        description="How far the log of the recommended item's share falls without it (similar: their cosine); above 0."
+    )
+
+
+class BoughtBefore(BaseModel):
+    """What is known of somebody's purchases of one item."""
+
+    times: int = Field(description="On how many days it was bought.")
+    last_on: date = Field(description="The last of them, a local day.")
+    usual_gap_days: float = Field(description="Typical days until the item is bought again, by anybody.")
 
 
 class RecommendedItem(BaseModel):
     """One item of a list."""
 
     item_id: str
-    score: float = Field(description="Compares items of one answer; no probability.")
+    score: float = Field(description="Compares items of one list; no probability.")
+    source: Source = Field(
+        description="What speaks most for it: the history, likeness, purchases, what stands near in histories of others, a rise, or "
+        "no more than its popularity."
+    )
     reasons: list[Reason] | None = Field(
-        None, description="With `explain`: what speaks for it, the most first; empty where nothing of the person does."
+        None, description="With `explain`: what speaks for it, the most first; empty where no item does."
+    )
+    bought: BoughtBefore | None = Field(None, description="With `explain`, in buy_again.")
+    rise: float | None = Field(
+        None, description="With `explain`, in trending: acts of the week over those of a usual one, shrunk towards 1."
     )
 
 
-class RecommendAnswer(Answer):
+class RecommendList(BaseModel):
     """A list of items, the best first."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    placement: Placement
+    list_id: str = Field(description="Name of this list; send it back with impressions and clicks.")
+    items: list[RecommendedItem] = Field(description="Best first; fewer than k where fewer are allowed.")
+    personalized: bool = Field(description="Whether the list is about this person.")
+    degraded: list[RecommendReason] = Field(description="What could not be used; empty: nothing was left out.")
+
+
+class RecommendAnswer(Answer):
+    """A list of items, the best first; of several lists the first."""
 
     list_id: str = Field(description="Name of this list; send it back with impressions and clicks.")
     items: list[RecommendedItem] = Field(description="Best first; fewer than k where fewer are allowed.")
     personalized: bool = Field(description="Whether the list is about this person; else it is what is popular.")
-    degraded: list[RecommendReason] = Field(description="What could not be used; empty: nothing was left out.")
+    degraded: list[RecommendReason] = Field(description="What could not be used in any list; empty: nothing was left out.")
+    lists: list[RecommendList] | None = Field(
+        None, description="With `placements`: every list, in order; the fields above are those of the first."
+    )
 
 
 class ForecastSeries(BaseModel):

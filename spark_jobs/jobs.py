@@ -32,6 +32,7 @@ from spark_jobs import (
     user_category_affinity,
     user_history,
     user_profile,
+    user_purchases,
     windows,
 )
 from spark_jobs.job import Inputs, Job
@@ -39,8 +40,8 @@ from spark_jobs.job import Inputs, Job
 _MODULES = {
     module.JOB.table.name: module
     for module in (
-        item_catalog, interactions, sessions, user_history, user_activity, item_activity, user_category_affinity, user_profile,
-        daily_demand, clean_reviews,
+        item_catalog, interactions, sessions, user_history, user_purchases, user_activity, item_activity, user_category_affinity,
+        user_profile, daily_demand, clean_reviews,
     )
 }  # fmt: skip
 _SHARED = (categories, days, raw, sales, states, windows, features.calendars, features.profiles, features.windows)

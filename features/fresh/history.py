@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from features.columns import EVENT_TIMESTAMP, HISTORY_STEPS, SESSION_PREFIX, VISITOR_PREFIX
+from features.columns import EVENT_TIMESTAMP, HISTORY_STEPS, PURCHASES_KEPT, SESSION_PREFIX, VISITOR_PREFIX
 from features.fresh.facts import Row
 from features.views import View
 
@@ -131,3 +131,11 @@ def merged(items: Sequence[str], types: Sequence[str], acts: Iterable[Act]) -> t
     steps += [number for _, number in new]
     kept = [pair for pair, number in zip(said, steps, strict=True) if number > step - HISTORY_STEPS]
     return [item for item, _ in kept], [kind for _, kind in kept]
+
+
+def bought(items: Sequence[str], dates: Sequence[str], acts: Iterable[Act]) -> tuple[list[str], list[str]]:
+    """`purchase_item_ids` and `purchase_dates` of a row of `user_purchases` with the purchases among acts that it does not hold, as
+    the table job would say it."""
+    told = {(act.day, act.item_id) for act in acts if act.event_type == "purchase"}
+    kept = sorted(told | set(zip(dates, items, strict=True)))[-PURCHASES_KEPT:]
+    return [item for _, item in kept], [day for day, _ in kept]

@@ -8,11 +8,11 @@ from typing import Any, TypeVar
 
 from features.days import local_day, stamp
 from features.fresh.catalog import STATES, State, is_in_row, states_of, with_states
-from features.fresh.history import ACTS, Act, acts_of, is_told_by, merged
+from features.fresh.history import ACTS, Act, acts_of, bought, is_told_by, merged
 from features.fresh.windows import BUILT_TO, TOLD_DAYS, USER_DAYS, built_of, built_to_of, forward, told_of
 from features.online.packing import Layout, key_texts
 from features.online.rows import Row, Rows
-from features.tables import ITEM_CATALOG, USER_ACTIVITY, USER_HISTORY
+from features.tables import ITEM_CATALOG, USER_ACTIVITY, USER_HISTORY, USER_PURCHASES
 from features.views import View
 
 Fact = TypeVar("Fact", Act, State)
@@ -89,6 +89,19 @@ def _add_acts(view: View, columns: Columns, found: Found, now: int | None) -> No
         events[i] = max(events[i] or -(1 << 63), *(act.time for act in acts))
 
 
+def _add_purchases(view: View, columns: Columns, found: Found, now: int | None) -> None:
+    """Put the purchases that were told since on top of what `user_purchases` says."""
+    events, values = columns
+    if not {"purchase_item_ids", "purchase_dates"} <= values.keys():
+        return
+    for i, _, acts in _since(view, events, found, ACTS, acts_of, lambda act, row: is_told_by(act, row[0]), now):
+        times = [act.time for act in acts if act.event_type == "purchase"]
+        if times:
+            items, dates = bought(values["purchase_item_ids"][i] or [], values["purchase_dates"][i] or [], acts)
+            values["purchase_item_ids"][i], values["purchase_dates"][i] = items, dates
+            events[i] = max(events[i] or -(1 << 63), *times)
+
+
 def _add_states(view: View, columns: Columns, found: Found, now: int | None) -> None:
     """Put the states that were told since on top of what `item_catalog` says."""
     events, values = columns
@@ -128,6 +141,7 @@ def _since(
 
 _TOLD: Mapping[str, tuple[tuple[View, ...], Callable[[View, Columns, Found, int | None], None]]] = {
     USER_HISTORY.name: ((ACTS,), _add_acts),
+    USER_PURCHASES.name: ((ACTS,), _add_purchases),
     ITEM_CATALOG.name: ((STATES,), _add_states),
     USER_ACTIVITY.name: ((USER_DAYS, TOLD_DAYS, BUILT_TO), _move_windows),
 }

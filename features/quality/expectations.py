@@ -111,6 +111,7 @@ BY_HAND: Mapping[str, TableExpectation] = {
     "interactions": _with(_DAILY, **_ACT, value=_STABLE),
     "sessions": _with(_DAILY, num_interactions=ColumnExpectation(min=1), num_items=ColumnExpectation(min=1)),
     "user_history": _with(_DAILY, item_ids=ColumnExpectation(min=1), event_types=ColumnExpectation(min=1)),
+    "user_purchases": _with(_DAILY, purchase_item_ids=ColumnExpectation(min=1), purchase_dates=ColumnExpectation(min=1)),
     "user_activity": _DAILY,
     "item_activity": _with(_DAILY, price_last=_STABLE),
     "user_category_affinity": _DAILY,

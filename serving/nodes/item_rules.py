@@ -1,4 +1,4 @@
-"""Rules node: which items of a model's catalogue may be shown now, and which are trending.
+"""Rules node: which items of a model's catalogue may be shown now, and which rise.
 
 Item facts are kept in memory as columns in the model's item order and read anew every minute, off the request path. What is told
 of an item while the shop runs is put over them within a second.
@@ -24,8 +24,12 @@ from serving.schemas import Filters
 
 Bools = NDArray[np.bool_]
 
-TREND_COLUMNS = ("item_views_count_7d", "item_carts_count_7d", "buyers_count_7d")
-"""What makes an item trend: acts of the last seven days, a purchase counted once per user."""
+WEEK_DAYS, SEASON_DAYS = 7, 90
+"""What is new, and what it is held against: a day says too little of an item, a month too little of what is usual for it."""
+STEADY = 10.0
+"""Acts of a week that an item is taken to have at its usual rate: few acts make no rise. More of them ask for more popular items."""
+_ACTS = ("item_views_count", "item_carts_count", "buyers_count")
+"""What counts as an act; a purchase once per user."""
 
 _MASKS_KEPT = 256
 NEVER = (1 << 63) - 1
@@ -38,9 +42,10 @@ class Facts:
 
     as_of: datetime
     category: NDArray[np.str_]
+    brand: NDArray[np.str_]
     price: NDArray[np.float64]
     is_on_sale: Bools
-    trend: NDArray[np.float64]
+    rise: NDArray[np.float64]
     masks: dict[str, Bools] = field(default_factory=dict, repr=False)
     """By filter, so that equal filters share one array."""
 
@@ -50,10 +55,11 @@ class Tables:
     """What the tables say of the items, in the model's item order; times are microseconds UTC."""
 
     category: list[str]
+    brand: list[str]
     price: NDArray[np.float64]
     withdrawn: NDArray[np.int64]
     since: NDArray[np.int64]
-    trend: NDArray[np.float64]
+    rise: NDArray[np.float64]
 
 
 class ItemRules:
@@ -75,15 +81,18 @@ class ItemRules:
     def tell(self, at: datetime) -> None:
         """Put what was told of items since the tables were built over what they say."""
         tables, moment = self._tables, to_microseconds(at)
-        category, price, withdrawn = list(tables.category), tables.price.copy(), tables.withdrawn.copy()
+        category, brand = list(tables.category), list(tables.brand)
+        price, withdrawn = tables.price.copy(), tables.withdrawn.copy()
         for item, entry in self.told.states.items():
             position = self._position.get(item)
             if position is not None and entry.instant >= tables.since[position]:
                 category[position] = entry.row.get("category", "")
+                brand[position] = entry.row.get("brand", "")
                 withdrawn[position] = entry.row.get("withdrawn_at", NEVER)
                 if "price" in entry.row:  # else the last price paid stands, which the tables know
                     price[position] = float(entry.row["price"])
-        self.facts = Facts(at, np.array(category, dtype=str), price, withdrawn > moment, tables.trend)
+        categories, brands = (np.array(column, dtype=str) for column in (category, brand))
+        self.facts = Facts(at, categories, brands, price, withdrawn > moment, tables.rise)
 
     def allowed(self, filters: Filters | None) -> Bools:
         """(I,) True where an item is on sale and passes the filters. One array per filter: equal filters, same object."""
@@ -95,23 +104,20 @@ class ItemRules:
             mask = facts.masks[name] = _mask(facts, filters)
         return mask
 
-    def trending(self, k: int, allowed: Bools, exclude: frozenset[str]) -> list[tuple[str, float]]:
-        """The k items with most acts in the last seven days, with that number; items without any are left out."""
-        trend = np.where(allowed, self.facts.trend, 0.0)
-        order = np.argsort(-trend, kind="stable")[: k + len(exclude)]
-        named = [(self.items[i], float(trend[i])) for i in order if trend[i] > 0 and self.items[i] not in exclude]
-        return named[:k]
-
     def _read(self, at: datetime) -> Tables:
-        catalog = self._aligned("item_catalog", ("category", "price", "withdrawn_at", EVENT_TIMESTAMP), at)
-        activity = self._aligned("item_activity", TREND_COLUMNS, at)
-        trend = sum(np.nan_to_num(_floats(activity[name])) for name in TREND_COLUMNS)
+        catalog = self._aligned("item_catalog", ("category", "brand", "price", "withdrawn_at", EVENT_TIMESTAMP), at)
+        activity = self._aligned("item_activity", tuple(f"{act}_{days}d" for act in _ACTS for days in (WEEK_DAYS, SEASON_DAYS)), at)
+        week, season = (
+            np.sum([np.nan_to_num(_floats(activity[f"{act}_{days}d"])) for act in _ACTS], axis=0)
+            for days in (WEEK_DAYS, SEASON_DAYS)
+        )
         return Tables(
             category=pc.fill_null(catalog["category"], "").to_pylist(),
+            brand=pc.fill_null(catalog["brand"], "").to_pylist(),
             price=_floats(catalog["price"]),
             withdrawn=_microseconds(catalog["withdrawn_at"], NEVER),
             since=_microseconds(catalog[EVENT_TIMESTAMP], -NEVER),
-            trend=np.asarray(trend, dtype=np.float64),
+            rise=risen(week, season),
         )
 
     def _aligned(self, view: str, columns: tuple[str, ...], at: datetime) -> dict[str, pa.Array]:
@@ -123,12 +129,27 @@ class ItemRules:
         return {name: rows[name].combine_chunks().take(where) for name in columns}
 
 
+def risen(week: NDArray[np.float64], season: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(I,) acts of the last week over those of a usual one, shrunk towards 1 (the mean of a Gamma-Poisson model): above 1 an item rises
+    more than the shop does. 0 where the week saw none.
+
+    Args:
+        week, season: (I,) acts of the last WEEK_DAYS and SEASON_DAYS days. The days before the week say what is usual.
+    """
+    usual = np.maximum(season - week, 0.0) * WEEK_DAYS / (SEASON_DAYS - WEEK_DAYS)
+    usual *= week.sum() / max(usual.sum(), 1.0)  # a festival lifts all alike
+    rise: NDArray[np.float64] = np.where(week > 0, (week + STEADY) / (usual + STEADY), 0.0)
+    return rise
+
+
 def _mask(facts: Facts, filters: Filters | None) -> Bools:
     mask = facts.is_on_sale.copy()
     if filters is None:
         return mask
     if filters.category is not None:
         mask &= np.isin(facts.category, filters.category)
+    if filters.brand is not None:
+        mask &= np.isin(facts.brand, filters.brand)
     if filters.price_min is not None:
         mask &= facts.price >= filters.price_min  # NaN, a price not known, never passes
     if filters.price_max is not None:

@@ -10,7 +10,7 @@ from features.columns import NO_TASTE, USER_ID, VISITOR_PREFIX
 from features.store import FeatureStore
 from infra import log
 from infra.errors import ShopgraphError
-from serving.schemas import RecommendReason, RecommendRequest, SessionEvent
+from serving.schemas import Placement, RecommendReason, RecommendRequest, SessionEvent
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class UserHistory:
 
         A store that cannot be read makes no error: the history is then that of the session, and `history_unavailable`.
         """
-        wanted = sorted({person for r in requests if is_personal(r) and (person := _person(r)) is not None})
+        wanted = sorted({person for r in requests if is_read(r, "for_you") and (person := person_of(r)) is not None})
         stored: dict[str, History] = {}
         if wanted:
             try:
@@ -44,16 +44,16 @@ class UserHistory:
             else:
                 kept = zip(wanted, rows["item_ids"], rows["event_types"], strict=True)
                 stored = {person: History(tuple(items), tuple(kinds)) for person, items, kinds in kept if items is not None}
-        return [self._with_session(request, stored) if is_personal(request) else History() for request in requests]
+        return [self._with_session(request, stored) if is_read(request, "for_you") else History() for request in requests]
 
     @staticmethod
     def _with_session(request: RecommendRequest, stored: dict[str, History]) -> History:
-        person = _person(request)
+        person = person_of(request)
         unknown: RecommendReason = "unknown_user" if request.visitor_id is None else "unknown_visitor"
         history = History() if person is None else stored.get(person, History(degraded=(unknown,)))
         acts = [act for act in request.session if act.event_type not in NO_TASTE]
         if all(act.event_timestamp is not None for act in acts):
-            acts.sort(key=_instant)
+            acts.sort(key=instant_of)
         return History(
             history.item_ids + tuple(act.item_id for act in acts),
             history.event_types + tuple(act.event_type for act in acts),
@@ -61,17 +61,17 @@ class UserHistory:
         )
 
 
-def _person(request: RecommendRequest) -> str | None:
+def person_of(request: RecommendRequest) -> str | None:
     """The `user_id` under which the tables keep what the person did; None where the request names nobody."""
     return request.user_id if request.visitor_id is None else VISITOR_PREFIX + request.visitor_id
 
 
-def _instant(act: SessionEvent) -> datetime:
+def instant_of(act: SessionEvent) -> datetime:
     """When an act happened; a time without a zone is UTC."""
     time = act.event_timestamp or datetime.min
     return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
-def is_personal(request: RecommendRequest) -> bool:
-    """Whether the request may be answered from what the person did."""
-    return request.personalize and request.placement == "for_you"
+def is_read(request: RecommendRequest, placement: Placement) -> bool:
+    """Whether the request may be answered from what is known of the person, and asks for a list that is made of it."""
+    return request.personalize and any(asked.placement == placement for asked in request.lists)

@@ -26,7 +26,7 @@ from rich.console import Console
 
 from features.shop import Shop
 from features.store import FeatureStore
-from features.tables import FEATURE_TABLES
+from features.tables import FEATURE_TABLES, INTERACTIONS
 from infra import processes
 from infra.errors import EngineError
 from infra.home import Home
@@ -37,6 +37,7 @@ from serving import servers
 from serving.graph import compose
 from serving.releases import Releases
 from training.recommender.model import Config, Encoder, Network, Recommender
+from training.recommender.purchases import Purchases
 from training.tracking.registry import Saved
 
 NUM_ITEMS, NUM_USERS, NUM_ACTS = 10_000, 2_000, 50
@@ -72,6 +73,7 @@ def make_shop(home_folder: Path) -> Settings:
     digest = "00" * 32
     folder = home.model_folder("bench.recommender", 1, digest)
     Recommender(Config(), encoder, Network(Config(), NUM_ITEMS, 1)).save(folder)
+    Purchases.learn(INTERACTIONS.schema.empty_table(), encoder, shop.time_zone).save(folder)
     manifest = compose("bench", "recommend", {"recommender": Saved(folder, "bench.recommender", 1, digest, "none")})
     releases = Releases(settings, "bench")
     releases.point(releases.store(manifest), who="bench", why="bench")

@@ -35,13 +35,19 @@ from training.demand import encoder as demand_encoder
 from training.demand import model as demand
 from training.demand.panel import Panel
 from training.recommender import model as recommender
+from training.recommender.purchases import Purchases
 from training.sentiment import encoder as sentiment_encoder
 from training.sentiment import model as sentiment
+from training.splits import in_order
 
 NOW = datetime(2024, 5, 1, 12, tzinfo=UTC)
 DAY = timedelta(days=1)
 ITEMS = tuple(f"i{number}" for number in range(10))
-"""i0-i4 are shoes at 10, 20, ... 50; i5-i8 are bags without a price; i9 is withdrawn."""
+"""i0-i4 are shoes at 10, 20, ... 50; i5-i8 are bags without a price; i9 is withdrawn. Even ones are of brand a, odd ones of brand b.
+
+What was bought (see `purchases`): i0 with i5, often, and with i6, less often; i5 and i9 again each week, i6 by a few again each
+month, i2 by many and by nobody again, i8 by nobody.
+"""
 
 
 @dataclass(frozen=True)
@@ -157,6 +163,26 @@ def save_recommender(folder: Path, seed: int) -> None:
     encoder = recommender.Encoder(ITEMS, ("view", "purchase"), popularity)
     network = recommender.Network(config, len(ITEMS), 2)
     recommender.Recommender(config, encoder, network).save(folder)
+    Purchases.learn(purchases(), encoder, "Europe/Berlin").save(folder)
+
+
+def purchases() -> pa.Table:
+    """Half a year of purchases up to the day before NOW, each day of a user one session."""
+    days: dict[tuple[str, int], list[str]] = {}
+    for user in range(40):
+        for back in range(1 + user % 7, 180, 7):
+            days[f"p{user}", back] = ["i9"] if user % 4 else ["i5"]
+        days.setdefault((f"p{user}", 30 + user), []).extend(["i0", "i6" if user % 4 == 1 else "i5", "i2"])
+        if user < 10:
+            for back in range(1 + user, 180, 30):
+                days.setdefault((f"p{user}", back), []).append("i6")
+        days.setdefault((f"p{user}", 100 + user), []).extend(["i1", "i3"] if user < 3 else ["i1"])
+    rows = [
+        {"user_id": user, "item_id": item, "event_type": "purchase", "event_timestamp": NOW - back * DAY, "session_id": f"{user}-{back}"}
+        for (user, back), items in days.items()
+        for item in items
+    ]  # fmt: skip
+    return in_order(pa.Table.from_pylist(rows))
 
 
 def save_forecaster(folder: Path, seed: int) -> None:
@@ -187,15 +213,26 @@ def _write_tables(lake: Lake) -> None:
         {"user_id": "u_liked", "item_ids": ["i7", "i3"], "event_types": ["favourite", "favourite"]},
         {"user_id": "u_strange", "item_ids": ["never seen"], "event_types": ["view"]},
     ])  # fmt: skip
+    weekly = [date(2024, 4, day).isoformat() for day in (9, 16, 23)]
+    _write(lake, "user_purchases", [
+        {"user_id": "u1", "purchase_item_ids": ["i9", "i5", "i5", "i2", "i5", "i9", "i6"],
+         "purchase_dates": [weekly[0], *weekly[:2], weekly[1], weekly[2], weekly[2], "2024-04-29"]},
+        {"user_id": "u_once", "purchase_item_ids": ["i2"], "purchase_dates": weekly[:1]},
+        {"user_id": "visitor:v7", "purchase_item_ids": ["i5"], "purchase_dates": weekly[:1]},
+    ])  # fmt: skip
     _write(lake, "item_catalog", [
-        {"item_id": item, "category": "shoes" if number < 5 else "bags", "price": Decimal(10 * (number + 1)) if number < 5 else None,
+        {"item_id": item, "category": "shoes" if number < 5 else "bags", "brand": "ab"[number % 2], "price": Decimal(10 * (number + 1)) if number < 5 else None,
          "withdrawn_at": NOW - DAY if item == "i9" else None}
         for number, item in enumerate(ITEMS)
     ])  # fmt: skip
     _write(lake, "item_activity", [
-        {"item_id": "i3", "item_views_count_7d": 5, "item_carts_count_7d": 1, "buyers_count_7d": 1},
-        {"item_id": "i6", "item_views_count_7d": 9, "item_carts_count_7d": 0, "buyers_count_7d": 0},
-        {"item_id": "i9", "item_views_count_7d": 99, "item_carts_count_7d": 9, "buyers_count_7d": 9},
+        {"item_id": "i0", "item_views_count_7d": 200, "item_views_count_90d": 3000},
+        {"item_id": "i3", "item_views_count_7d": 20, "item_carts_count_7d": 10, "buyers_count_7d": 10, "item_views_count_90d": 30,
+         "item_carts_count_90d": 10, "buyers_count_90d": 10},
+        {"item_id": "i4", "item_views_count_7d": 1, "item_views_count_90d": 1},
+        {"item_id": "i6", "item_views_count_7d": 90, "item_views_count_90d": 200},
+        {"item_id": "i7", "item_views_count_7d": 1, "item_views_count_90d": 500},
+        {"item_id": "i9", "item_views_count_7d": 999, "item_carts_count_7d": 9, "buyers_count_7d": 9, "item_views_count_90d": 999},
     ])  # fmt: skip
     _write(lake, "daily_demand", _demand_rows())
 

@@ -56,8 +56,8 @@ def test_a_breaking_change_is_named(change: Any, told: str) -> None:
 
 def test_additions_break_nothing() -> None:
     new = copy.deepcopy(COMMITTED)
-    schema(new, "RecommendRequest")["properties"]["basket"] = {"type": "array"}
+    schema(new, "RecommendRequest")["properties"]["coupons"] = {"type": "array"}
     schema(new, "RecommendAnswer")["properties"]["trace"] = {"type": "string"}
-    schema(new, "RecommendRequest")["properties"]["placement"]["enum"].append("buy_again")
+    schema(new, "RecommendRequest")["properties"]["placement"]["enum"].append("just_in")
     new["paths"]["/v1/price"] = {"post": {"responses": {}}}
     assert breaking_changes(COMMITTED, new) == []

@@ -101,7 +101,7 @@ def test_a_shop_with_one_table_builds_all(put, build, only):
     acts = ("interactions", "sessions", "user_history", "user_activity", "item_activity", "user_profile")
     assert rows["item_catalog"] > 0
     assert all((rows[name] > 0) == (only in (EVENTS, ORDERS)) for name in acts)
-    assert (rows["daily_demand"] > 0) == (only is ORDERS)
+    assert (rows["user_purchases"] > 0) == (rows["daily_demand"] > 0) == (only is ORDERS)
     assert (rows["clean_reviews"] > 0) == (only is REVIEWS)
 
 

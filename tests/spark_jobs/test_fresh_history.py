@@ -21,15 +21,17 @@ from features.online.read import read_columns
 from features.online.rows import open_rows
 from features.shop import Shop
 from features.tables import EVENTS, ORDERS
+from features.views import VIEWS, View
 from infra.lake import Lake
 from infra.settings import Settings
-from spark_jobs import interactions, user_history
+from spark_jobs import interactions, user_history, user_purchases
 from spark_jobs.raw import current
 from spark_jobs.session import read_table
 
 ZONE = "America/New_York"
 FIRST_DAY = date(2024, 11, 1)
 """The clocks go back on 3 November: that day has 25 hours."""
+PURCHASES = VIEWS["user_purchases"]
 NUM_CASES = 120
 """Users and visitors, each with acts of its own, in one frame."""
 
@@ -69,12 +71,16 @@ def tell(intake: Intake, rng: random.Random, events: list[dict[str, Any]], again
         assert receipt.quarantined == ()
 
 
-def built(spark: SparkSession, lake: Lake, last_day: date) -> Any:
-    """The newest row of `user_history` of everybody, as a build on the tables makes it."""
+def built(spark: SparkSession, lake: Lake, last_day: date) -> dict[View, Any]:
+    """The newest rows of everybody in each table, as a build on the tables makes them."""
     events, orders = (current(read_table(spark, lake, table), table) for table in (EVENTS, ORDERS))
-    rows = user_history.transform(interactions.transform(events, orders, zone=ZONE), zone=ZONE, last_day=last_day)
-    newest = rows.groupBy("user_id").agg(F.max_by(F.struct(*rows.columns), EVENT_TIMESTAMP).alias("row")).select("row.*")
-    return newest.toArrow().select(HISTORY.schema.names).cast(HISTORY.schema)
+    acts = interactions.transform(events, orders, zone=ZONE).cache()
+    found = {}
+    for view, job in ((HISTORY, user_history), (PURCHASES, user_purchases)):
+        rows = job.transform(acts, zone=ZONE, last_day=last_day)
+        newest = rows.groupBy("user_id").agg(F.max_by(F.struct(*rows.columns), EVENT_TIMESTAMP).alias("row")).select("row.*")
+        found[view] = newest.toArrow().select(view.schema.names).cast(view.schema)
+    return found
 
 
 @pytest.mark.parametrize("seed", [1])
@@ -90,27 +96,35 @@ def test_fresh_and_built_agree(spark: SparkSession, settings: Settings, lake: La
     late = [event for events in cases for event in events if datetime.fromisoformat(event["event_timestamp"]) >= cut]
     people = [name for case in range(NUM_CASES) for name in (f"u{case}", f"{VISITOR_PREFIX}v{case}")]
 
-    def fresh() -> list[tuple[Any, Any]]:
-        _, values = read_columns(rows, {HISTORY: key_texts([people])}, to_microseconds(now[0]) + 1000)[HISTORY]
-        return list(zip(values["item_ids"], values["event_types"], strict=True))
+    def fresh() -> dict[View, list[tuple[Any, ...]]]:
+        keys = key_texts([people])
+        found = read_columns(rows, {HISTORY: keys, PURCHASES: keys}, to_microseconds(now[0]) + 1000)
+        return {view: list(zip(*values.values(), strict=True)) for view, (_, values) in found.items()}
 
-    def of(table: Any) -> list[tuple[Any, Any]]:
-        found = {row["user_id"]: (row["item_ids"], row["event_types"]) for row in table.to_pylist()}
-        return [found.get(name, (None, None)) for name in people]
+    def of(tables: dict[View, Any]) -> dict[View, list[tuple[Any, ...]]]:
+        found = {}
+        for view, table in tables.items():
+            said = {row["user_id"]: tuple(row[name] for name in view.column_names) for row in table.to_pylist()}
+            found[view] = [said.get(name, (None, None)) for name in people]
+        return found
+
+    def materialise(tables: dict[View, Any]) -> None:
+        with rows.rebuild(list(tables), now[0]) as put:
+            for view, table in tables.items():
+                put(view, pack_rows(view, table))
 
     tell(intake, rng, early)
     intake.drain()
-    table = built(spark, lake, date(2024, 11, 2))
-    assert fresh() == of(table)  # nothing built yet: all of it from what was told
-    with rows.rebuild([HISTORY], now[0]) as put:
-        put(HISTORY, pack_rows(HISTORY, table))
-    assert fresh() == of(table)
+    tables = built(spark, lake, date(2024, 11, 2))
+    assert fresh() == of(tables)  # nothing built yet: all of it from what was told
+    materialise(tables)
+    assert fresh() == of(tables)
     now[0] = datetime(2024, 11, 6, 12, tzinfo=UTC)
     tell(intake, rng, late, again=rng.sample(early, 50))
     intake.drain()
     final = built(spark, lake, date(2024, 11, 5))
     assert fresh() == of(final)
-    assert sum(items is not None for items, _ in fresh()) > NUM_CASES
-    with rows.rebuild([HISTORY], now[0]) as put:
-        put(HISTORY, pack_rows(HISTORY, final))
+    assert sum(items is not None for items, _ in fresh()[HISTORY]) > NUM_CASES
+    assert sum(items is not None for items, _ in fresh()[PURCHASES]) > NUM_CASES / 2
+    materialise(final)
     assert fresh() == of(final)

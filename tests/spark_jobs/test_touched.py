@@ -11,7 +11,7 @@ import pytest
 
 from features.profiles import ProfileRules
 from features.revisions import REVISED
-from features.tables import INTERACTIONS, ITEM_CATALOG, USER_ACTIVITY, USER_HISTORY, USER_PROFILE, USERS
+from features.tables import INTERACTIONS, ITEM_CATALOG, USER_ACTIVITY, USER_HISTORY, USER_PROFILE, USER_PURCHASES, USERS
 from features.windows import WINDOWS_DAYS
 from spark_jobs.job import FIRST, Inputs, Scope
 from spark_jobs.jobs import JOBS
@@ -24,12 +24,12 @@ LAST = date(2024, 6, 30)
 
 
 @pytest.mark.parametrize(
-    ("table", "reach_days"),
-    [(USER_ACTIVITY, (0, *WINDOWS_DAYS)), (USER_HISTORY, (0,))],
+    ("table", "kind", "reach_days"),
+    [(USER_ACTIVITY, "view", (0, *WINDOWS_DAYS)), (USER_HISTORY, "view", (0,)), (USER_PURCHASES, "purchase", (0,))],
     ids=lambda value: getattr(value, "name", ""),
 )
 @pytest.mark.parametrize("num_days", [1, 3])
-def test_time_alone_touches_whoever_gets_a_row_and_nobody_else(frame, written, lake, spark, table, reach_days, num_days):
+def test_time_alone_touches_whoever_gets_a_row_and_nobody_else(frame, written, lake, spark, table, kind, reach_days, num_days):
     """One user per age of their only act; the table was built for all but the last days."""
     built, job = LAST - timedelta(num_days), JOBS[table.name]
     noons = [f"{LAST - timedelta(age)}T12:00+02:00" for age in range(100)]
@@ -39,7 +39,7 @@ def test_time_alone_touches_whoever_gets_a_row_and_nobody_else(frame, written, l
             "user_id": f"u{age}",
             "session_id": "s",
             "item_id": "i",
-            "event_type": "view",
+            "event_type": kind,
             "event_timestamp": noon,
         }
         for age, noon in enumerate(noons)

@@ -630,9 +630,18 @@ class Recommender:
             KeyError: the item is not in the catalogue.
             ValueError: k is negative.
         """
-        cosines = self._directions @ self._directions[self.encoder.index[item_id]]
+        cosines = self.cosines([item_id])
         self._ban(cosines, [item_id, *exclude], allowed)
         return self._named(cosines, top_k(cosines[None], k)[0])
+
+    def cosines(self, item_ids: Sequence[str]) -> Floats:
+        """(items,) how nearly the embedding of each item of the catalogue points the way of these items' mean direction.
+
+        Raises:
+            KeyError: one of them is not in the catalogue.
+        """
+        mean = self._directions[[self.encoder.index[item] for item in item_ids]].mean(axis=0)
+        return np.asarray(self._directions @ (mean / max(float(np.linalg.norm(mean)), _TINY)), dtype=np.float32)
 
     def _ban_seen(self, scores: Floats, items: Sequence[Ints], least: float) -> None:
         """Where nothing comes again, set the items of each history to `least`, in place."""

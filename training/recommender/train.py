@@ -21,7 +21,7 @@ from training.checkpoints import rows_digest
 from training.context import Context
 from training.metrics.names import with_interval
 from training.metrics.ranking import RankingReport
-from training.recommender import evaluate
+from training.recommender import evaluate, placements
 from training.recommender.baselines import Baseline, CoOccurrence, fitted, floors
 from training.recommender.blend import fit_weights
 from training.recommender.content import READ, told_before, words_of
@@ -36,6 +36,7 @@ from training.recommender.data import (
     split,
 )
 from training.recommender.model import Recommender
+from training.recommender.purchases import Purchases
 from training.recommender.recipes import Recipe
 from training.splits import Split
 from training.tracking import Run
@@ -101,13 +102,18 @@ def train(recipe: Recipe, context: Context) -> dict[str, Any]:
         run.tags({f"not_run_{name}": why for name, why in too_large.items()})
         run.tags({"hardest_floor": hardest, "num_cold_users": str(queries.num_cold_users)})
         _log_answer(run, TASK, answers, reports, queries, counts, context)
+        zone = context.shop.time_zone
+        purchases = Purchases.learn(parts.refit if refit else parts.train, final.encoder, zone)
+        judged = placements.judge(parts, tuning.encoder, zone, seed) if refit else []
         run.figure(evaluate.gains_over_floors(gains), "gains_over_floors.png")
         card = _card(
             recipe, parts, recommender, queries, reports, gains, segments, too_large, trained.tuned.best_epoch + 1, seconds
         )
+        card += placements.section(judged, seed)
         run.note(card)
         with tempfile.TemporaryDirectory() as folder:
             recommender.save(Path(folder))
+            purchases.save(Path(folder))
             registered = context.tracking.register(run, TASK, Path(folder), recommender.network.input_spec, card)
     for name, floor in chosen.items():
         content = {"name": name, "settings": floor.settings, "data": recipe.data.model_dump()}
