@@ -221,8 +221,8 @@ def _write_tables(lake: Lake) -> None:
         {"user_id": "visitor:v7", "purchase_item_ids": ["i5"], "purchase_dates": weekly[:1]},
     ])  # fmt: skip
     _write(lake, "item_catalog", [
-        {"item_id": item, "category": "shoes" if number < 5 else "bags", "brand": "ab"[number % 2], "price": Decimal(10 * (number + 1)) if number < 5 else None,
-         "withdrawn_at": NOW - DAY if item == "i9" else None}
+        {"item_id": item, "category": "shoes" if number < 5 else "bags", "brand": "ab"[number % 2],
+         "price": Decimal(10 * (number + 1)) if number < 5 else None, "withdrawn_at": NOW - DAY if item == "i9" else None}
         for number, item in enumerate(ITEMS)
     ])  # fmt: skip
     _write(lake, "item_activity", [

@@ -160,14 +160,6 @@ def test_similar_items(post: Ask) -> None:
     assert set(ids(bags)) == {"i5", "i6", "i7", "i8"}
 
 
-def test_trending_items_are_those_with_most_acts_this_week(post: Ask) -> None:
-    content = recommend(post, placement="trending", user_id="u1")
-    assert content["items"] == [{"item_id": "i6", "score": 9.0}, {"item_id": "i3", "score": 7.0}]
-    assert ids(recommend(post, placement="trending", exclude=["i6"])) == ["i3"]
-    none = recommend(post, placement="trending", filters={"category": ["shoes"], "price_max": 15})
-    assert (ids(none), none["degraded"]) == (["i0"], ["no_recent_activity"])
-
-
 def test_reasons_are_what_a_score_loses_without_an_item_of_the_history(post: Ask, served: ServedShop) -> None:
     plain = recommend(post, user_id="u1", k=9)
     content = recommend(post, user_id="u1", k=9, explain=True)
