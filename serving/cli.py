@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -102,8 +103,15 @@ def recommend(
     user: Annotated[str | None, typer.Option(help="A user of the shop.")] = None,
     visitor: Annotated[str | None, typer.Option(help="A visitor who is not logged in.")] = None,
     items: Annotated[
-        str | None, typer.Option(help="Items somebody looked at, oldest first: a,b,c. With --user they come on top.")
+        str | None,
+        typer.Option(
+            help="Items somebody looked at, oldest first: a,b,c. With --user they come on top. For `similar` the one item, for "
+            "`bought_together` the basket, for `buy_again` what was bought today."
+        ),
     ] = None,
+    placement: Annotated[
+        str, typer.Option(help="for_you, similar, bought_together, buy_again or trending: see the API's docs.")
+    ] = "for_you",
     k: Annotated[int, typer.Option("-k", help="How many items.")] = 10,
     as_json: Annotated[bool, typer.Option("--json", help="Print the answer as the API gives it.")] = False,
 ) -> None:
@@ -113,6 +121,8 @@ def recommend(
 
     shopgraph recommend --user u0000001\n
     shopgraph recommend --model 3 --items i0000012,i0000077 -k 5\n
+    shopgraph recommend --placement bought_together --items i0000012,i0000077\n
+    shopgraph recommend --placement buy_again --user u0000001\n
     shopgraph recommend --model 0f3c...e1 --user u0000001 --json
     """
     from pydantic import ValidationError
@@ -121,22 +131,23 @@ def recommend(
     from serving.recommend import Asked
     from serving.recommend import recommend as answer_of
 
-    asked = Asked(user, visitor, tuple(item for item in (items or "").split(",") if item))
+    asked = Asked(user, visitor, tuple(item for item in (items or "").split(",") if item), placement)
     try:
         answer = answer_of(context.obj, asked, k, model)
     except ValidationError as error:
         first = error.errors()[0]
-        raise SettingsError(f"{'.'.join(map(str, first['loc'])) or 'request'}: {first['msg']}, got {first['input']!r}.") from None
+        if not first["loc"]:  # what is wrong with the whole: a placement without its items
+            raise SettingsError(f"{first['msg']}; name items with --items.") from None
+        raise SettingsError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}, got {first['input']!r}.") from None
     if as_json:
-        typer.echo(json.dumps(answer))
+        typer.echo(json.dumps(answer, default=str))
         return
     from rich.console import Console
     from rich.table import Table
 
     table = Table("", "item", "score", "because of", box=None)
     for place, item in enumerate(answer["items"], 1):
-        because = ", ".join(f"{one['item_id']} ({one['weight']:.2f})" for one in item["reasons"])
-        table.add_row(str(place), item["item_id"], f"{item['score']:.4f}", because or "popular")
+        table.add_row(str(place), item["item_id"], f"{item['score']:.4f}", _because(item))
     console = Console()
     console.print(table)
     version = answer["model_versions"]["recommender"]
@@ -145,6 +156,16 @@ def recommend(
     )
     if answer["degraded"]:
         console.print(f"not used: {', '.join(answer['degraded'])}", style="yellow", highlight=False)
+
+
+def _because(item: Mapping[str, Any]) -> str:
+    """What speaks for an item, in words."""
+    if bought := item.get("bought"):
+        return f"bought on {bought['times']} day(s), last on {bought['last_on']}, usually every {bought['usual_gap_days']:.0f} days"
+    if item["source"] == "trending":
+        return f"rises {item['rise']:.1f}-fold"
+    items = ", ".join(f"{one['item_id']} ({one['weight']:.2f})" for one in item["reasons"])
+    return items if items and item["source"] == "history" else f"{item['source']} {items}".strip()
 
 
 def _show(found: Status) -> None:

@@ -14,17 +14,35 @@ from serving.graph import compose
 from serving.loading import Loader
 from serving.problems import Problem
 from serving.products import Recommend
-from serving.schemas import RecommendRequest, SessionEvent
+from serving.schemas import RecommendRequest
 from training.tracking import Tracking
 
 
 @dataclass(frozen=True)
 class Asked:
-    """Who is asked for: a user, a visitor, or nobody but the items of a session, oldest first."""
+    """Who is asked for: a user, a visitor, or nobody but items: for `for_you` those of a session, oldest first, for `buy_again` those
+    bought in it, for `bought_together` those of a basket, for `similar` one."""
 
     user_id: str | None = None
     visitor_id: str | None = None
     items: tuple[str, ...] = ()
+    placement: str = "for_you"
+
+    def request(self, k: int, kind: str) -> RecommendRequest:
+        """The request that `POST /v1/recommend` would take; `kind` is what a bare item of a session stands for.
+
+        Raises:
+            pydantic.ValidationError: an id, the placement or `k` is outside what the API takes, or the placement lacks its items.
+        """
+        body: dict[str, Any] = {"user_id": self.user_id, "visitor_id": self.visitor_id, "placement": self.placement, "k": k}
+        if self.placement == "similar":
+            body["item_id"] = self.items[0] if len(self.items) == 1 else None
+        elif self.placement == "bought_together":
+            body["basket"] = list(self.items)
+        else:
+            kind = "purchase" if self.placement == "buy_again" else kind
+            body["session"] = [{"item_id": item, "event_type": kind} for item in self.items]
+        return RecommendRequest.model_validate({**body, "explain": True})
 
 
 def recommend(settings: Settings, asked: Asked, k: int, model: str | None = None) -> dict[str, Any]:
@@ -39,7 +57,7 @@ def recommend(settings: Settings, asked: Asked, k: int, model: str | None = None
     Raises:
         ModelNotFoundError: there is no such version.
         EngineError: MLflow does not answer and cannot be started.
-        pydantic.ValidationError: an id or `k` is outside what the API takes.
+        pydantic.ValidationError: see `Asked.request`.
     """
     shop = Shop.load(Home(settings), settings.shop)
     lake = Lake.open(settings, shop.name)
@@ -47,10 +65,8 @@ def recommend(settings: Settings, asked: Asked, k: int, model: str | None = None
     at = clock.now(settings.now or shop.now, lake)
     graph = Loader(settings, shop, lake).load(compose(shop.name, "recommend", {"recommender": saved}), at)
     assert isinstance(graph, Recommend)
-    kind = graph.model.encoder.event_types[0]  # the commonest kind of act: what a bare item stands for
-    session = [SessionEvent.model_validate({"item_id": item, "event_type": kind}) for item in asked.items]
-    request = RecommendRequest(user_id=asked.user_id, visitor_id=asked.visitor_id, session=session, k=k, explain=True)
-    (content,) = graph.answer([request], at)
+    commonest = graph.model.encoder.event_types[0]  # the commonest kind of act
+    (content,) = graph.answer([asked.request(k, commonest)], at)
     assert not isinstance(content, Problem)  # only a forecast is refused there
     return {
         **content,

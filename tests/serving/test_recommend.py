@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -197,6 +198,18 @@ def test_the_command_gives_the_list_of_the_endpoint(post: Ask, served: ServedSho
     monkeypatch.setattr(
         Tracking, "fetch", lambda *_: saved
     )  # the registry itself: tests/training/tracking and tests/test_thread.py
+    bodies: tuple[dict[str, Any], ...] = (
+        {"placement": "similar", "item_id": "i0"},
+        {"placement": "bought_together", "basket": ["i0", "i7"]},
+        {"placement": "trending"},
+        {"placement": "buy_again", "user_id": "u1"},
+    )
+    for body in bodies:
+        items = tuple(body.get("basket", [body["item_id"]] if "item_id" in body else []))
+        told = command(served.settings, Asked(body.get("user_id"), items=items, placement=body["placement"]), 9)
+        assert json.loads(json.dumps(told["items"], default=str)) == recommend(post, **body, k=9, explain=True)["items"]
+    with pytest.raises(ValidationError, match="needs item_id"):
+        command(served.settings, Asked(placement="similar"), 9)
     told = command(served.settings, Asked("u1", items=("i7", "i2")), 9)
     asked = recommend(post, user_id="u1", session=[{"item_id": "i7"}, {"item_id": "i2"}], k=9, explain=True)
     assert told["items"] == asked["items"]

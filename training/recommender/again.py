@@ -2,7 +2,7 @@
 
 What makes an item come again is the item (milk, not a sofa), how often this person took it, and whether it is due. Counting alone says
 much of it (Bhagat et al. 2018, Buy It Again, KDD, with a Poisson-Gamma rate per item); the regression takes their quantities and learns
-what each is worth in this shop, so that its answers are chances: of buying it within `HORIZON_DAYS`.
+what each is worth in this shop, so that its answers are chances, if rough ones: of buying it within `HORIZON_DAYS`.
 """
 
 from __future__ import annotations

@@ -105,6 +105,8 @@ def train(recipe: Recipe, context: Context) -> dict[str, Any]:
         zone = context.shop.time_zone
         purchases = Purchases.learn(parts.refit if refit else parts.train, final.encoder, zone)
         judged = placements.judge(parts, tuning.encoder, zone, seed) if refit else []
+        if judged:
+            run.table(pa.Table.from_pylist([row for one in judged for row in one.rows(seed)]), "placements.parquet")
         run.figure(evaluate.gains_over_floors(gains), "gains_over_floors.png")
         card = _card(
             recipe, parts, recommender, queries, reports, gains, segments, too_large, trained.tuned.best_epoch + 1, seconds
