@@ -10,7 +10,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PrivateAttr, ValidationError, field_validator
 
 from features.definitions import OURS, Definitions
 from features.mapping import Source
@@ -42,6 +42,10 @@ class Shop(BaseModel):
         0.05, ge=0, le=1, description="Share of bad rows of one source and table above which ingest stops."
     )
 
+    source_weights: Mapping[str, Mapping[str, NonNegativeFloat]] = Field(
+        {},
+        description="Placement -> source -> how much it counts, beside or instead of what shopgraph takes; see serving/graph.py.",
+    )
     profile: ProfileRules = Field(ProfileRules(), description="Constants of profiles; see features/profiles.py.")
 
     _folder: Path | None = PrivateAttr(None)

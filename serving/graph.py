@@ -25,6 +25,16 @@ MODELS: dict[Product, tuple[str, ...]] = {"recommend": ("recommender",), "foreca
 """The registered models each product's graph pins."""
 
 
+WEIGHTS: Mapping[str, Mapping[str, float]] = {
+    "bought_together": {"purchases": 0.98, "near": 0.0199, "similar": 0.0001},
+    "trending": {"trending": 0.99, "popular": 0.01},
+}
+"""How much each source of a blended placement counts, where `source_weights` of shop.yaml says nothing else. The first one speaks, the
+others fill what it leaves. Those of for_you are learned (`training.recommender.blend`)."""
+LEARNED = ("network", "near")
+"""The sources of for_you."""
+
+
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -85,10 +95,13 @@ class Manifest(_Frozen):
     tables: dict[str, int]
     """Table path -> version the models were trained on."""
     limits: Limits = Limits()
+    weights: dict[str, dict[str, float]] = {}
+    """Placement -> source -> weight, where the shop says another one than shopgraph."""
 
     def canonical(self) -> str:
-        """The one text of this manifest: sorted keys, no spaces."""
-        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        """The one text of this manifest: sorted keys, no spaces; without weights where the shop says none, as before there were any."""
+        content = self.model_dump(mode="json", exclude=None if self.weights else {"weights"})
+        return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
     @cached_property
     def version(self) -> str:
@@ -114,11 +127,17 @@ class Manifest(_Frozen):
                 )
 
 
-def compose(shop: str, product: Product, models: Mapping[str, Registered]) -> Manifest:
+def compose(
+    shop: str, product: Product, models: Mapping[str, Registered], weights: Mapping[str, Mapping[str, float]] | None = None
+) -> Manifest:
     """The standard graph of a product over the given model versions (by the names in MODELS).
+
+    Args:
+        weights: `source_weights` of shop.yaml.
 
     Raises:
         KeyError: a model that the product needs is not among them.
+        ReleaseError: `weights` name a placement or source that there is not, or leave a placement without any.
     """
     pins = {
         name: ModelPin(name=name, version=model.version, digest=model.digest, run_id=model.run_id) for name, model in models.items()
@@ -142,7 +161,22 @@ def compose(shop: str, product: Product, models: Mapping[str, Registered]) -> Ma
         )
     else:
         nodes = (Node(name="sentiment", kind="model", reads=("request",), model=pins["sentiment"]),)
-    return Manifest(shop=shop, product=product, nodes=nodes, tables=tables)
+    said = _weights(weights or {}) if product == "recommend" else {}
+    return Manifest(shop=shop, product=product, nodes=nodes, tables=tables, weights=said)
+
+
+def _weights(said: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    known = {"for_you": LEARNED, **{placement: tuple(of) for placement, of in WEIGHTS.items()}}
+    for placement, of in said.items():
+        if placement not in known:
+            raise ReleaseError(f"source_weights of shop.yaml: expected {', '.join(known)}, got {placement!r}.")
+        if strange := sorted(set(of) - set(known[placement])):
+            raise ReleaseError(
+                f"source_weights of shop.yaml, {placement}: expected {', '.join(known[placement])}, got {', '.join(strange)}."
+            )
+        if placement in WEIGHTS and not any({**WEIGHTS[placement], **of}.values()):
+            raise ReleaseError(f"source_weights of shop.yaml, {placement}: all weights are 0; expected one above it.")
+    return {placement: dict(of) for placement, of in said.items()}
 
 
 def _features(name: str, service: str, reads: str, kind: Literal["features", "rules"] = "features") -> Node:

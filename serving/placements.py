@@ -8,7 +8,7 @@ from __future__ import annotations
 import uuid
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from typing import Any
 
@@ -16,10 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.days import day_number, day_of
+from infra.errors import ReleaseError
+from serving.graph import WEIGHTS
 from serving.nodes.item_rules import Bools, ItemRules
 from serving.nodes.user_history import History
 from serving.nodes.user_purchases import Purchased
-from serving.schemas import AskedList, Placement, RecommendRequest, Source
+from serving.schemas import AskedList, RecommendRequest, Source
 from training.metrics.ranking import top_k
 from training.recommender.bought import Bought
 from training.recommender.model import Recommender
@@ -29,12 +31,6 @@ from training.recommender.sources import blended, shares_of, softmax
 Content = dict[str, Any]
 Floats = NDArray[np.float32]
 
-WEIGHTS: Mapping[Placement, Mapping[Source, float]] = {
-    "bought_together": {"purchases": 0.98, "near": 0.0199, "similar": 0.0001},
-    "trending": {"trending": 0.99, "popular": 0.01},
-}
-"""How much each source of a blended placement counts; those of for_you are learned (`training.recommender.blend`). The first one speaks,
-the others fill what it leaves."""
 _SHARPNESS = 0.1
 """Of likeness as a share: cosines that differ by so much differ by a factor of e."""
 _LEAST = 1e-11
@@ -56,7 +52,11 @@ class Placements:
     """The rules, over one model version.
 
     Args:
-        weights: placement -> source -> weight, where not those of `WEIGHTS`.
+        weights: placement -> source -> weight, where not those of `serving.graph.WEIGHTS` or, for for_you, of the model; what the model
+            does not have counts nothing.
+
+    Raises:
+        ReleaseError: they leave for_you without a source.
     """
 
     def __init__(
@@ -64,12 +64,16 @@ class Placements:
         model: Recommender,
         purchases: Purchases,
         rules: ItemRules,
-        weights: Mapping[Placement, Mapping[Source, float]] = WEIGHTS,
+        weights: Mapping[str, Mapping[str, float]] | None = None,
     ) -> None:
-        self.model = model
+        said = weights or {}
+        learned = {source: said.get("for_you", {}).get(source, weight) for source, weight in model.weights.items()}
+        if not any(learned.values()):
+            raise ReleaseError(f"source_weights of shop.yaml leave for_you nothing: expected a weight above 0, got {learned}.")
+        self.model = replace(model, weights=learned)
         self.purchases = purchases
         self.rules = rules
-        self.weights = weights
+        self.weights = {placement: {**usual, **said.get(placement, {})} for placement, usual in WEIGHTS.items()}
         self._popular = np.maximum(np.asarray(model.encoder.popularity, dtype=np.float32), np.float32(_LEAST))
 
     def fill(self, asks: Sequence[Ask], today: date) -> list[Content]:
@@ -199,7 +203,7 @@ class Placements:
         return _content(ask, found, False, [] if above.any() else ["no_recent_activity"])
 
     def _blend(
-        self, sources: Mapping[Source, Floats], weights: Mapping[Source, float], ask: Ask, allowed: Bools, banned: Collection[str]
+        self, sources: Mapping[Source, Floats], weights: Mapping[str, float], ask: Ask, allowed: Bools, banned: Collection[str]
     ) -> tuple[list[Content], Floats]:
         """The k best items of a blend of sources, each with the log of its share and the source that speaks most for it; and all shares."""
         shares = _blended(sources, weights)
@@ -220,10 +224,10 @@ class Placements:
         scores[~allowed] = least
 
 
-def _blended(sources: Mapping[Source, Floats], weights: Mapping[Source, float]) -> Floats:
+def _blended(sources: Mapping[Source, Floats], weights: Mapping[str, float]) -> Floats:
     """Share of every item, (I,)."""
     shares = {str(name): shares_of(values[None]) for name, values in sources.items()}
-    whole: Floats = blended(shares, {str(name): weight for name, weight in weights.items()})[0]
+    whole: Floats = blended(shares, weights)[0]
     return whole
 
 

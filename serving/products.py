@@ -64,9 +64,9 @@ class Recommend:
         self.manifest = manifest
         self.history = history
         self.bought = bought
-        self.model = model
         self.rules = rules
-        self.placements = Placements(model, purchases, rules)
+        self.placements = Placements(model, purchases, rules, manifest.weights)
+        self.model = self.placements.model
 
     def check(self, request: RecommendRequest) -> None:
         """Refuse a list longer than the graph gives (raises Problem)."""

@@ -63,7 +63,7 @@ def recommend(settings: Settings, asked: Asked, k: int, model: str | None = None
     lake = Lake.open(settings, shop.name)
     saved = Tracking(settings, shop.name).fetch("recommender", model)
     at = clock.now(settings.now or shop.now, lake)
-    graph = Loader(settings, shop, lake).load(compose(shop.name, "recommend", {"recommender": saved}), at)
+    graph = Loader(settings, shop, lake).load(compose(shop.name, "recommend", {"recommender": saved}, shop.source_weights), at)
     assert isinstance(graph, Recommend)
     commonest = graph.model.encoder.event_types[0]  # the commonest kind of act
     (content,) = graph.answer([asked.request(k, commonest)], at)

@@ -189,17 +189,19 @@ def release_newest(settings: Settings, shop: str, latest: bool) -> dict[str, str
 
     Raises:
         EngineError: MLflow or the release database does not answer.
+        ReleaseError: `source_weights` of shop.yaml name what there is not.
+        SettingsError: there is no such shop.
     """
     from training.tracking import Tracking
 
     releases, tracking = Releases(settings, shop), Tracking(settings, shop)
-    current = releases.current()
+    current, weights = releases.current(), Shop.load(Home(settings), shop).source_weights
     moved: dict[str, str] = {}
     for product in PRODUCTS:
         if product in current and not latest:
             continue
         with suppress(ModelNotFoundError):  # not trained yet: its requests say so
-            manifest = compose(shop, product, {name: tracking.fetch(name) for name in MODELS[product]})
+            manifest = compose(shop, product, {name: tracking.fetch(name) for name in MODELS[product]}, weights)
             if current.get(product) != manifest.version:
                 releases.store(manifest)
                 releases.point(manifest.version, who=_who(), why="shopgraph up --latest" if latest else "first release")

@@ -37,6 +37,27 @@ def test_another_model_or_table_version_is_another_graph(other: Registered) -> N
     assert compose("other", "recommend", {"recommender": MODEL}).version not in versions
 
 
+def test_weights_of_a_shop_make_another_graph_and_none_leave_its_name() -> None:
+    plain, said = (compose("sample", "recommend", {"recommender": MODEL}, weights) for weights in ({}, {"for_you": {"near": 0.5}}))
+    assert "weights" not in json.loads(plain.canonical())
+    assert plain.version == compose("sample", "recommend", {"recommender": MODEL}).version != said.version
+    assert Manifest.model_validate_json(said.canonical()) == said
+    assert compose("sample", "sentiment", {"sentiment": MODEL}, {"for_you": {"near": 0.5}}).weights == {}
+
+
+@pytest.mark.parametrize(
+    ("weights", "told"),
+    [
+        ({"similar": {"near": 1.0}}, "expected for_you, bought_together, trending, got 'similar'"),
+        ({"for_you": {"popular": 1.0}}, "expected network, near, got popular"),
+        ({"trending": {"trending": 0.0, "popular": 0.0}}, "all weights are 0"),
+    ],
+)
+def test_weights_of_what_there_is_not_are_named(weights: dict[str, dict[str, float]], told: str) -> None:
+    with pytest.raises(ReleaseError, match=told):
+        compose("sample", "recommend", {"recommender": MODEL}, weights)
+
+
 def test_a_manifest_cannot_be_changed() -> None:
     manifest = compose("sample", "sentiment", {"sentiment": MODEL})
     with pytest.raises(ValidationError, match="frozen"):

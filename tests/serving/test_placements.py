@@ -12,13 +12,14 @@ import pyarrow as pa
 import pytest
 
 from features.store import FeatureStore
-from infra.errors import EngineError
+from infra.errors import EngineError, ReleaseError
+from serving.graph import compose
 from serving.loading import Loader
 from serving.nodes.item_rules import risen
 from serving.nodes.user_purchases import UserPurchases
 from serving.products import Recommend
 from serving.schemas import RecommendRequest
-from tests.serving.conftest import ITEMS, NOW, Ask, ServedShop, purchases
+from tests.serving.conftest import ITEMS, NOW, Ask, Registered, ServedShop, purchases
 from tests.serving.test_recommend import ON_SALE, ids, recommend
 from training.recommender.model import Config, Encoder, Network, Recommender
 from training.recommender.purchases import Purchases
@@ -81,6 +82,26 @@ def test_where_purchases_say_nothing_what_stands_near_in_histories_does(served: 
     assert isinstance(content, Mapping)
     assert (content["items"][0]["item_id"], content["items"][0]["source"]) == ("i4", "near")
     assert content["degraded"] == ["no_purchases"]
+
+
+def test_a_shop_says_how_much_each_source_counts(served: ServedShop) -> None:
+    saved = served.manifests["recommend"].pins["recommender"]
+    model = Registered(saved.version, saved.digest, saved.run_id, {})
+    loader = Loader(served.settings, served.shop, served.lake)
+
+    def first(body: dict[str, Any], weights: dict[str, dict[str, float]]) -> dict[str, Any]:
+        graph = loader.load(compose("sample", "recommend", {"recommender": model}, weights), NOW)
+        (content,) = graph.answer([RecommendRequest.model_validate(body)], NOW)
+        assert isinstance(content, Mapping)
+        found: dict[str, Any] = content["items"][0]
+        return found
+
+    together: dict[str, Any] = {"placement": "bought_together", "item_id": "i0"}
+    assert first(together, {})["source"] == "purchases"
+    assert first(together, {"bought_together": {"purchases": 0.0}})["source"] == "similar"
+    assert first({"placement": "trending"}, {"trending": {"trending": 0.0}})["item_id"] == "i0"
+    with pytest.raises(ReleaseError, match="leave for_you nothing"):
+        first({}, {"for_you": {"network": 0.0}})
 
 
 def test_what_comes_again_by_how_due_it_is(post: Ask) -> None:
