@@ -77,7 +77,9 @@ def recency_weights(histories: Sequence[Ints], decay: float, num_items: int) -> 
     rows = np.repeat(np.arange(len(histories)), lengths)
     columns = np.concatenate([np.zeros(0, dtype=np.int64), *histories])
     ages = np.repeat(np.cumsum(lengths), lengths) - 1 - np.arange(len(rows))
-    return sparse.csr_array((decay**ages, (rows, columns)), shape=(len(histories), num_items), dtype=np.float32)
+    # With indices of 64 bits a product would first copy those of the table it is multiplied with: milliseconds for one history.
+    places = rows.astype(np.int32), columns.astype(np.int32)
+    return sparse.csr_array((decay**ages, places), shape=(len(histories), num_items), dtype=np.float32)
 
 
 def blended(shares: Mapping[str, Floats], weights: Mapping[str, float]) -> Floats:
