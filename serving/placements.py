@@ -71,7 +71,7 @@ class Placements:
         if not any(learned.values()):
             raise ReleaseError(f"source_weights of shop.yaml leave for_you nothing: expected a weight above 0, got {learned}.")
         self.model = replace(model, weights=learned)
-        self.purchases = purchases
+        self.purchases = purchases.resized(len(model.encoder.items))  # a model may know items that came after it learned
         self.rules = rules
         self.weights = {placement: {**usual, **said.get(placement, {})} for placement, usual in WEIGHTS.items()}
         self._popular = np.maximum(np.asarray(model.encoder.popularity, dtype=np.float32), np.float32(_LEAST))

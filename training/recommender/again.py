@@ -40,7 +40,7 @@ _TRUST = 20.0
 
 @dataclass(frozen=True)
 class Habits:
-    """How the items of the catalogue are bought again, (I,) each."""
+    """How the items of the catalogue are bought again, (I + 1,) each: the last one stands for an item that nobody bought yet."""
 
     gap: Floats
     """Log of the typical days between two purchases of one person."""
@@ -57,6 +57,7 @@ class Habits:
     def of(cls, bought: Bought, day: int, num_items: int) -> Habits:
         """As counted on a day, where all of `bought` came before it."""
         pairs = bought.pairs
+        num_items += 1
         buyers = np.bincount(pairs.items, minlength=num_items)
         repeaters = np.bincount(pairs.items[pairs.counts > 1], minlength=num_items)
         is_gap = (np.diff(bought.users) == 0) & (np.diff(bought.items) == 0)
@@ -89,6 +90,14 @@ class Again:
         person bought it once and nobody ever bought it twice."""
         chances = 1 / (1 + np.exp(-_features(pairs, self.habits, day) @ self.weights))
         return np.where((pairs.counts > 1) | self.habits.ever[pairs.items], chances, 0.0)
+
+    def resized(self, num_items: int) -> Again:
+        """The same over a catalogue that has grown to so many items, the new ones bought by nobody yet."""
+        habits = {
+            name: np.append(values[:-1], np.repeat(values[-1:], num_items + 2 - len(values)))
+            for name, values in vars(self.habits).items()
+        }
+        return Again(Habits(**habits), self.weights)
 
     def save(self, path: Path) -> None:
         """Write it as one safetensors file."""

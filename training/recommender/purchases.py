@@ -44,6 +44,10 @@ class Purchases:
         together = count_together(*baskets_of(purchases, encoder), len(encoder.items))
         return cls(together, again.learn(bought_of(purchases, encoder, zone), len(encoder.items)))
 
+    def resized(self, num_items: int) -> Purchases:
+        """The same over a catalogue that has grown to so many items; nothing was bought of the new ones."""
+        return Purchases(self.together.resized(num_items), self.again.resized(num_items))
+
     def save(self, folder: Path) -> None:
         """Write `together.safetensors` and `again.safetensors` into `folder`."""
         folder.mkdir(parents=True, exist_ok=True)
