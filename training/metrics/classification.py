@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,6 +17,8 @@ Labels = NDArray[np.int64]
 
 NUM_BINS = 15
 """Equal-width confidence bins of the calibration error, as in Guo et al. 2017."""
+NUM_QUANTILES = 10
+"""Bins of `quantile_ece`."""
 _LEVELS = (0.025, 0.975)
 _EPSILON = 1e-7
 
@@ -55,6 +59,33 @@ def ece(labels: Labels, probabilities: Floats) -> float:
     """Expected calibration error: how far confidence is from accuracy, averaged over bins of confidence (Guo et al. 2017)."""
     bins, gaps = _bins_and_gaps(labels, probabilities)
     return float(np.abs(np.bincount(bins, gaps, NUM_BINS)).sum() / len(labels))
+
+
+def auc(labels: Labels, probabilities: Floats) -> float:
+    """Probability that a good one is given more than a bad one, ties half (area under the ROC curve; Hanley & McNeil 1982).
+
+    NaN where all are good or all bad.
+    """
+    return auc_and_ece(labels, probabilities)(np.ones(len(labels)))[0]
+
+
+def quantile_ece(labels: Labels, probabilities: Floats) -> float:
+    """How far probabilities are from shares, averaged over NUM_QUANTILES bins of equally many (Nixon et al. 2019), 0 to 1.
+
+    Where hardly anybody is likelier good than bad, bins of equal width would put all into one or two. Equal probabilities share
+    a bin.
+    """
+    return auc_and_ece(labels, probabilities)(np.ones(len(labels)))[1]
+
+
+def auc_and_ece(labels: Labels, probabilities: Floats) -> Callable[[Floats], tuple[float, float]]:
+    """`auc` and `quantile_ece` with each row counted so many times (n,), as resamples ask for; what they share is done once."""
+    groups, bins, gaps = _tie_groups(probabilities), _quantile_bins(probabilities), probabilities - labels
+
+    def metrics(times: Floats) -> tuple[float, float]:
+        return _auc(labels, groups, times), float(np.abs(np.bincount(bins, gaps * times, NUM_QUANTILES)).sum() / times.sum())
+
+    return metrics
 
 
 def scores(labels: Labels, probabilities: Floats) -> dict[str, float]:
@@ -119,6 +150,26 @@ def _bins_and_gaps(labels: Labels, probabilities: Floats) -> tuple[Labels, Float
     confidence = np.maximum(probabilities, 1 - probabilities)
     bins = np.minimum((confidence * NUM_BINS).astype(np.int64), NUM_BINS - 1)
     return bins, confidence - correct(labels, probabilities)
+
+
+def _tie_groups(probabilities: Floats) -> Labels:
+    """(n,) place of each probability among the different ones, the least first."""
+    return np.asarray(np.unique(probabilities, return_inverse=True)[1], dtype=np.int64)
+
+
+def _auc(labels: Labels, groups: Labels, times: Floats) -> float:
+    """AUC with each row counted so many `times` (n,)."""
+    good, bad = np.bincount(groups, times * labels), np.bincount(groups, times * (1 - labels))
+    pairs = good.sum() * bad.sum()
+    return float((good * (np.cumsum(bad) - bad / 2)).sum() / pairs) if pairs else float("nan")
+
+
+def _quantile_bins(probabilities: Floats) -> Labels:
+    """(n,) bin of each, by the middle rank of its equals."""
+    groups = _tie_groups(probabilities)
+    counts = np.bincount(groups)
+    middle = np.cumsum(counts) - counts / 2
+    return np.minimum((middle * NUM_QUANTILES / len(probabilities)).astype(np.int64), NUM_QUANTILES - 1)[groups]
 
 
 def _around(value: float, draws: Floats) -> tuple[float, float, float]:

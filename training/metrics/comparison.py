@@ -9,7 +9,7 @@ def comparison(reports: Mapping[str, Mapping[str, float]], metrics: Sequence[str
     """One row per method and one column per metric with its 95 % interval, as a Markdown table.
 
     Args:
-        reports: method -> `test_<metric>`, `test_<metric>_lo` and `test_<metric>_hi` for each of `metrics`.
+        reports: method -> `test_<metric>`, `test_<metric>_lo` and `test_<metric>_hi` for each of `metrics` that is defined.
     """
     lines = [f"| test part | {' | '.join(metrics)} |", f"|---|{'---|' * len(metrics)}"]
     for method, report in reports.items():
@@ -19,6 +19,8 @@ def comparison(reports: Mapping[str, Mapping[str, float]], metrics: Sequence[str
 
 
 def cell(values: Mapping[str, float], name: str, decimals: int = 4) -> str:
-    """A value with its interval, `<name>`, `<name>_lo` and `<name>_hi` of `values`, as such tables show it."""
+    """A value with its interval, `<name>`, `<name>_lo` and `<name>_hi` of `values`, as such tables show it; `-` where it is undefined."""
+    if name not in values:
+        return "-"
     value, low, high = (f"{values[name + end]:.{decimals}f}" for end in ("", "_lo", "_hi"))
     return f"{value} [{low}, {high}]"

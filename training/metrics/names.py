@@ -10,6 +10,8 @@ import re
 RANKING = ("ndcg_at_10", "recall_at_10", "recall_at_20", "mrr_at_20", "coverage_at_10", "novelty_at_10")
 FORECAST = ("wql", "wape", "mase", "bias", "interval_coverage_80")
 CLASSIFICATION = ("accuracy", "macro_f1", "log_loss", "ece")
+PROPENSITY = ("auc_7d", "auc_30d", "log_loss_7d", "log_loss_30d", "ece_7d", "ece_30d", "mae_days")
+"""Whether a user buys within so many days, and how far the expected days are from those that passed."""
 PROGRESS = ("train_loss", "val_loss", "learning_rate", "epoch_s")
 """What the training loop says of itself, once per epoch; these take no prefix and no interval."""
 
@@ -19,6 +21,7 @@ HIGHER_IS_BETTER = {
     **dict.fromkeys(CLASSIFICATION, True),
     "log_loss": False,
     "ece": False,
+    **{name: name.startswith("auc") for name in PROPENSITY},
 }
 """Direction of each base metric. `bias` is best at 0 and `interval_coverage_80` at 0.8, and the best `novelty_at_10` is not the highest:
 they are reported, never maximised."""

@@ -96,3 +96,28 @@ def test_bad_input_is_refused(labels: list[int], probabilities: list[float], tol
 
 def test_one_class_alone_is_scored() -> None:
     assert classification.scores(np.array([1, 1]), np.array([0.9, 0.9]))["macro_f1"] == 0.5
+
+
+def test_auc_counts_pairs_and_ties_half() -> None:
+    labels = np.array([1, 0, 1, 0, 0])
+    given = np.array([0.9, 0.9, 0.4, 0.3, 0.4])
+    pairs = [(p > n) + 0.5 * (p == n) for p in given[labels == 1] for n in given[labels == 0]]
+    assert classification.auc(labels, given) == pytest.approx(np.mean(pairs))
+    assert np.isnan(classification.auc(np.ones(3, dtype=np.int64), np.array([0.1, 0.2, 0.3])))
+
+
+def test_quantile_ece_compares_shares_of_equally_many() -> None:
+    rng = np.random.default_rng(0)
+    given = rng.uniform(0, 0.05, 100_000)
+    honest = (rng.random(100_000) < given).astype(np.int64)
+    assert classification.quantile_ece(honest, given) < 0.002
+    assert classification.quantile_ece(honest, given + 0.02) == pytest.approx(0.02, abs=0.001)
+    assert classification.quantile_ece(honest, np.full(100_000, 0.3)) == pytest.approx(0.3 - honest.mean())
+
+
+def test_a_row_counted_twice_is_a_row_more() -> None:
+    rng = np.random.default_rng(1)
+    labels, given = rng.integers(0, 2, 50), rng.uniform(0, 1, 50)
+    times = rng.integers(0, 3, 50)
+    auc, _ = classification.auc_and_ece(labels, given)(times.astype(float))
+    assert auc == pytest.approx(classification.auc(np.repeat(labels, times), np.repeat(given, times)))

@@ -3,7 +3,9 @@ import pytest
 from training.metrics import names
 
 
-@pytest.mark.parametrize("name", ["ndcg_at_10", "val_wape", "test_ndcg_at_10_gain_lo", "test_ece_hi", "train_loss"])
+@pytest.mark.parametrize(
+    "name", ["ndcg_at_10", "val_wape", "test_ndcg_at_10_gain_lo", "test_ece_hi", "test_auc_30d_gain_lo", "train_loss"]
+)
 def test_names_of_the_list_pass(name: str) -> None:
     assert names.check(name) == name
 
@@ -19,4 +21,4 @@ def test_an_interval_becomes_three_names() -> None:
 
 
 def test_every_metric_has_a_direction() -> None:
-    assert set(names.HIGHER_IS_BETTER) == {*names.RANKING, *names.FORECAST, *names.CLASSIFICATION}
+    assert set(names.HIGHER_IS_BETTER) == {*names.RANKING, *names.FORECAST, *names.CLASSIFICATION, *names.PROPENSITY}
