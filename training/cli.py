@@ -17,7 +17,9 @@ app = typer.Typer()
 @app.command()
 def train(
     context: typer.Context,
-    models: Annotated[list[str] | None, typer.Argument(help="recommender, demand, sentiment; none: all with data.")] = None,
+    models: Annotated[
+        list[str] | None, typer.Argument(help="recommender, demand, sentiment, propensity; none: all with data.")
+    ] = None,
     recipe: Annotated[str, typer.Option(help="Named configuration; `--list` shows them.")] = "demo",
     set_: Annotated[list[str] | None, typer.Option("--set", help="Change one field, e.g. fit.epochs=3; may repeat.")] = None,
     address: Annotated[
@@ -91,7 +93,8 @@ def train(
 def drift(
     context: typer.Context,
     models: Annotated[
-        list[str] | None, typer.Argument(help="recommender, demand, sentiment, each with @version or @alias; none: all there are.")
+        list[str] | None,
+        typer.Argument(help="Models, each alone or with @version or @alias; none: all there are."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Report as JSON.")] = False,
 ) -> None:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from infra.errors import SettingsError
 
-MODELS = ("recommender", "demand", "sentiment")
+MODELS = ("recommender", "demand", "sentiment", "propensity")
 
 
 def names(model: str) -> dict[str, str]:
