@@ -15,6 +15,7 @@ import features.cli
 import infra.cli
 import serving.cli
 import spark_jobs.cli
+import spark_jobs.scoring.cli
 import training.cli
 from infra import log
 from infra.errors import HomeError, ShopgraphError, disk_trouble
@@ -30,7 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for package in (spark_jobs, features, training, serving, infra):
+for package in (spark_jobs, spark_jobs.scoring, features, training, serving, infra):
     app.add_typer(package.cli.app)
 
 

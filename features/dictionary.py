@@ -8,7 +8,7 @@ from typing import Any
 from features.columns import CREATED_TIMESTAMP, EVENT_TIMESTAMP
 from features.definitions import OURS, Definitions
 from features.profiles import FAMILIES, INTERESTS_MOST, ProfileRules
-from features.tables import RAW_TABLES, Table
+from features.tables import RAW_TABLES, SCORE_TABLES, Table
 
 _INTRODUCTION = f"""# Data dictionary
 
@@ -30,7 +30,7 @@ not edit.
 
 
 def dictionary_page() -> str:
-    """The page in Markdown: services, feature tables, the rules of profiles, raw tables."""
+    """The page in Markdown: services, feature tables, the rules of profiles, scores, raw tables."""
     parts = [_INTRODUCTION, "## Feature services\n", "One per model, by the model's name; `profile` is for people.\n"]
     rows = [
         f"| {service.name} | {', '.join(f'[{view.name}](#{view.name})' for view in service.views)} | {service.meaning} |"
@@ -40,6 +40,8 @@ def dictionary_page() -> str:
     parts.append("## Feature tables\n")
     parts += [_section(table) for table in OURS.tables.values()]
     parts.append(_profiles())
+    parts.append("## Scores\n")
+    parts += [_section(table) for table in SCORE_TABLES.values()]
     parts.append("## Raw tables\n")
     parts += [_section(table) for table in RAW_TABLES.values()]
     return "\n".join(parts)

@@ -58,7 +58,7 @@ class Table:
     """
 
     name: str
-    kind: Literal["raw", "features", "truth"]
+    kind: Literal["raw", "features", "scores", "truth"]
     meaning: str
     columns: tuple[Column, ...]
     keys: tuple[str, ...] = ()
@@ -510,3 +510,42 @@ FEATURE_TABLES: dict[str, Table] = {
     )
 }  # fmt: skip
 """In dependency order: each is built from raw tables and from those before it."""
+
+PURCHASE_PROPENSITY = Table(
+    "purchase_propensity",
+    "scores",
+    "whether and when each known user buys next, by the model `propensity`; `shopgraph score` writes it, the newest version holds the "
+    "newest scores",
+    (
+        user_column(required=True),
+        _personal("p_buy_7d", "float", "probability of a purchase within 7 local days from `as_of` on", "0-1", required=True),
+        _personal("p_buy_30d", "float", "the same within 30 days, never less", "0-1", required=True),
+        _personal(
+            "expected_days_to_next",
+            "float",
+            "mean days to the next purchase, its day included; nobody counts with more than `horizon_days`",
+            "days",
+            required=True,
+        ),
+        Column("horizon_days", "int", "days ahead that the model looks", "days", required=True),
+        _personal(
+            "drivers",
+            "strings",
+            "habits that move p_buy_30d most, the strongest first: points of a hundred against the same user with the habit of most",
+            required=True,
+        ),
+        Column(
+            "as_of",
+            "timestamp",
+            "first instant of the local day that scores are from; what was known before it counts",
+            "UTC",
+            True,
+        ),
+        Column("model_version", "int", "registered version of the model", required=True),
+        Column("interactions_version", "int", "version of the table they were computed from", required=True),
+    ),
+    keys=("user_id",),
+    identity=("user_id",),
+)
+SCORE_TABLES: dict[str, Table] = {PURCHASE_PROPENSITY.name: PURCHASE_PROPENSITY}
+"""What models say of everybody, written in bulk."""

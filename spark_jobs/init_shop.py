@@ -26,6 +26,7 @@ from infra.lake import foreign_table
 from spark_jobs.sources import (
     amazon_attributes,
     amazon_sequences,
+    cdnow,
     csv_files,
     diginetica,
     explode,
@@ -51,6 +52,7 @@ KNOWN_SETS: tuple[ModuleType, ...] = (
     amazon_sequences,
     amazon_attributes,
     diginetica,
+    cdnow,
     sasrec,
 )
 FOLDERS = ("features", "recipes", "rules", "readers")

@@ -169,7 +169,7 @@ def _code_archive(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     archive = folder / "shopgraph.zip"
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as target:
-        for package in ("infra", "features", "spark_jobs"):
+        for package in ("infra", "features", "spark_jobs", "training"):
             for file in sorted((root / package).rglob("*.py")):
                 target.write(file, file.relative_to(root))
     return archive

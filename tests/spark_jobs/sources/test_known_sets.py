@@ -120,6 +120,33 @@ def test_womens_clothing(settings: Settings, lake: Lake, spark: SparkSession, tm
     ]
 
 
+def test_cdnow(settings: Settings, lake: Lake, spark: SparkSession, tmp_path: Path) -> None:
+    schema = pa.schema(
+        [("customer_id", pa.int64()), ("date", pa.int64()), ("number_of_cds", pa.int64()), ("dollar_value", pa.float64())]
+    )
+    rows = [
+        (4, 19970101, 2, 29.33),
+        (4, 19970118, 3, 29.73),
+        (4, 19970118, 3, 29.73),  # the same again on one day: two orders
+        (21, 19970701, 1, 0.0),  # given away
+    ]
+    report = bring(rows, schema, settings, spark, tmp_path)
+    orders = next(line for line in report.lines if line.table == "orders")
+    assert (orders.read, orders.accepted, orders.identical, orders.quarantined) == (4, 4, 1, 0)
+    stored = lake.read("raw/orders").sort_by([("user_id", "descending"), ("event_timestamp", "ascending")]).to_pylist()
+    assert [(r["order_id"], r["user_id"], r["quantity"], float(r["unit_price"])) for r in stored] == [
+        ("4-19970101", "4", 2, 14.665),
+        ("4-19970118", "4", 3, 9.91),
+        ("4-19970118", "4", 3, 9.91),
+        ("21-19970701", "21", 1, 0.0),
+    ]
+    assert [r["event_timestamp"] for r in stored][1:] == [
+        datetime(1997, 1, 18, 5, tzinfo=UTC),
+        datetime(1997, 1, 18, 5, tzinfo=UTC),
+        datetime(1997, 7, 1, 4, tzinfo=UTC),  # midnight in New York in summer
+    ]
+
+
 @pytest.mark.e2e
 def test_the_real_sets_add_up(settings: Settings, lake: Lake, spark: SparkSession, data_folder: Path) -> None:
     home = Home(settings)

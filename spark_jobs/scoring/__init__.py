@@ -1,0 +1,1 @@
+"""Batch use of models: what they say of everybody, as tables."""
