@@ -104,9 +104,8 @@ def _log_answers(
 def _fit(recipe: Recipe, context: Context, parts: Parts, run: Run) -> tuple[Propensity, int]:
     """The calibrated model, and how many epochs were kept.
 
-    What is learned again on all rows before the test part is calibrated by what the first fit missed on the validation part: it
-    sees those days for the first time, as the second one will the test part. On two past halves of each public set this was better
-    than either fit without calibration, and than the first with it.
+    What is learned again on all rows before the test part is calibrated by what the first fit missed on the validation part, which
+    it saw for the first time, as the second one will the test part; measured in infra/decisions.md.
     """
     task, final = (
         PropensityTask.of(

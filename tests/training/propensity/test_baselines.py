@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 
 from training.propensity.baselines import BASELINES, BgNbd, histories
@@ -117,3 +122,26 @@ def test_the_base_rate_is_the_share_that_bought(parts: Parts) -> None:
     answers = BASELINES["base_rate"](parts, Encoder.fit(parts.refit.values, parts.plan.horizon), 7)(parts.test)
     assert len(set(answers.p_buy_30d.tolist())) == 1
     assert answers.p_buy_30d[0] == pytest.approx(parts.refit.bought_within(30).mean(), abs=1e-9)  # nobody's watch ends earlier
+
+
+def test_the_published_parameters_fit_cdnow_as_well_as_ours_do(data_folder: Path) -> None:
+    """Which tenth of the customers the paper took is not told; each tenth is as likely under its parameters, within a few nats."""
+    rows = pq.read_table(data_folder / "cdnow" / "transactions.parquet", columns=["customer_id", "date"])
+    customer = np.asarray(rows["customer_id"].to_numpy())
+    day = pc.strptime(rows["date"].cast(pa.string()), "%Y%m%d", "s").to_numpy().astype("datetime64[D]").astype(np.int64)
+    end = int(np.datetime64("1997-09-30").astype(np.int64))  # 39 weeks
+    first = np.full(customer.max() + 1, end)
+    np.minimum.at(first, customer, day)
+    last = np.zeros(customer.max() + 1, dtype=np.int64)
+    kept = np.unique(np.stack([customer, day], axis=1)[day <= end], axis=0)
+    np.maximum.at(last, kept[:, 0], kept[:, 1])
+    times = np.bincount(kept[:, 0])
+    for offset in (0, 5):
+        ids = np.unique(customer)[offset::10]
+        history = times[ids] - 1.0, (last[ids] - first[ids]) / 7, (end - first[ids]) / 7
+        found = BgNbd.fit(*history)
+        assert len(ids) == 2357  # as in the paper
+        gain = found.log_likelihoods(*history).sum() - PAPER.log_likelihoods(*history).sum()
+        assert 0 <= gain < 2
+        assert found.r == pytest.approx(PAPER.r, abs=0.02)
+        assert found.alpha == pytest.approx(PAPER.alpha, abs=0.4)

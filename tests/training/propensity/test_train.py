@@ -40,7 +40,9 @@ def test_a_missing_table_is_named(settings: Settings, lake: Lake) -> None:
 
 @pytest.mark.e2e
 @pytest.mark.usefixtures("ray")
-def test_train_registers_a_model_beside_its_baselines(interactions: pa.Table, settings: Settings, lake: Lake, mlflow_uri: str) -> None:
+def test_train_registers_a_model_beside_its_baselines(
+    interactions: pa.Table, settings: Settings, lake: Lake, mlflow_uri: str
+) -> None:
     settings = settings.model_copy(update={"mlflow_uri": mlflow_uri})
     late = interactions["event_timestamp"].to_pylist()
     late[:40] = [START + timedelta(days=NUM_DAYS + 1000)] * 40  # what says it is of the future
