@@ -104,14 +104,14 @@ class Facts:
         """
         unnamed = pc.or_(pc.starts_with(rows[USER_ID], VISITOR_PREFIX), pc.starts_with(rows[USER_ID], SESSION_PREFIX))
         rows = rows.filter(pc.invert(unnamed)).sort_by(USER_ID).combine_chunks()
-        ids = np.asarray(rows[USER_ID].to_numpy(), dtype=np.str_)
-        users, user = np.unique(ids, return_inverse=True)
-        kinds = rows[EVENT_TYPE].to_pylist()
+        users = rows[USER_ID].combine_chunks().dictionary_encode()  # in order of appearance: ascending
+        user = users.indices.to_numpy(zero_copy_only=False).astype(np.int64)
         event, created = (local_days(rows[name], time_zone) for name in (EVENT_TIMESTAMP, CREATED_TIMESTAMP))
-        kind = np.fromiter((_KINDS.get(name, LOOK) for name in kinds), np.int64, len(kinds))
+        told = pc.index_in(rows[EVENT_TYPE], value_set=pa.array(list(_KINDS)))
+        kind = np.array([*_KINDS.values(), LOOK])[pc.fill_null(told, len(_KINDS)).to_numpy()]
         value = pc.fill_null(rows["value"].cast(pa.float64()), 0.0).to_numpy()
         value = np.where(kind == PURCHASE, value, 0.0)
-        return cls(users, user.astype(np.int64), event, np.maximum(event, created), kind, value)
+        return cls(np.asarray(users.dictionary.to_pylist(), dtype=np.str_), user, event, np.maximum(event, created), kind, value)
 
     def before(self, day: int) -> Facts:
         """What was known before the first instant of a local day; all users keep their places."""
