@@ -65,7 +65,9 @@ class Loader:
             recommender.recommend([list(recommender.encoder.items[:2])], 1)
             rules = ItemRules(self.store, recommender.encoder.items, at, self.told)
             purchases = Purchases.load(folders["recommender"])
-            return Recommend(manifest, UserHistory(self.store), UserPurchases(self.store), recommender, purchases, rules)
+            graph = Recommend(manifest, UserHistory(self.store), UserPurchases(self.store), recommender, purchases, rules)
+            graph.refresh(at)  # what was listed since the model learned
+            return graph
         if manifest.product == "forecast":
             forecaster = Forecaster.load(folders["demand"])
             forecaster.forecast([{}], horizon=1, quantiles=(0.5,), start=at.date())

@@ -19,6 +19,7 @@ from serving.placements import Ask, Placements
 from serving.problems import Problem, invalid
 from serving.schemas import ForecastRequest, RecommendRequest, SentimentRequest
 from training.demand.model import Forecaster
+from training.recommender.content import Row
 from training.recommender.model import Recommender
 from training.recommender.purchases import Purchases
 from training.sentiment.model import SentimentClassifier
@@ -64,9 +65,20 @@ class Recommend:
         self.manifest = manifest
         self.history = history
         self.bought = bought
-        self.rules = rules
+        self.learned = model
+        """The model over the items it learned from."""
         self.placements = Placements(model, purchases, rules, manifest.weights)
-        self.model = self.placements.model
+        self._listed: dict[str, Row] = {}
+
+    @property
+    def model(self) -> Recommender:
+        """The model over the items that can be recommended now."""
+        return self.placements.model
+
+    @property
+    def rules(self) -> ItemRules:
+        """The rules over the same items."""
+        return self.placements.rules
 
     def check(self, request: RecommendRequest) -> None:
         """Refuse a list longer than the graph gives (raises Problem)."""
@@ -74,8 +86,16 @@ class Recommend:
             raise invalid("/k", f"this graph gives at most {self.manifest.limits.k} items")
 
     def refresh(self, at: datetime) -> None:
-        """Read the item facts as of `at`."""
-        self.rules.refresh(at)
+        """Read the item facts as of `at`; items that were listed since the model learned join its catalogue."""
+        listed = self.rules.listed(self.learned.encoder.index, at)
+        if listed == self._listed:
+            self.rules.refresh(at)
+            return
+        model = self.learned.with_items(listed)
+        size = len(model.encoder.items)
+        rules = self.rules.over(model.encoder.items, at)
+        self.placements = Placements(model, self.placements.purchases.resized(size), rules, self.manifest.weights)
+        self._listed = listed
 
     def tell(self, at: datetime) -> None:
         """Put what was told of items over the facts."""
@@ -83,6 +103,7 @@ class Recommend:
 
     def answer(self, requests: Sequence[RecommendRequest], at: datetime) -> list[Content | Problem]:
         """The lists of each request. Of several the first chooses first: what it shows, no later one shows again."""
+        placements = self.placements  # taken once: a refresh puts others in its place meanwhile
         histories, bought = self.history.read(requests, at), self.bought.read(requests, at)
         shown = [set(request.exclude) for request in requests]
         lists: list[list[Content]] = [[] for _ in requests]
@@ -91,7 +112,7 @@ class Recommend:
             asks = [
                 Ask(requests[row], requests[row].lists[turn], histories[row], bought[row], frozenset(shown[row])) for row in rows
             ]
-            for row, content in zip(rows, self.placements.fill(asks, self.bought.today(at)), strict=True):
+            for row, content in zip(rows, placements.fill(asks, self.bought.today(at)), strict=True):
                 lists[row].append(content)
                 shown[row].update(item["item_id"] for item in content["items"])
         return [_whole(request, found) for request, found in zip(requests, lists, strict=True)]

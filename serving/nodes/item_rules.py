@@ -6,7 +6,7 @@ of an item while the shop runs is put over them within a second.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -15,13 +15,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from features.columns import EVENT_TIMESTAMP
+from features.columns import EVENT_TIMESTAMP, ITEM_ID
 from features.fresh.items import ToldItems
 from features.online.packing import to_microseconds
 from features.store import FeatureStore
 from features.views import VIEWS
 from serving.schemas import Filters
+from training.recommender.content import COLUMNS, Row
 
+CATALOG = VIEWS["item_catalog"]
 Bools = NDArray[np.bool_]
 
 WEEK_DAYS, SEASON_DAYS = 7, 90
@@ -73,6 +75,23 @@ class ItemRules:
         self._position = {item: position for position, item in enumerate(self.items)}
         self.refresh(at)
 
+    def over(self, items: Sequence[str], at: datetime) -> ItemRules:
+        """The same of other items."""
+        return ItemRules(self.store, items, at, self.told)
+
+    def listed(self, known: Container[str], at: datetime) -> dict[str, Row]:
+        """Item -> what is said of it, of those on sale that are not among `known`: by the tables, and by what was told since."""
+        rows: dict[str, Row] = {}
+        if self.store.lake.version(CATALOG.path) is not None:
+            catalog = self.store.latest(CATALOG.name, at).select([ITEM_ID, *COLUMNS, "withdrawn_at"])
+            others = [item not in known for item in catalog[ITEM_ID].to_pylist()]
+            rows = {row[ITEM_ID]: row for row in catalog.filter(pa.array(others)).to_pylist()}
+            gone = [item for item, row in rows.items() if row["withdrawn_at"] is not None and row["withdrawn_at"] <= at]
+            for item in gone:
+                del rows[item]
+        told = {item: entry.row for item, entry in self.told.states.items() if item not in known}
+        return rows | {item: row for item, row in told.items() if row.get("withdrawn_at", NEVER) > to_microseconds(at)}
+
     def refresh(self, at: datetime) -> None:
         """Read the facts anew; requests see the old ones until it is done."""
         self._tables = self._read(at)
@@ -105,7 +124,7 @@ class ItemRules:
         return mask
 
     def _read(self, at: datetime) -> Tables:
-        catalog = self._aligned("item_catalog", ("category", "brand", "price", "withdrawn_at", EVENT_TIMESTAMP), at)
+        catalog = self._aligned(CATALOG.name, ("category", "brand", "price", "withdrawn_at", EVENT_TIMESTAMP), at)
         activity = self._aligned("item_activity", tuple(f"{act}_{days}d" for act in _ACTS for days in (WEEK_DAYS, SEASON_DAYS)), at)
         week, season = (
             np.sum([np.nan_to_num(_floats(activity[f"{act}_{days}d"])) for act in _ACTS], axis=0)

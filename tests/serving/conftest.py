@@ -35,6 +35,7 @@ from training.demand import encoder as demand_encoder
 from training.demand import model as demand
 from training.demand.panel import Panel
 from training.recommender import model as recommender
+from training.recommender.content import Vocabulary
 from training.recommender.purchases import Purchases
 from training.sentiment import encoder as sentiment_encoder
 from training.sentiment import model as sentiment
@@ -161,8 +162,9 @@ def save_recommender(folder: Path, seed: int) -> None:
     config = recommender.Config(dim=8, num_blocks=1, num_heads=1, max_length=10)
     popularity = tuple(float(value) for value in np.linspace(0.3, 0.01, len(ITEMS)))
     encoder = recommender.Encoder(ITEMS, ("view", "purchase"), popularity)
-    network = recommender.Network(config, len(ITEMS), 2)
-    recommender.Recommender(config, encoder, network).save(folder)
+    vocabulary = Vocabulary(("brand=a", "brand=b"))
+    network = recommender.Network(config, len(ITEMS), 2, len(vocabulary))
+    recommender.Recommender(config, encoder, network, vocabulary=vocabulary).save(folder)
     Purchases.learn(purchases(), encoder, "Europe/Berlin").save(folder)
 
 

@@ -227,6 +227,35 @@ def test_what_is_told_of_an_item_counts_within_a_second_and_through_a_refresh(to
         other.live.stop()
 
 
+def test_an_item_listed_after_the_model_learned_is_recommended_and_filtered_after_a_refresh(told_shop: ServedShop) -> None:
+    gateway = told_shop.gateway()
+    listed = [
+        {"item_id": "new", "brand": "a", "category": "bags", "price": 7},
+        {"item_id": "gone", "brand": "a", "withdrawn_at": "2024-05-01T11:00:00Z"},
+        {"item_id": "strange", "brand": "never seen"},
+    ]
+    assert ask(gateway, "/v1/items", {"items": listed}).json()["accepted"] == 3
+    gateway.live.tell()
+    assert "new" not in recommended(gateway, k=50)
+    gateway.live.refresh()
+    everything = recommended(gateway, k=50)
+    assert "new" in everything
+    assert not {"gone", "strange"} & set(everything)
+    assert set(recommended(gateway, filters={"price_max": 8})) == {"new"}
+    beside = ask(gateway, "/v1/recommend", {"placement": "similar", "item_id": "new", "k": 3}).json()
+    assert (len(beside["items"]), beside["degraded"]) == (3, [])
+    for placement in ("trending", "buy_again", "bought_together"):
+        answer = ask(gateway, "/v1/recommend", {"placement": placement, "item_id": "new", "user_id": "u1", "k": 30})
+        assert answer.status_code == 200, answer.text
+    session = [{"item_id": "new", "event_type": "view"}]
+    assert ask(gateway, "/v1/recommend", {"session": session}).json()["personalized"]
+    ask(gateway, "/v1/items", {"items": [{"item_id": "new", "brand": "b", "withdrawn_at": "2024-05-01T12:00:00Z"}]})
+    gateway.live.refresh()
+    gateway.live.tell()
+    gateway.live.refresh()
+    assert "new" not in recommended(gateway, k=50)
+
+
 def test_the_tables_win_over_what_was_told_before(told_shop: ServedShop) -> None:
     gateway = told_shop.gateway()
     early = {"item_id": "i0", "withdrawn_at": "2024-04-01T00:00:00Z", "event_timestamp": "2024-04-01T00:00:00Z"}

@@ -31,7 +31,7 @@ NUM_DRIVERS = 3
 
 
 class Config(BaseModel):
-    """Size and shape of the network. The defaults are those that won on the validation parts of `full`."""
+    """Size and shape of the network. No value but calibration, cut-offs and weighting was searched."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
