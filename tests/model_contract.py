@@ -92,6 +92,17 @@ class ModelContract:
         task = self.task()
         assert task.num_steps(0) == len(list(task.batches(0, 0, 1))) > 0
 
+    @pytest.mark.parametrize("num_ranks", [2, 3])
+    def test_losses_of_ranks_average_to_the_loss_of_one(self, num_ranks: int) -> None:
+        """Also where their rows are not as many, or do not weigh as much; a rank may even have none."""
+        torch.manual_seed(0)
+        task = self.task()
+        module = task.build().eval()
+        every = [list(task.batches(0, rank, num_ranks)) for rank in range(num_ranks)]
+        for whole, *parts in zip(task.batches(0, 0, 1), *every, strict=True):
+            mean = torch.stack([task.loss(module, part).reshape(()) for part in parts]).mean()
+            torch.testing.assert_close(mean, task.loss(module, whole).reshape(()))
+
     def test_overfits_one_batch(self) -> None:
         torch.manual_seed(0)
         task = self.task()

@@ -1,38 +1,41 @@
 """One training loop for every model: `fit` in this process, `train` through Ray Train on 1..n workers.
 
-An epoch is a function of (seed, epoch) alone, so a run that was killed continues from its last checkpoint as if it had never
-stopped: rerun the same command.
+Batches are a function of (seed, epoch) alone, and a checkpoint in mid-epoch keeps what else goes from step to step, so a run that
+was killed continues as if it had never stopped: rerun the same command.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from secrets import token_hex
 from typing import Any, Literal, Protocol
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from infra import log
-from infra.errors import EngineError, ShopgraphError
+from infra.errors import EngineError, SettingsError, ShopgraphError
 from infra.processes import is_open
 from infra.settings import Settings, ray_token
+from training.dropout import Dropout, Share
+from training.resume import Checkpoint, FitResult
 
 Batch = dict[str, Tensor]
-OnEpoch = Callable[[int, dict[str, float]], None]
+OnEpoch = Callable[[int, dict[str, float]], bool | None]
+"""Called with (epoch, metrics) after an epoch; True: stop there."""
 
 _winding_down: list[threading.Thread] = []
 """Fits whose result is there while Ray Train still takes its run apart."""
@@ -53,6 +56,13 @@ class FitConfig(BaseModel):
     patience: PositiveInt | None = Field(None, description="Stop after this many epochs without a better monitored metric.")
     seed: NonNegativeInt = Field(7, description="Seed of weights, batches and dropout.")
     num_workers: PositiveInt = Field(1, description="Ray Train workers.")
+    checkpoint_s: NonNegativeFloat = Field(
+        60.0, description="Seconds between checkpoints inside an epoch, at least; each epoch ends with one as well."
+    )
+    mixed_precision: bool = Field(
+        False, description="Multiply in bfloat16, keep weights and sums in float32: faster where the processor knows bfloat16."
+    )
+    compile: bool = Field(False, description="Let torch compile the network: minutes at first, then faster steps on a GPU.")
 
 
 class Task(Protocol):
@@ -75,26 +85,19 @@ class Task(Protocol):
         ...
 
     def batches(self, epoch: int, rank: int, world_size: int) -> Iterator[Batch]:
-        """This rank's share of each global batch; a function of (seed, epoch) only."""
+        """This rank's rows (`rank`, `rank + world_size` ...) of each global batch; a function of (seed, epoch) only.
+
+        With several ranks a batch also says `num_rows`, how many rows the global batch has, and its rows are as wide as there.
+        """
         ...
 
     def loss(self, module: nn.Module, batch: Batch) -> Tensor:
-        """Scalar mean loss of a batch."""
+        """Scalar loss of a batch; the mean of all ranks' losses is the mean loss over the global batch, however it was parted."""
         ...
 
     def validate(self, module: nn.Module) -> dict[str, float]:
         """Validation metrics, names with prefix `val_`."""
         ...
-
-
-@dataclass
-class FitResult:
-    """The kept epoch's weights and what was seen on the way."""
-
-    state: dict[str, Tensor]
-    history: list[dict[str, float]] = field(default_factory=list)
-    best_epoch: int = 0
-    """Best in the monitored metric; the last one where none is monitored."""
 
 
 def fit(
@@ -115,38 +118,60 @@ def fit(
 
     Raises:
         FloatingPointError: the loss or the monitored metric became NaN or infinite.
+        SettingsError: bfloat16 was asked for and the device does not know it.
     """
+    device = torch.device(device)
+    _check_precision(config, device)
     torch.manual_seed(config.seed)
     module = task.build().to(device)
+    share = _shared(module, rank, world_size, device)
     network: nn.Module = nn.parallel.DistributedDataParallel(module) if world_size > 1 else module
+    if config.compile:
+        network = torch.compile(network)  # type: ignore[assignment]
     optimizer = torch.optim.AdamW(_parameter_groups(module, config.weight_decay), lr=config.learning_rate)
-    total_steps = sum(task.num_steps(epoch) for epoch in range(config.epochs))
-    result = FitResult(state={})
-    start = _resume(checkpoint, module, optimizer, result) if checkpoint else 0
-    step = sum(task.num_steps(epoch) for epoch in range(start))
+    begins = [0]  # the step that each epoch begins with, and the end
+    for epoch in range(config.epochs):
+        begins.append(begins[-1] + task.num_steps(epoch))
+    found = Checkpoint.load(checkpoint, module, optimizer) if checkpoint else Checkpoint()
+    result, step, carried = found.result, found.step, found.ranks
+    is_stopped = False
     if on_epoch and rank == 0:
         for epoch, metrics in enumerate(result.history):
-            on_epoch(epoch, metrics)
+            is_stopped = bool(on_epoch(epoch, metrics)) or is_stopped
+    is_stopped = _agreed(is_stopped, world_size, device)
+    saved_at = time.monotonic()
 
-    for epoch in range(start, config.epochs):
-        if _is_out_of_patience(result, config):
+    for epoch in range(len(result.history), config.epochs):
+        if is_stopped or _is_out_of_patience(result, config):
             break
-        torch.manual_seed(config.seed * 1_000_003 + epoch * 1_009 + rank)
+        _seed(config.seed * 1_000_003 + epoch * 1_009, share)
+        losses = torch.zeros(2, dtype=torch.float64)
+        if carried:
+            losses = carried[rank]["losses"]
+            _restore_random_state(carried[rank], share, device)
+            carried = ()
         network.train()
-        losses = torch.zeros(2, dtype=torch.float64, device=device)
-        for batch in task.batches(epoch, rank, world_size):
+        for batch in islice(task.batches(epoch, rank, world_size), step - begins[epoch], None):
             for group in optimizer.param_groups:
-                group["lr"] = config.learning_rate * _schedule(step, total_steps, config)
-            loss = task.loss(network, {name: tensor.to(device) for name, tensor in batch.items()})
+                group["lr"] = config.learning_rate * _schedule(step, begins[-1], config)
+            if "num_rows" in batch:
+                share.num_rows = int(batch["num_rows"])
+            with torch.autocast(device.type, torch.bfloat16, enabled=config.mixed_precision):
+                loss = task.loss(network, {name: tensor.to(device) for name, tensor in batch.items()})
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             if config.clip_norm is not None:
                 nn.utils.clip_grad_norm_(module.parameters(), config.clip_norm)
             optimizer.step()
-            losses += torch.tensor([float(loss.detach()), 1.0], dtype=torch.float64, device=device)
+            losses += torch.tensor([float(loss.detach()), 1.0], dtype=torch.float64)
             step += 1
-        if world_size > 1:
-            torch.distributed.all_reduce(losses)
+            is_due = checkpoint is not None and step < begins[epoch + 1] and time.monotonic() - saved_at >= config.checkpoint_s
+            if _agreed(is_due, world_size, device):
+                ranks = _gathered({"losses": losses, **_random_state(share, device)}, world_size)
+                if checkpoint and rank == 0:
+                    Checkpoint(result, step, ranks).save(checkpoint, module, optimizer)
+                saved_at = time.monotonic()
+        losses = torch.stack([carried["losses"] for carried in _gathered({"losses": losses}, world_size)]).sum(dim=0)
         mean_loss = float(losses[0] / losses[1].clamp(min=1))
         if not math.isfinite(mean_loss):
             raise FloatingPointError(f"training loss is {mean_loss} in epoch {epoch}; lower learning_rate or set clip_norm.")
@@ -160,11 +185,13 @@ def fit(
                 result.best_epoch = epoch
                 result.state = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in module.state_dict().items()}
             if checkpoint:
-                _save(checkpoint, module, optimizer, result)
+                Checkpoint(result, step).save(checkpoint, module, optimizer)
             if on_epoch:
-                on_epoch(epoch, metrics)
+                is_stopped = bool(on_epoch(epoch, metrics))
         if world_size > 1:
             _share_history(result)
+        is_stopped = _agreed(is_stopped, world_size, device)
+        saved_at = time.monotonic()
     return result
 
 
@@ -259,7 +286,7 @@ def train(
         queue.shutdown()
         if outcome:
             raise _explained(outcome[0]) from outcome[0]
-    results = [load_result(checkpoint / phase) for phase in tasks]
+    results = [FitResult.load(checkpoint / phase) for phase in tasks]
     return Trained(results[0], results[-1])
 
 
@@ -293,13 +320,6 @@ def _progress() -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("epochs"), TimeElapsedColumn())
     console = Console(stderr=True)
     return Progress(*columns, console=console, disable=not console.is_terminal)  # elsewhere the log tells each epoch
-
-
-def load_result(checkpoint: Path) -> FitResult:
-    """The result that a finished fit left in its checkpoint folder."""
-    content = json.loads((checkpoint / "progress.json").read_text())
-    state = load_file(checkpoint / content["best"])
-    return FitResult(state, content["history"], content["best_epoch"])
 
 
 def _worker(arguments: dict[str, Any]) -> None:
@@ -427,51 +447,67 @@ def _is_out_of_patience(result: FitResult, config: FitConfig) -> bool:
     return config.patience is not None and len(result.history) - 1 - result.best_epoch >= config.patience
 
 
+def _check_precision(config: FitConfig, device: torch.device) -> None:
+    if config.mixed_precision and device.type == "cuda" and not torch.cuda.is_bf16_supported():
+        raise SettingsError(
+            f"fit.mixed_precision needs a GPU that knows bfloat16, and {torch.cuda.get_device_name(device)} does not; set it to false."
+        )
+
+
+def _shared(module: nn.Module, rank: int, world_size: int, device: torch.device) -> Share:
+    """Tell every dropout of the network which rows of a batch this worker holds."""
+    share = Share(rank, world_size, generator=torch.Generator(device) if world_size > 1 else None)
+    for layer in module.modules():
+        if isinstance(layer, Dropout):
+            layer.share = share
+    return share
+
+
+def _seed(seed: int, share: Share) -> None:
+    """Begin an epoch's random numbers: those that all ranks draw alike, and each rank's own."""
+    torch.manual_seed(seed + share.rank)
+    if share.generator is not None:
+        share.generator.manual_seed(seed)
+
+
+def _random_state(share: Share, device: torch.device) -> dict[str, Tensor]:
+    """State of all that this rank draws from."""
+    state = {"random": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["random_device"] = torch.cuda.get_rng_state(device)
+    if share.generator is not None:
+        state["random_shared"] = share.generator.get_state()
+    return state
+
+
+def _restore_random_state(state: dict[str, Tensor], share: Share, device: torch.device) -> None:
+    torch.set_rng_state(state["random"])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state["random_device"], device)
+    if share.generator is not None:
+        share.generator.set_state(state["random_shared"])
+
+
+def _gathered(own: dict[str, Tensor], world_size: int) -> tuple[dict[str, Tensor], ...]:
+    """What each rank has, in their order, on every rank."""
+    if world_size == 1:
+        return (own,)
+    every: list[Any] = [None] * world_size
+    torch.distributed.all_gather_object(every, own)
+    return tuple(every)
+
+
+def _agreed(answer: bool, world_size: int, device: torch.device) -> bool:
+    """Rank 0's answer, on every rank."""
+    if world_size == 1:
+        return answer
+    shared = torch.tensor(int(answer), device=device)
+    torch.distributed.broadcast(shared, src=0)
+    return bool(shared)
+
+
 def _share_history(result: FitResult) -> None:
     """Give every rank rank 0's history, so that all stop at the same epoch."""
     shared: list[Any] = [(result.history, result.best_epoch)]
     torch.distributed.broadcast_object_list(shared, src=0)
     result.history, result.best_epoch = shared[0]
-
-
-def _save(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer, result: FitResult) -> None:
-    """Write weights, optimizer and history; `progress.json` is replaced last, so a crash leaves the previous epoch."""
-    folder.mkdir(parents=True, exist_ok=True)
-    epoch = len(result.history) - 1
-    save_file(
-        {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()},
-        folder / f"last-{epoch}.safetensors",
-    )
-    moments = optimizer.state_dict()["state"]
-    save_file(
-        {f"{index}.{name}": value.detach().cpu() for index, state in moments.items() for name, value in state.items()},
-        folder / f"optimizer-{epoch}.safetensors",
-    )
-    best = folder / f"best-{result.best_epoch}.safetensors"
-    if not best.exists():
-        save_file(result.state, best)
-    progress = {"history": result.history, "best_epoch": result.best_epoch, "best": best.name, "epoch": epoch}
-    draft = folder / "progress.json.draft"
-    draft.write_text(json.dumps(progress))
-    draft.replace(folder / "progress.json")
-    keep = {f"last-{epoch}.safetensors", f"optimizer-{epoch}.safetensors", best.name}
-    for old in folder.glob("*.safetensors"):
-        if old.name not in keep:
-            old.unlink()
-
-
-def _resume(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer, result: FitResult) -> int:
-    """Load an unfinished fit into module, optimizer and result; returns the next epoch."""
-    if not (folder / "progress.json").exists():
-        return 0
-    progress = json.loads((folder / "progress.json").read_text())
-    epoch = progress["epoch"]
-    module.load_state_dict(load_file(folder / f"last-{epoch}.safetensors"))
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, value in load_file(folder / f"optimizer-{epoch}.safetensors").items():
-        index, name = key.split(".", 1)
-        state.setdefault(int(index), {})[name] = value
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    result.history, result.best_epoch = progress["history"], progress["best_epoch"]
-    result.state = load_file(folder / progress["best"])
-    return int(epoch) + 1

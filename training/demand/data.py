@@ -153,8 +153,8 @@ class DemandTask:
     def batches(self, epoch: int, rank: int, world_size: int) -> Iterator[dict[str, Tensor]]:
         """Windows drawn by chance, with replacement, and parts of what they know hidden as `loss_config` says.
 
-        Beside what `Encoder.encode` gives, each batch has `target` (B, H), units over the scale of the window, and `weight` (B, H),
-        1 where the demand was observed, else 0.
+        Beside what `Encoder.encode` gives, each batch has `target` (B, H), units over the scale of the window, `weight` (B, H), 1 where
+        the demand was observed, else 0, and `num_observed`, what a rank's share of the weights of the global batch would be.
         """
         rng = np.random.default_rng((self.seed, epoch))
         horizon = self.model.encoder.max_horizon
@@ -163,6 +163,7 @@ class DemandTask:
         for _ in range(self.num_steps(epoch)):
             chosen = self.cutoffs[np.searchsorted(self.chances, rng.random(self.batch_size), side="right")]
             hidden = rng.random((3, self.batch_size)) < np.array([[config.hide_price], [config.hide_year], [config.hide_history]])
+            num_observed = self.prepared.observed[chosen[:, :1], chosen[:, 1:] + steps].sum() / world_size
             chosen, hidden = chosen[rank::world_size], hidden[:, rank::world_size]
             rows, cutoffs = chosen[:, 0], chosen[:, 1]
             arrays = self.encoder.encode(
@@ -178,7 +179,11 @@ class DemandTask:
             ahead = cutoffs[:, None] + steps
             arrays["target"] = panel.units[rows[:, None], ahead] / arrays["scale"][:, None]
             arrays["weight"] = self.prepared.observed[rows[:, None], ahead].astype(np.float32)
-            yield {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in arrays.items()}
+            batch = {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in arrays.items()}
+            batch["num_observed"] = torch.tensor(float(num_observed))
+            if world_size > 1:
+                batch["num_rows"] = torch.tensor(self.batch_size)
+            yield batch
 
     def loss(self, module: nn.Module, batch: dict[str, Tensor]) -> Tensor:
         """Pinball over all levels plus the Poisson deviance of the mean, over days whose demand was observed."""
@@ -189,7 +194,7 @@ class DemandTask:
         pinball = torch.maximum(levels * error, (levels - 1) * error).mean(dim=-1)
         deviance = log_mean.exp() - target * log_mean
         weighted: Tensor = (pinball + self.loss_config.mean_weight * deviance) * batch["weight"]
-        return weighted.sum() / batch["weight"].sum().clamp(min=1)
+        return weighted.sum() / batch["num_observed"].clamp(min=1)
 
     def validate(self, module: nn.Module) -> dict[str, float]:
         """Pooled metrics over all validation origins, names with prefix `val_`; empty where there is no origin."""

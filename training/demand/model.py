@@ -28,6 +28,7 @@ from features.columns import DS, ITEM_ID
 from features.tables import ARROW_TYPES, DAILY_DEMAND
 from training.demand.encoder import EMPIRICAL_DAYS, Encoder, EncoderConfig, Future
 from training.demand.panel import COLUMNS, Floats, Ints, Panel
+from training.dropout import Dropout
 
 MAX_LOG_MEAN = 15.0
 """Bound of the mean's logarithm in units of the scale, far beyond any demand, so that no weight can overflow it."""
@@ -70,7 +71,7 @@ class Network(nn.Module):
         self.head = nn.Sequential(
             nn.Linear(2 * hidden + num_future + config.holiday_size, hidden),
             nn.GELU(),
-            nn.Dropout(config.dropout),
+            Dropout(config.dropout),
             nn.Linear(hidden, len(config.levels) + len(EMPIRICAL_DAYS) + 1),
         )
         with torch.no_grad():  # begin at the mean of the empirical quantiles

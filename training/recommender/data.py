@@ -415,7 +415,10 @@ class RecommenderTask:
         for start in rng.permutation(starts):
             windows = self._windows[by_length[start : start + self.batch_size]]
             pairs = self._pairs.offsets[windows[:, 1]] - self._pairs.offsets[windows[:, 2]]
-            batch = self._collate(windows[rank::world_size], world_size / pairs.sum())
+            width = int((windows[:, 1] - windows[:, 0]).max())
+            batch = self._collate(windows[rank::world_size], world_size / pairs.sum(), width)
+            if world_size > 1:
+                batch["num_rows"] = torch.tensor(len(windows))
             if self.config.num_negatives:
                 drawn = rng.choice(len(self._proposal), self.config.num_negatives, p=self._proposal)
                 batch["negatives"] = torch.from_numpy(drawn)
@@ -424,7 +427,7 @@ class RecommenderTask:
 
     def loss(self, module: nn.Module, batch: dict[str, Tensor]) -> Tensor:
         """Softmax loss of what follows; see `Network.forward`."""
-        loss: Tensor = module(**batch)
+        loss: Tensor = module(**{name: tensor for name, tensor in batch.items() if name != "num_rows"})
         return loss
 
     def validate(self, module: nn.Module) -> dict[str, float]:
@@ -476,10 +479,10 @@ class RecommenderTask:
         proposal: NDArray[np.float64] = 0.5 / len(counts) + 0.5 * counts / counts.sum()
         return proposal
 
-    def _collate(self, windows: Ints, weight: float) -> dict[str, Tensor]:
+    def _collate(self, windows: Ints, weight: float, width: int) -> dict[str, Tensor]:
         """One batch; each pair weighs `weight`, so that the losses of all ranks average to the mean over the global batch."""
         sequences, pairs = self.sequences, self._pairs
-        batch = pad([sequences.items[a:b] for a, b, _ in windows], [sequences.events[a:b] for a, b, _ in windows])
+        batch = pad([sequences.items[a:b] for a, b, _ in windows], [sequences.events[a:b] for a, b, _ in windows], width)
         width = batch["items"].shape[1]
         rows, pair_rows, targets = [], [], []
         num_rows = 0

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from infra.errors import ModelNotFoundError
+from training.dropout import Dropout
 from training.metrics.ranking import top_k
 from training.recommender.content import Bags, Row, Vocabulary, words_of
 from training.recommender.sources import NEAR, NETWORK, Near, blended, shares_of, softmax
@@ -148,10 +149,10 @@ def last_of_runs(items: Ints) -> NDArray[np.bool_]:
     return ends
 
 
-def pad(items: Sequence[Ints], events: Sequence[Ints]) -> dict[str, Tensor]:
-    """Ragged rows as `items` (B, L), `events` (B, L), `lengths` (B,); L is the longest row, at least 1."""
+def pad(items: Sequence[Ints], events: Sequence[Ints], width: int = 1) -> dict[str, Tensor]:
+    """Ragged rows as `items` (B, L), `events` (B, L), `lengths` (B,); L is the longest row, at least `width`."""
     lengths = np.fromiter((len(row) for row in items), np.int64, len(items))
-    filled = np.arange(max(1, lengths.max(initial=0))) < lengths[:, None]
+    filled = np.arange(max(width, lengths.max(initial=0))) < lengths[:, None]
     padded = np.zeros((2, *filled.shape), dtype=np.int64)
     if lengths.any():
         padded[0][filled] = np.concatenate(list(items))
@@ -171,7 +172,7 @@ class Block(nn.Module):
         self.feed_norm = nn.LayerNorm(config.dim)
         self.feed_in = nn.Linear(config.dim, 4 * config.dim)
         self.feed_out = nn.Linear(4 * config.dim, config.dim)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, L, D) -> (B, L, D); padding must be at the end, where no act can look."""
@@ -191,7 +192,9 @@ class Block(nn.Module):
 
     def _mixed(self, q: Tensor, k: Tensor, v: Tensor, **mask: Any) -> Tensor:
         """Values (B, L, D) mixed as each of the queries (B, Q, D) attends to the keys (B, L, D) -> (B, Q, D)."""
-        q, k, v = (part.view(*part.shape[:2], self.num_heads, -1).transpose(1, 2) for part in (q, k, v))
+        q, k, v = (
+            part.view(*part.shape[:2], self.num_heads, part.shape[2] // self.num_heads).transpose(1, 2) for part in (q, k, v)
+        )
         return functional.scaled_dot_product_attention(q, k, v, **mask).transpose(1, 2).flatten(2)
 
     def _after(self, x: Tensor, mixed: Tensor) -> Tensor:
@@ -284,7 +287,7 @@ class Network(nn.Module):
             self.new_bias = nn.Parameter(torch.zeros(()))
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_blocks))
         self.norm = nn.LayerNorm(config.dim)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         if config.repeats:
             self.repeat = nn.Linear(config.dim, 1)
             self.repeat_lag = nn.Parameter(torch.zeros(config.max_length))
@@ -400,9 +403,10 @@ class Network(nn.Module):
         seen, bonus = self._repeats(states, rows, items)
         states, vectors = self._towards(states), self._lengthless(vectors)
         if negatives is None or negative_log_weights is None:
-            return CatalogueSoftmax.apply(  # type: ignore[no-any-return, no-untyped-call]
-                states, vectors, biases, seen, bonus, pair_rows, pair_targets, pair_weights
-            )
+            with torch.autocast(states.device.type, enabled=False):  # bfloat16 would lose the end of so long a sum
+                return CatalogueSoftmax.apply(  # type: ignore[no-any-return, no-untyped-call]
+                    states.to(vectors.dtype), vectors, biases, seen, bonus, pair_rows, pair_targets, pair_weights
+                )
         seen, bonus = seen[pair_rows], bonus[pair_rows]
         wanted = (states[pair_rows] * vectors[wanted_at]).sum(dim=1) + biases[wanted_at]
         wanted = wanted + (bonus * (seen == pair_targets[:, None])).sum(dim=1)

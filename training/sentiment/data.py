@@ -172,7 +172,10 @@ class SentimentTask:
         return max(1, round(len(self.train) / self.batch_size))
 
     def batches(self, epoch: int, rank: int, world_size: int) -> Iterator[Batch]:
-        """Texts of like length together, batches in random order, another order each epoch."""
+        """Texts of like length together, batches in random order, another order each epoch.
+
+        `num_texts` is what a rank's share of the texts of the global batch would be. Which terms are hidden each rank draws for itself.
+        """
         rng = np.random.default_rng((self.seed, epoch))
         shaken = self.train.lengths * rng.uniform(1 - _LENGTH_NOISE, 1 + _LENGTH_NOISE, len(self.train)) + rng.uniform(
             0, 4, len(self.train)
@@ -180,13 +183,16 @@ class SentimentTask:
         batches = np.array_split(np.argsort(shaken), self.num_steps(epoch))
         for place in rng.permutation(len(batches)):
             rows = batches[place][rank::world_size]
-            yield collate(self.train, rows) | {"labels": torch.from_numpy(self.train_labels[rows].astype(np.float32))}
+            labels = torch.from_numpy(self.train_labels[rows].astype(np.float32))
+            yield collate(self.train, rows) | {"labels": labels, "num_texts": torch.tensor(len(batches[place]) / world_size)}
 
     def loss(self, module: nn.Module, batch: Batch) -> Tensor:
         """Cross-entropy of each branch, averaged over branches and texts: every branch learns alone."""
-        inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
-        logits = module(**inputs)
-        return functional.binary_cross_entropy_with_logits(logits, batch["labels"][:, None].expand_as(logits))
+        logits = module(*(batch[name] for name in ("terms", "term_begins", "pieces")))
+        if not len(logits):  # fewer texts than ranks; the mean of none is no number
+            return logits.sum()  # type: ignore[no-any-return]
+        mean = functional.binary_cross_entropy_with_logits(logits, batch["labels"][:, None].expand_as(logits))
+        return mean * (len(logits) / batch["num_texts"])
 
     def validate(self, module: nn.Module) -> dict[str, float]:
         """Every metric on the validation texts, of the branches' mix, names with prefix `val_`."""

@@ -43,6 +43,9 @@ def test_batches_are_a_function_of_seed_and_epoch_and_split_over_ranks(panel: Pa
     for batch, repeat, one, two in zip(whole, again, *shares, strict=True):
         for name in batch:
             assert torch.equal(batch[name], repeat[name]), name
+            if name == "num_observed":
+                assert float(batch[name]) == 2 * float(one[name]) == 2 * float(two[name]) == float(batch["weight"].sum())
+                continue
             assert torch.equal(batch[name][0::2], one[name]), name
             assert torch.equal(batch[name][1::2], two[name]), name
     other = next(iter(make_task(panel).batches(4, 0, 1)))

@@ -133,15 +133,6 @@ def test_an_epoch_shows_every_pair_once(cycle: pa.Table, objective: str) -> None
     assert sorted(shown) == sorted(wanted)
 
 
-def test_two_ranks_see_what_one_sees_and_average_to_its_loss(cycle: pa.Table) -> None:
-    made = task(cycle, Config(dim=8, max_length=6, dropout=0.0))
-    torch.manual_seed(0)
-    module = made.build()
-    for whole, left, right in zip(made.batches(0, 0, 1), made.batches(0, 0, 2), made.batches(0, 1, 2), strict=True):
-        halves = (made.loss(module, left) + made.loss(module, right)) / 2
-        torch.testing.assert_close(halves, made.loss(module, whole))
-
-
 def test_batches_are_a_function_of_seed_and_epoch(cycle: pa.Table) -> None:
     made = task(cycle, Config(dim=8, max_length=6, num_negatives=5))
     first, again, other = (next(iter(made.batches(epoch, 0, 1))) for epoch in (0, 0, 1))
