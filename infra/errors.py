@@ -60,6 +60,10 @@ class EngineError(ShopgraphError):
     """An engine (Java, Spark, Ray, MLflow, Redis, Postgres, S3) is missing or does not answer."""
 
 
+class DivergedError(EngineError):
+    """A fit whose loss or metric became NaN or infinite."""
+
+
 class ReleaseError(ShopgraphError):
     """A graph version cannot be composed, stored, found or run as it is pinned."""
 

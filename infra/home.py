@@ -3,7 +3,7 @@
 <home>/format            format version of this folder
 <home>/shops/<shop>/     the shop's project folder: shop.yaml, features/, recipes/, rules/, readers/
 <home>/lake/<shop>/      Delta tables, raw/ and features/
-<home>/sql/              SQLite files: mlflow.db, registry.db (Feast), releases.db
+<home>/sql/              SQLite files: mlflow.db, registry.db (Feast), releases.db, searches.db
 <home>/spool/            what a running shop told, one file per shop, until it is in the tables and some days longer
 <home>/streams/          how far each streamed source was read
 <home>/online/           embedded online store, log of reads

@@ -35,6 +35,7 @@ def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
         ("features/shop.py", "import deltalake", "only infra.lake and infra.upkeep open Delta tables"),
         ("infra/journal.py", "from deltalake.exceptions import DeltaError", "only infra.lake and infra.upkeep open Delta tables"),
         ("training/splits.py", "from pyspark.sql import DataFrame", "only spark_jobs speaks Spark"),
+        ("training/tune.py", "import optuna", "only training.search speaks Optuna"),
         ("spark_jobs/build.py", "import feast", "only features speaks Feast"),
     ],
 )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from importlib import import_module
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,6 +14,31 @@ from infra.errors import SettingsError, TableContractError
 from infra.settings import Settings
 
 app = typer.Typer()
+
+_TUNE = """Search a recipe's fields for the values that are best on the validation part; the test part is not asked.
+
+The first trial is the recipe as it is; one that falls behind the median of the others is stopped. Trials are runs below one run in
+MLflow, which gets their plot. A search that was killed goes on where it stopped: give the same command again; with more --trials it
+goes on from its end. The last line says what to hand to `shopgraph train`.
+
+shopgraph tune recommender --recipe demo --trials 20\n
+shopgraph tune demand --recipe full --search search.yaml --set fit.epochs=5
+
+A search file names fields and their values, one a line: `model.dim: [32, 64]`, `model.dropout: {low: 0.1, high: 0.5}`, with `log:
+true` where the order of magnitude is searched. Without one:
+
+"""
+
+
+def _tune_help() -> str:
+    """What `tune` does, and each recipe's space; these modules are light."""
+    from training.recipe import MODELS
+    from training.space import told
+
+    spaces = (
+        (model, name, told(space)) for model in MODELS for name, space in import_module(f"training.{model}.search").SPACES.items()
+    )
+    return _TUNE + "\n\n".join(f"{model} {name}: {fields}." for model, name, fields in spaces)
 
 
 @app.command()
@@ -62,7 +89,6 @@ def train(
         return
 
     from contextlib import ExitStack
-    from importlib import import_module
 
     from training.context import Context
     from training.trainer import ray_session
@@ -87,6 +113,45 @@ def train(
         typer.echo(json.dumps(reports, default=str))
     else:
         _show(reports)
+
+
+@app.command(help=_tune_help())
+def tune(
+    context: typer.Context,
+    model: Annotated[str, typer.Argument(help="recommender, demand or sentiment.")],
+    recipe: Annotated[str, typer.Option(help="Named configuration to start from; `shopgraph train --list` shows them.")] = "demo",
+    trials: Annotated[int, typer.Option(min=1, help="Trials in all, those of an earlier call included.")] = 20,
+    search: Annotated[Path | None, typer.Option(help="YAML file with the fields to search instead of the recipe's own.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Fix one field for all trials, e.g. fit.epochs=3; may repeat.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Report as JSON.")] = False,
+) -> None:
+    from features.shop import Shop
+    from infra.home import Home
+    from training import recipe as recipes
+    from training import space as spaces
+
+    settings: Settings = context.obj
+    if model not in recipes.MODELS:
+        raise SettingsError(f"there is no model {model!r}; there are {', '.join(recipes.MODELS)}.")
+    Shop.load(Home(settings).create(), settings.shop)
+    changes = tuple(set_ or ())
+    recipes.load(model, recipe, changes)
+    space = spaces.read(search) if search else import_module(f"training.{model}.search").SPACES.get(recipe)
+    if space is None:
+        raise SettingsError(f"recipe {model}/{recipe} declares nothing to search; give --search search.yaml.")
+
+    from training import tune as tuning
+    from training.context import Context
+    from training.trainer import ray_session
+
+    tuning.check(model, recipe, changes, space)
+    opened = Context.open(settings)
+    with opened.home.lock(f"train-{opened.shop.name}-{model}"), ray_session(settings):
+        opened.tracking.close_abandoned(model)
+        report = tuning.tune(model, recipe, changes, space, trials, opened)
+    typer.echo(json.dumps(report) if as_json else report["summary"])
 
 
 @app.command()

@@ -27,7 +27,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 
 from infra import log
-from infra.errors import EngineError, SettingsError, ShopgraphError
+from infra.errors import DivergedError, EngineError, SettingsError, ShopgraphError
 from infra.processes import is_open
 from infra.settings import Settings, ray_token
 from training.dropout import Dropout, Share
@@ -39,6 +39,10 @@ OnEpoch = Callable[[int, dict[str, float]], bool | None]
 
 _winding_down: list[threading.Thread] = []
 """Fits whose result is there while Ray Train still takes its run apart."""
+
+
+_STOP = "stop"
+"""A file in the checkpoint's folder, which all workers see: the fit is to end after its epoch."""
 
 
 class FitConfig(BaseModel):
@@ -195,6 +199,18 @@ def fit(
     return result
 
 
+@dataclass(frozen=True)
+class Tuning:
+    """What a model's recipe is tuned by: the task of the training part, judged on the validation part."""
+
+    task: Task
+    inputs: dict[str, int]
+    """Table versions it is made of: path -> version."""
+    tags: dict[str, str]
+    parts: tuple[Any, ...]
+    """All that the fit depends on beside the recipe, as JSON can hold it."""
+
+
 @dataclass
 class Trained:
     """What a training run gives: the fit that chose the number of epochs, and the one whose weights are kept."""
@@ -219,7 +235,7 @@ def train(
         title: what the progress bar calls it; where nobody sees a bar, each epoch is a line of the log.
         checkpoint: folder that all workers see; an unfinished fit found there is continued, so it belongs to this fit alone.
         refit: fitted afterwards, for as many epochs as were best for `task`: the same on all rows before the test part.
-        on_epoch: called in this process with (epoch, metrics) after each epoch of `task`.
+        on_epoch: called in this process with (epoch, metrics) after each epoch of `task`; True: stop, perhaps an epoch later.
 
     Raises:
         EngineError: the cluster does not answer or has too few cores, or a worker failed; the message names why.
@@ -281,8 +297,9 @@ def train(
                 progress.update(bars[phase], completed=epoch + 1, description=", ".join([about, *map(" ".join, shown.items())]))
                 if not progress.console.is_terminal:
                     log.get(__name__).info("epoch", fit=about, epoch=epoch, **shown)
-                if on_epoch and phase == "tune":
-                    on_epoch(epoch, metrics)
+                if on_epoch and phase == "tune" and on_epoch(epoch, metrics):
+                    checkpoint.mkdir(parents=True, exist_ok=True)
+                    (checkpoint / _STOP).touch()
         queue.shutdown()
         if outcome:
             raise _explained(outcome[0]) from outcome[0]
@@ -298,8 +315,9 @@ def _explained(error: BaseException) -> BaseException:
     if isinstance(cause, ShopgraphError) or not isinstance(cause, Exception):
         return cause
     words = next(iter(str(cause).strip().splitlines()), "")
-    named = words if isinstance(cause, FloatingPointError) else f"{type(cause).__name__}: {words}"
-    return EngineError(f"a Ray Train worker failed: {named}")
+    if isinstance(cause, FloatingPointError):
+        return DivergedError(f"a Ray Train worker failed: {words}")
+    return EngineError(f"a Ray Train worker failed: {type(cause).__name__}: {words}")
 
 
 def cores_per_worker(node_cores: Sequence[int], num_workers: int) -> int:
@@ -332,8 +350,9 @@ def _worker(arguments: dict[str, Any]) -> None:
     device = ray_torch.get_device() if arguments["use_gpu"] else "cpu"
     queue, config = arguments["queue"], FitConfig(**arguments["config"])
 
-    def tell(epoch: int, metrics: dict[str, float]) -> None:
+    def tell(epoch: int, metrics: dict[str, float]) -> bool:
         queue.put((phase, epoch, config.epochs, metrics))
+        return (Path(arguments["checkpoint"]) / _STOP).exists()
 
     for phase, task in arguments["tasks"].items():
         result = fit(

@@ -86,6 +86,27 @@ def test_fit_learns_the_line() -> None:
     assert min(epoch["val_log_loss"] for epoch in result.history) < 0.1 * result.history[0]["val_log_loss"]
 
 
+def test_bfloat16_learns_the_line_as_well_and_its_weights_stay_float32() -> None:
+    result = fit(LineTask(), FitConfig(epochs=60, learning_rate=0.02, mixed_precision=True))
+    exact = fit(LineTask(), FitConfig(epochs=60, learning_rate=0.02))
+    assert result.history != exact.history
+    assert min(epoch["val_log_loss"] for epoch in result.history) < 0.1 * result.history[0]["val_log_loss"]
+    assert {tensor.dtype for tensor in result.state.values()} == {torch.float32}
+
+
+def test_a_fit_stops_where_it_is_told_to(tmp_path: Path) -> None:
+    told: list[int] = []
+
+    def stop_after_third(epoch: int, metrics: dict[str, float]) -> bool:
+        told.append(epoch)
+        return epoch == 2
+
+    result = fit(LineTask(), CONFIG, stop_after_third, checkpoint=tmp_path)
+    assert told == [0, 1, 2]
+    assert len(result.history) == 3
+    assert fit(LineTask(), CONFIG, stop_after_third, checkpoint=tmp_path).history == result.history
+
+
 def test_same_seed_same_weights_other_seed_other_weights() -> None:
     first, again = fit(LineTask(), CONFIG), fit(LineTask(), CONFIG)
     other = fit(LineTask(), FitConfig(**{**CONFIG.model_dump(), "seed": 8}))

@@ -7,12 +7,13 @@ import random
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 import torch
 
+from infra.settings import Settings
 from tests.training import workers
 from tests.training.demand.conftest import CALENDAR, simulate
-from tests.training.recommender.conftest import cycle  # noqa: F401  # a fixture
 from training.demand.backtest import BacktestConfig
 from training.demand.data import DemandTask, LossConfig, WindowConfig
 from training.demand.encoder import Encoder as DemandEncoder
@@ -21,7 +22,7 @@ from training.demand.model import Config as DemandConfig
 from training.demand.panel import Panel
 from training.recommender.data import DataConfig, RecommenderTask, make_encoder, make_queries, make_sequences, split
 from training.recommender.model import Config
-from training.trainer import FitConfig, Task
+from training.trainer import FitConfig, Task, train
 
 CONFIG = FitConfig(epochs=3, batch_size=7, learning_rate=5e-3, schedule="cosine", clip_norm=1.0, seed=3)
 MODELS = ("recommender", "recommender with negatives", "demand")
@@ -36,7 +37,7 @@ def task(request: pytest.FixtureRequest) -> Task:
     return recommender(request.getfixturevalue("cycle"), negatives)
 
 
-def recommender(cycle, num_negatives: int | None) -> RecommenderTask:  # noqa: F811
+def recommender(cycle: pa.Table, num_negatives: int | None) -> RecommenderTask:
     config = Config(dim=16, num_blocks=1, max_length=40, dropout=0.3, num_negatives=num_negatives)
     chosen = DataConfig(val_days=14, test_days=14)
     parts = split(cycle, chosen)
@@ -65,7 +66,7 @@ def test_workers_change_nothing_but_rounding(task: Task, tmp_path: Path) -> None
             assert same[str(task.monitor)] == pytest.approx(epoch[str(task.monitor)], abs=1e-5)
 
 
-def test_other_dropout_would_be_seen(cycle, tmp_path: Path) -> None:  # noqa: F811
+def test_other_dropout_would_be_seen(cycle: pa.Table, tmp_path: Path) -> None:
     """What the test above compares moves by far more than its tolerance where the masks are others."""
     made = recommender(cycle, None)
     one = workers.run(made, CONFIG, tmp_path / "one")
@@ -95,3 +96,16 @@ def test_killed_at_random_steps_it_ends_bit_for_bit_as_if_it_never_stopped(task:
     assert result.state.keys() == whole.state.keys()
     assert all(torch.equal(result.state[name], whole.state[name]) for name in whole.state)
     assert len(list((folder / "fit").iterdir())) == 3
+
+
+@pytest.mark.e2e
+@pytest.mark.usefixtures("ray")
+def test_two_workers_of_ray_train_change_nothing_but_rounding(cycle: pa.Table, settings: Settings, tmp_path: Path) -> None:
+    made = recommender(cycle, None)
+    alone = workers.run(made, CONFIG, tmp_path / "alone")
+    two = CONFIG.model_copy(update={"num_workers": 2})
+    together = train(made, two, settings, title="two", checkpoint=tmp_path / "two").tuned
+    assert alone
+    for epoch, same in zip(alone.history, together.history, strict=True):
+        assert same["train_loss"] == pytest.approx(epoch["train_loss"], rel=1e-5)
+        assert same["val_ndcg_at_10"] == pytest.approx(epoch["val_ndcg_at_10"], abs=1e-5)

@@ -27,6 +27,7 @@ from training.demand.panel import COLUMNS, Panel
 from training.demand.recipes import Recipe
 from training.metrics.names import with_interval
 from training.splits import rolling_origins
+from training.trainer import Tuning
 from training.trainer import train as fit
 
 TASK = "demand"
@@ -44,15 +45,9 @@ def train(recipe: Recipe, context: Context) -> dict[str, Any]:
     Raises:
         TableContractError: `daily_demand` is missing, empty, or too short for the recipe.
     """
-    panel, calendar, inputs = read(context)
-    try:
-        origins, test_origin = rolling_origins(panel.num_days, recipe.backtest.horizon, recipe.backtest.num_origins)
-        for origin in (*origins, test_origin):
-            select_series(panel.until(origin), recipe.backtest)
-    except ValueError as error:
-        raise TableContractError(f"table {DAILY_DEMAND.path}: {error} (recipe group `backtest`).") from None
+    panel, calendar, inputs, origins, test_origin = _read(recipe, context)
+    tags = {"split_digest": _split_digest(recipe, panel, origins, test_origin)}
     seed = recipe.fit.seed
-    tags = {"split_digest": digest_of(panel.item_ids, panel.start, origins, test_origin, recipe.backtest.model_dump())[:16]}
     title = f"{TASK} {recipe.name}"
     with context.tracking.run(TASK, name=title, role="model", recipe=recipe.model_dump(), inputs=inputs, tags=tags) as run:
         started = time.perf_counter()
@@ -111,6 +106,30 @@ def train(recipe: Recipe, context: Context) -> dict[str, Any]:
         "gains": gains,
         "summary": evaluate.table(reports),
     }
+
+
+def tuning(recipe: Recipe, context: Context) -> Tuning:
+    """What a search for the recipe's values fits (raises as `train`)."""
+    panel, calendar, inputs, origins, test_origin = _read(recipe, context)
+    digest = _split_digest(recipe, panel, origins, test_origin)
+    task = _task(recipe, panel, calendar, origins[0], origins)
+    return Tuning(task, inputs, {"split_digest": digest}, (inputs, digest, panel.digest, sorted(calendar.items())))
+
+
+def _read(recipe: Recipe, context: Context) -> tuple[Panel, dict[date, str], dict[str, int], tuple[int, ...], int]:
+    """As `read`, with the origins that are tuned on and that of the test part."""
+    panel, calendar, inputs = read(context)
+    try:
+        origins, test_origin = rolling_origins(panel.num_days, recipe.backtest.horizon, recipe.backtest.num_origins)
+        for origin in (*origins, test_origin):
+            select_series(panel.until(origin), recipe.backtest)
+    except ValueError as error:
+        raise TableContractError(f"table {DAILY_DEMAND.path}: {error} (recipe group `backtest`).") from None
+    return panel, calendar, inputs, origins, test_origin
+
+
+def _split_digest(recipe: Recipe, panel: Panel, origins: tuple[int, ...], test_origin: int) -> str:
+    return digest_of(panel.item_ids, panel.start, origins, test_origin, recipe.backtest.model_dump())[:16]
 
 
 def read(context: Context) -> tuple[Panel, dict[date, str], dict[str, int]]:

@@ -40,7 +40,7 @@ from training.recommender.purchases import Purchases
 from training.recommender.recipes import Recipe
 from training.splits import Split
 from training.tracking import Run
-from training.trainer import Trained
+from training.trainer import Trained, Tuning
 from training.trainer import train as fit
 
 TASK = "recommender"
@@ -58,14 +58,8 @@ def train(recipe: Recipe, context: Context) -> dict[str, Any]:
     Raises:
         TableContractError: `interactions` is missing, empty, or too short for the recipe.
     """
-    version = context.lake.version(INTERACTIONS.path)
-    if version is None:
-        raise TableContractError(f"table {INTERACTIONS.path} does not exist; run `shopgraph build interactions` first.")
-    columns = ["interaction_id", USER_ID, SESSION_ID, ITEM_ID, EVENT_TYPE, EVENT_TIMESTAMP, CREATED_TIMESTAMP]
-    parts = split(current_rows(context.lake, INTERACTIONS, version, columns), recipe.data)
-    inputs, seed = {INTERACTIONS.path: version}, recipe.fit.seed
-    catalog = _catalog(recipe, context, inputs)
-    tags = {"split_digest": parts.digest, "protocol": recipe.data.protocol}
+    parts, catalog, inputs, tags = _read(recipe, context)
+    seed = recipe.fit.seed
 
     title = f"{TASK} {recipe.name}"
     with context.tracking.run(TASK, name=title, role="model", recipe=recipe.model_dump(), inputs=inputs, tags=tags) as run:
@@ -129,6 +123,24 @@ def train(recipe: Recipe, context: Context) -> dict[str, Any]:
         "gains": gains,
         "summary": evaluate.table(reports),
     }
+
+
+def tuning(recipe: Recipe, context: Context) -> Tuning:
+    """What a search for the recipe's values fits (raises as `train`)."""
+    parts, catalog, inputs, tags = _read(recipe, context)
+    task = _task(recipe, parts, catalog, is_tuning=True)
+    return Tuning(task, inputs, tags, (inputs, parts.digest, rows_digest(parts.refit)))
+
+
+def _read(recipe: Recipe, context: Context) -> tuple[Split, pa.Table | None, dict[str, int], dict[str, str]]:
+    """The parts, what was said of items, the table versions both came from, and the tags of every run over them."""
+    version = context.lake.version(INTERACTIONS.path)
+    if version is None:
+        raise TableContractError(f"table {INTERACTIONS.path} does not exist; run `shopgraph build interactions` first.")
+    columns = ["interaction_id", USER_ID, SESSION_ID, ITEM_ID, EVENT_TYPE, EVENT_TIMESTAMP, CREATED_TIMESTAMP]
+    parts = split(current_rows(context.lake, INTERACTIONS, version, columns), recipe.data)
+    inputs = {INTERACTIONS.path: version}
+    return parts, _catalog(recipe, context, inputs), inputs, {"split_digest": parts.digest, "protocol": recipe.data.protocol}
 
 
 def _catalog(recipe: Recipe, context: Context, inputs: dict[str, int]) -> pa.Table | None:

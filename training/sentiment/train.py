@@ -25,6 +25,7 @@ from training.sentiment.leakage import near_copies
 from training.sentiment.model import Network, SentimentClassifier, branch_logits
 from training.sentiment.recipes import Recipe
 from training.tracking import Run
+from training.trainer import Tuning
 from training.trainer import train as fit
 
 TASK = "sentiment"
@@ -89,6 +90,20 @@ def train(recipe: Recipe, context: Context) -> dict[str, Any]:
     }
 
 
+def tuning(recipe: Recipe, context: Context) -> Tuning:
+    """What a search for the recipe's values fits (raises as `train`)."""
+    reviews, version = data.read(context.lake)
+    split, _ = without_near_copies(data.split(reviews))
+    inputs, tags = {CLEAN_REVIEWS.path: version}, {"split_digest": split.digest[:16]}
+    return Tuning(_task(recipe, split)[1], inputs, tags, (split.digest, split.train.texts, split.val.texts))
+
+
+def _task(recipe: Recipe, split: data.Split) -> tuple[Encoder, data.SentimentTask]:
+    """A tokenizer learned from the training part, and what is fitted with it."""
+    encoder = Encoder.learn(split.train.texts, split.train.labels, recipe.model.encoder)
+    return encoder, data.SentimentTask.of(split, encoder, recipe.model, recipe.fit.batch_size, recipe.fit.seed)
+
+
 def without_near_copies(split: data.Split) -> tuple[data.Split, dict[str, float]]:
     """The split without those training texts that nearly copy a text of the other parts, and what was found.
 
@@ -127,9 +142,7 @@ def calibrate(network: Network, logits: Tensor, labels: NDArray[np.int64], base_
 
 def _fit(recipe: Recipe, context: Context, split: data.Split, title: str, run: Run | None = None) -> SentimentClassifier:
     """Learn the tokenizer and fit the network through Ray Train; with a run, its curve is logged."""
-    encoder = Encoder.learn(split.train.texts, split.train.labels, recipe.model.encoder)
-    task = data.SentimentTask.of(split, encoder, recipe.model, recipe.fit.batch_size, recipe.fit.seed)
-
+    encoder, task = _task(recipe, split)
     trained = fit(
         task,
         recipe.fit,

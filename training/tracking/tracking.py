@@ -14,7 +14,7 @@ from typing import Any, Literal
 import mlflow
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
-from mlflow.utils.mlflow_tags import MLFLOW_SOURCE_NAME, MLFLOW_SOURCE_TYPE
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_SOURCE_NAME, MLFLOW_SOURCE_TYPE
 
 from infra import log
 from infra.errors import EngineError
@@ -27,7 +27,8 @@ from training.tracking.registry import Origin, Saved
 from training.tracking.runs import Run, answering
 from training.tracking.server import ensure_server, server_uri
 
-Role = Literal["model", "baseline"]
+Role = Literal["model", "baseline", "search", "trial"]
+"""A model, a baseline it must beat, a search for a recipe's values, and each of its trials, whose parent the search is."""
 
 _KIND = {"mlflow.experimentKind": "custom_model_development"}
 """The kind of experiment for which MLflow's pages open on runs and curves, not on traces of language models."""
@@ -75,15 +76,19 @@ class Tracking:
         recipe: Mapping[str, Any],
         inputs: Mapping[str, int],
         tags: Mapping[str, str] | None = None,
+        parent: Run | None = None,
+        goes_on: bool = False,
     ) -> Iterator[Run]:
         """Track one run of a task in the experiment `<shop>/<task>`.
 
         Args:
             name: what a reviewer reads in the list of runs.
-            role: a model, or a baseline it must beat.
+            role: see `Role`.
             recipe: the whole configuration.
             inputs: table versions it reads: path -> version; their digest joins runs over the same data. No vacuum takes them
                 while it runs, nor those of a model that was registered.
+            parent: the run that this one is shown below.
+            goes_on: take up the newest run with the same role and tags, if there is one.
 
         Raises:
             EngineError: MLflow does not answer or refuses what is sent, or the experiment was deleted there.
@@ -91,22 +96,29 @@ class Tracking:
         lake = self._lake
         experiment = f"{self.shop}/{task}"
         with answering():
-            made = self.client.create_run(
-                self._experiment(experiment),
-                run_name=name,
-                tags={
-                    "role": role,
-                    "task": task,
-                    "shop": self.shop,
-                    "home": self._here,
-                    "data_digest": digest_of(dict(inputs))[:16],
-                    "git_commit": git_commit(),
-                    MLFLOW_SOURCE_NAME: f"shopgraph train {task}",
-                    MLFLOW_SOURCE_TYPE: "LOCAL",
-                    **{key: str(value) for key, value in (tags or {}).items()},
-                },
-            )
-            run = Run(lambda: self.client, made.info.run_id, experiment, inputs)
+            place, kept = self._experiment(experiment), {key: str(value) for key, value in (tags or {}).items()}
+            run_id = self._newest(place, {"role": role, "home": self._here, **kept}) if goes_on else None
+            if run_id:
+                self.client.update_run(run_id, status="RUNNING")
+            else:
+                made = self.client.create_run(
+                    place,
+                    run_name=name,
+                    tags={
+                        "role": role,
+                        "task": task,
+                        "shop": self.shop,
+                        "home": self._here,
+                        "data_digest": digest_of(dict(inputs))[:16],
+                        "git_commit": git_commit(),
+                        MLFLOW_SOURCE_NAME: f"shopgraph {'tune' if role in ('search', 'trial') else 'train'} {task}",
+                        MLFLOW_SOURCE_TYPE: "LOCAL",
+                        **({MLFLOW_PARENT_RUN_ID: parent.id} if parent else {}),
+                        **kept,
+                    },
+                )
+                run_id = made.info.run_id
+            run = Run(lambda: self.client, run_id, experiment, inputs)
             pin(lake, "run", run.id, inputs)
             try:
                 run.params(recipe)
@@ -139,6 +151,12 @@ class Tracking:
             if not self.client.search_model_versions(f"run_id='{run.info.run_id}'"):  # else killed before the model's own pin
                 unpin(self._lake, "run", run.info.run_id)
         return [str(run.info.run_id) for run in runs]
+
+    def _newest(self, experiment_id: str, tags: Mapping[str, str]) -> str | None:
+        """The newest run with these tags."""
+        asked = " AND ".join(f"tags.{name} = '{value}'" for name, value in tags.items())
+        found = self.client.search_runs([experiment_id], asked, order_by=["attributes.start_time DESC"], max_results=1)
+        return str(found[0].info.run_id) if found else None
 
     @property
     def _lake(self) -> Lake:

@@ -155,6 +155,20 @@ def test_the_planted_order_is_learned(cycle: pa.Table, num_negatives: int | None
     assert max(epoch["val_ndcg_at_10"] for epoch in result.history) > 0.8 > 2 * popular.means["ndcg_at_10"]
 
 
+@pytest.mark.parametrize("num_negatives", [None, 10])
+def test_the_loss_in_bfloat16_is_that_of_float32_but_for_its_digits(cycle: pa.Table, num_negatives: int | None) -> None:
+    made = task(cycle, Config(dim=16, num_blocks=1, max_length=8, dropout=0.0, num_negatives=num_negatives))
+    torch.manual_seed(0)
+    module, batch = made.build(), next(iter(made.batches(0, 0, 1)))
+    exact = made.loss(module, batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = made.loss(module, batch)
+    mixed.backward()  # type: ignore[no-untyped-call]
+    assert mixed.dtype == torch.float32
+    assert float(mixed.detach()) == pytest.approx(float(exact.detach()), rel=2e-2)
+    assert all(parameter.grad is None or parameter.grad.isfinite().all() for parameter in module.parameters())
+
+
 def test_a_network_starts_better_than_popularity(cycle: pa.Table) -> None:
     made = task(cycle, Config(dim=8, max_length=8))
     torch.manual_seed(0)
