@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pickle
 from datetime import date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from features.shop import Shop
@@ -20,7 +22,7 @@ from training.demand.data import LossConfig, WindowConfig
 from training.demand.encoder import EncoderConfig
 from training.demand.model import Config, Forecaster
 from training.demand.recipes import Recipe, demo, full
-from training.demand.train import read, special_days_of, train
+from training.demand.train import read, special_days_of, train, tuning
 from training.tracking import Tracking
 from training.trainer import FitConfig
 
@@ -68,6 +70,19 @@ def test_a_table_too_short_for_the_recipe_is_refused_in_words(context: Context) 
     write(context.lake, simulate(num_items=2, num_days=40))
     with pytest.raises(TableContractError, match="40 days leave -2 .* fewer origins"):
         train(RECIPE, context)
+
+
+def test_what_is_tuned_ends_where_the_test_part_begins(settings: Settings) -> None:
+    """Other units in the last horizon, the very same task."""
+    tasks = []
+    for shop, units in (("a", None), ("b", 77)):
+        lake, rows = Lake.open(settings, shop), simulate(num_items=3)
+        last = pc.greater_equal(rows["ds"], pa.scalar(START + timedelta(days=NUM_DAYS - HORIZON)))
+        sold = rows["units_sum"] if units is None else pc.if_else(last, units, rows["units_sum"])
+        write(lake, rows.set_column(rows.column_names.index("units_sum"), "units_sum", sold))
+        tasks.append(tuning(RECIPE, Context(settings, SHOP, lake, Tracking(settings, shop))).task)
+    assert pickle.dumps(tasks[0]) == pickle.dumps(tasks[1])
+    assert tasks[0].monitor == "val_wql"
 
 
 def test_the_calendar_holds_public_and_own_days_beyond_the_table(context: Context) -> None:

@@ -24,7 +24,7 @@ from training.sentiment.data import Reviews
 from training.sentiment.encoder import EncoderConfig
 from training.sentiment.model import Config, SentimentClassifier
 from training.sentiment.recipes import DataConfig, Recipe
-from training.sentiment.train import train, without_near_copies
+from training.sentiment.train import train, tuning, without_near_copies
 from training.tracking import Tracking
 from training.trainer import FitConfig
 
@@ -40,6 +40,15 @@ SHOP = Shop(name="sample", currency="EUR", time_zone="Europe/Berlin")
 def test_a_missing_table_is_named(settings: Settings, lake: Lake) -> None:
     with pytest.raises(TableContractError, match="shopgraph build"):
         train(RECIPE, Context(settings, SHOP, lake, Tracking(settings, SHOP.name)))
+
+
+def test_what_is_tuned_holds_no_text_of_the_test_part(settings: Settings, full_lake: Lake, reviews: Reviews) -> None:
+    made = tuning(RECIPE, Context(settings, SHOP, full_lake, Tracking(settings, SHOP.name)))
+    split, _ = without_near_copies(data.split(reviews))
+    assert isinstance(made.task, data.SentimentTask)
+    assert (len(made.task.train), len(made.task.val)) == (len(split.train), len(split.val))
+    assert made.parts[1:] == (split.train.texts, split.val.texts)
+    assert made.task.monitor == "val_log_loss"
 
 
 @pytest.mark.parametrize("name", ["demo", "full"])
