@@ -1,4 +1,4 @@
-"""Dropout that hides the same of an example, whichever worker holds it."""
+"""Random choices that are the same whichever worker holds an example."""
 
 from __future__ import annotations
 
@@ -20,16 +20,29 @@ class Share:
     """In the same state on every worker; None: torch's own."""
 
 
-class Dropout(nn.Dropout):
+class Drawing(nn.Module):
+    """A layer that draws while it trains, for all workers alike; the trainer gives it this worker's share."""
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+        self.share = Share()
+
+
+class Chosen(Drawing):
+    """Of things that are no rows of the batch, such as the items of a catalogue, the same ones on every worker."""
+
+    def forward(self, num: int, device: torch.device) -> Tensor:
+        """(num,) True with chance p."""
+        return torch.rand(num, device=device, generator=self.share.generator) < self.p
+
+
+class Dropout(Drawing):
     """As `nn.Dropout`, bit for bit where one worker holds the batch, for tensors whose first dimension is the rows of the batch.
 
     Workers that share a batch each draw for all of its rows, as one would, and keep what concerns their own. So the number of
     workers changes nothing but rounding, at the price of drawing more, which is little beside the rest of a step.
     """
-
-    def __init__(self, p: float) -> None:
-        super().__init__(p)
-        self.share = Share()
 
     def forward(self, x: Tensor) -> Tensor:
         """(rows, ...) -> (rows, ...), scaled by 1 / (1 - p) where it is kept."""

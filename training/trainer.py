@@ -30,7 +30,7 @@ from infra import log
 from infra.errors import DivergedError, EngineError, SettingsError, ShopgraphError
 from infra.processes import is_open
 from infra.settings import Settings, ray_token
-from training.dropout import Dropout, Share
+from training.dropout import Drawing, Share
 from training.resume import Checkpoint, FitResult
 
 Batch = dict[str, Tensor]
@@ -474,10 +474,10 @@ def _check_precision(config: FitConfig, device: torch.device) -> None:
 
 
 def _shared(module: nn.Module, rank: int, world_size: int, device: torch.device) -> Share:
-    """Tell every dropout of the network which rows of a batch this worker holds."""
+    """Tell every layer that draws which rows of a batch this worker holds."""
     share = Share(rank, world_size, generator=torch.Generator(device) if world_size > 1 else None)
     for layer in module.modules():
-        if isinstance(layer, Dropout):
+        if isinstance(layer, Drawing):
             layer.share = share
     return share
 

@@ -20,12 +20,13 @@ from training.demand.encoder import Encoder as DemandEncoder
 from training.demand.encoder import EncoderConfig
 from training.demand.model import Config as DemandConfig
 from training.demand.panel import Panel
+from training.recommender.content import words_of
 from training.recommender.data import DataConfig, RecommenderTask, make_encoder, make_queries, make_sequences, split
 from training.recommender.model import Config
 from training.trainer import FitConfig, Task, train
 
 CONFIG = FitConfig(epochs=3, batch_size=7, learning_rate=5e-3, schedule="cosine", clip_norm=1.0, seed=3)
-MODELS = ("recommender", "recommender with negatives", "demand")
+MODELS = ("recommender", "recommender with words", "recommender with words and negatives", "demand")
 
 
 @pytest.fixture(params=MODELS)
@@ -33,17 +34,18 @@ def task(request: pytest.FixtureRequest) -> Task:
     """A small task of its kind, with dropout."""
     if request.param == "demand":
         return demand()
-    negatives = 8 if "negatives" in request.param else None
-    return recommender(request.getfixturevalue("cycle"), negatives)
+    return recommender(request.getfixturevalue("cycle"), 8 if "negatives" in request.param else None, "words" in request.param)
 
 
-def recommender(cycle: pa.Table, num_negatives: int | None) -> RecommenderTask:
+def recommender(cycle: pa.Table, num_negatives: int | None = None, has_words: bool = False) -> RecommenderTask:
     config = Config(dim=16, num_blocks=1, max_length=40, dropout=0.3, num_negatives=num_negatives)
     chosen = DataConfig(val_days=14, test_days=14)
     parts = split(cycle, chosen)
     encoder = make_encoder(parts.train, 28)
     sequences = make_sequences(parts.train, encoder)
-    return RecommenderTask(config, chosen, encoder, sequences, make_queries(parts.val, encoder), CONFIG.batch_size, CONFIG.seed)
+    told = [words_of({"brand": item[:2]}) for item in encoder.items] if has_words else None
+    queries = make_queries(parts.val, encoder)
+    return RecommenderTask(config, chosen, encoder, sequences, queries, CONFIG.batch_size, CONFIG.seed, told)
 
 
 def demand() -> DemandTask:
@@ -68,7 +70,7 @@ def test_workers_change_nothing_but_rounding(task: Task, tmp_path: Path) -> None
 
 def test_other_dropout_would_be_seen(cycle: pa.Table, tmp_path: Path) -> None:
     """What the test above compares moves by far more than its tolerance where the masks are others."""
-    made = recommender(cycle, None)
+    made = recommender(cycle)
     one = workers.run(made, CONFIG, tmp_path / "one")
     other = workers.run(replace(made, config=made.config.model_copy(update={"dropout": 0.31})), CONFIG, tmp_path / "other")
     assert one
@@ -101,7 +103,7 @@ def test_killed_at_random_steps_it_ends_bit_for_bit_as_if_it_never_stopped(task:
 @pytest.mark.e2e
 @pytest.mark.usefixtures("ray")
 def test_two_workers_of_ray_train_change_nothing_but_rounding(cycle: pa.Table, settings: Settings, tmp_path: Path) -> None:
-    made = recommender(cycle, None)
+    made = recommender(cycle)
     alone = workers.run(made, CONFIG, tmp_path / "alone")
     two = CONFIG.model_copy(update={"num_workers": 2})
     together = train(made, two, settings, title="two", checkpoint=tmp_path / "two").tuned

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from infra.errors import ModelNotFoundError
-from training.dropout import Dropout
+from training.dropout import Chosen, Dropout
 from training.metrics.ranking import top_k
 from training.recommender.content import Bags, Row, Vocabulary, words_of
 from training.recommender.sources import NEAR, NETWORK, Near, blended, shares_of, softmax
@@ -285,6 +285,7 @@ class Network(nn.Module):
         if num_words:
             self.word = nn.Embedding(num_words, config.dim)
             self.new_bias = nn.Parameter(torch.zeros(()))
+            self.taken_for_new = Chosen(config.new_share)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_blocks))
         self.norm = nn.LayerNorm(config.dim)
         self.dropout = Dropout(config.dropout)
@@ -313,7 +314,8 @@ class Network(nn.Module):
             return own, bias
         words, offsets, is_new = self.said.of(ids, own.device)
         if self.training:
-            is_new = is_new | (torch.rand(len(own), device=own.device) < self.config.new_share)
+            drawn = self.taken_for_new(len(self.item_bias), own.device)  # for all items: which are named differs between workers
+            is_new = is_new | (drawn if ids is None else drawn[ids])
         said = functional.embedding_bag(words, self.word.weight, offsets, mode="mean", include_last_offset=True)
         return torch.where(is_new[:, None], 0.0, own) + said, torch.where(is_new, self.new_bias, bias)
 
