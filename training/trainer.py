@@ -131,7 +131,7 @@ def fit(
     share = _shared(module, rank, world_size, device)
     network: nn.Module = nn.parallel.DistributedDataParallel(module) if world_size > 1 else module
     if config.compile:
-        network = torch.compile(network)  # type: ignore[assignment]
+        network = torch.compile(network, dynamic=True)  # type: ignore[assignment]  # batches differ in width
     optimizer = torch.optim.AdamW(_parameter_groups(module, config.weight_decay), lr=config.learning_rate)
     begins = [0]  # the step that each epoch begins with, and the end
     for epoch in range(config.epochs):
