@@ -234,19 +234,24 @@ class PropensityTask:
         order = np.random.default_rng((self.seed, epoch)).permutation(len(self.train["days"]))
         for places in np.array_split(order, self.num_steps(epoch)):
             chosen = torch.from_numpy(places[rank::world_size])
-            yield {name: tensor[chosen] for name, tensor in self.train.items()}
+            batch = {name: tensor[chosen] for name, tensor in self.train.items()}
+            if world_size > 1:
+                batch["num_rows"] = torch.tensor(len(places))
+            yield batch | {"weight": torch.tensor(world_size / len(places))}
 
     def loss(self, module: nn.Module, batch: Batch) -> Tensor:
-        """Mean negative log likelihood of the watched days, nats per row."""
-        return negative_log_likelihood(module(batch["inputs"], batch["weekday"]), batch["days"], batch["bought"]).mean()
+        """Negative log likelihood of the watched days, nats, times the weight of a row."""
+        logits = module(batch["inputs"], batch["weekday"])
+        return negative_log_likelihood(logits, batch["days"], batch["bought"]).sum() * batch["weight"]
 
     def validate(self, module: nn.Module) -> dict[str, float]:
         """The same loss on the validation rows."""
         if self.val is None:
             return {}
         device = next(module.parameters()).device
+        whole = torch.tensor(1.0)
         total = sum(
-            float(self.loss(module, {name: tensor.to(device) for name, tensor in part.items()})) * len(part["days"])
+            float(self.loss(module, {name: tensor.to(device) for name, tensor in (part | {"weight": whole}).items()}))
             for part in _portions(self.val, 4096)
         )
         return {"val_loss": total / len(self.val["days"])}

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from training.dropout import Dropout
 from training.propensity.encoder import FEATURES, HABITS, NUM_INPUTS, Encoder, Facts, Floats, Ints, features, words
 
 Batch = dict[str, Tensor]
@@ -55,7 +56,7 @@ class Network(nn.Module):
         widths = [NUM_INPUTS, *[config.dim] * config.layers]
         hidden: list[nn.Module] = []
         for before, after in pairwise(widths):
-            hidden += [nn.Linear(before, after), nn.SiLU(), nn.Dropout(config.dropout)]
+            hidden += [nn.Linear(before, after), nn.SiLU(), Dropout(config.dropout)]
         self.hidden = nn.Sequential(*hidden)
         self.out = nn.Linear(widths[-1], len(spread))
         nn.init.zeros_(self.out.weight)

@@ -22,6 +22,7 @@ from training.propensity.encoder import Encoder, Facts
 from training.propensity.model import Answers, Network, Propensity, negative_log_likelihood
 from training.propensity.recipes import Recipe
 from training.tracking import Run
+from training.trainer import Tuning
 from training.trainer import train as fit
 
 TASK = "propensity"
@@ -38,14 +39,9 @@ def train(recipe: Recipe, context: Context) -> dict[str, Any]:
     Raises:
         TableContractError: `interactions` is missing, or holds too few days, users or purchases.
     """
-    logger, shop, seed = log.get(__name__), context.shop, recipe.fit.seed
-    facts, version = data.read(context.lake, shop.time_zone)
-    today = clock.now(context.settings.now or shop.now, context.lake).astimezone(shop.zone).date()
-    facts = facts.before(day_number(today))  # days that are over; what says it is of the future waits for it
-    parts = data.split(facts, recipe.data, seed)
+    logger, seed = log.get(__name__), recipe.fit.seed
+    facts, parts, inputs, tags = _read(recipe, context)
     logger.info("rows", train=len(parts.train), val=len(parts.val), test=len(parts.test), test_from=str(day_of(parts.plan.test)))
-    inputs = {INTERACTIONS.path: version}
-    tags = {"split_digest": parts.digest[:16]}
     with context.tracking.run(
         TASK, name=f"{TASK} {recipe.name}", role="model", recipe=recipe.model_dump(), inputs=inputs, tags=tags
     ) as run:
@@ -101,18 +97,34 @@ def _log_answers(
     run.table(evaluate.per_user(test, answers[name], pseudonyms), "per_user.parquet")
 
 
+def tuning(recipe: Recipe, context: Context) -> Tuning:
+    """What a search for the recipe's values fits (raises as `train`)."""
+    _, parts, inputs, tags = _read(recipe, context)
+    task = _task(recipe, parts.train, parts.val, parts.plan.horizon)
+    return Tuning(task, inputs, tags, (inputs, parts.digest, task.encoder.content))
+
+
+def _read(recipe: Recipe, context: Context) -> tuple[Facts, Parts, dict[str, int], dict[str, str]]:
+    """What is known of users, the parts it is learned from and asked about, the table versions it is made of, and tags of a run."""
+    shop = context.shop
+    facts, version = data.read(context.lake, shop.time_zone)
+    today = clock.now(context.settings.now or shop.now, context.lake).astimezone(shop.zone).date()
+    facts = facts.before(day_number(today))  # days that are over; what says it is of the future waits for it
+    parts = data.split(facts, recipe.data, recipe.fit.seed)
+    return facts, parts, {INTERACTIONS.path: version}, {"split_digest": parts.digest[:16]}
+
+
+def _task(recipe: Recipe, rows: Rows, val: Rows | None, horizon: int) -> PropensityTask:
+    return PropensityTask.of(rows, val, Encoder.fit(rows.values, horizon), recipe.model, recipe.fit.batch_size, recipe.fit.seed)
+
+
 def _fit(recipe: Recipe, context: Context, parts: Parts, run: Run) -> tuple[Propensity, int]:
     """The calibrated model, and how many epochs were kept.
 
     What is learned again on all rows before the test part is calibrated by what the first fit missed on the validation part, which
     it saw for the first time, as the second one will the test part; measured in infra/decisions.md.
     """
-    task, final = (
-        PropensityTask.of(
-            rows, val, Encoder.fit(rows.values, parts.plan.horizon), recipe.model, recipe.fit.batch_size, recipe.fit.seed
-        )
-        for rows, val in ((parts.train, parts.val), (parts.refit, None))
-    )
+    task, final = (_task(recipe, rows, val, parts.plan.horizon) for rows, val in ((parts.train, parts.val), (parts.refit, None)))
     trained = fit(
         task,
         recipe.fit,
