@@ -199,7 +199,8 @@ class Ease:
         inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram))
         inverse.div_(-inverse.diagonal().clone())
         inverse.diagonal().zero_()
-        self.weights = inverse.numpy()
+        # row by row: SciPy would copy a matrix of columns as a whole each time it is asked
+        self.weights = np.ascontiguousarray(inverse.numpy())
 
     def __call__(self, history: Sequences, users: Ints) -> Floats:
         return np.asarray(
