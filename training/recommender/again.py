@@ -31,6 +31,8 @@ _MOST_PAIRS = 500_000
 """Examples that are learned from at each such day, at most."""
 _PRIOR_BUYERS, _PRIOR_GAPS = 10.0, 5.0
 """How many buyers and gaps of an average item stand behind each item: shrinkage to the shop."""
+_LEAST_BUYERS = 20
+"""Buyers whose first purchase is a horizon ago and none of whom came again, until an item counts as one that nobody buys twice."""
 _PRIOR = np.array([1.5, 1.1, -0.5, 0.2, -0.12, 0.2, 0.5, 0.1])
 """Weights before anything is learned, in the order of `_features`, between those of `online_retail` and of the sample shop: a shop with
 few examples of what came again stays near them."""
@@ -50,8 +52,8 @@ class Habits:
     """Log odds that a buyer ever buys it again."""
     buyers: Floats
     """Log of 1 + the number of its buyers."""
-    ever: Bools
-    """Whether anybody ever bought it again."""
+    offered: Bools
+    """Whether it is offered to who bought it once: somebody bought it again, or too few had the time to."""
 
     @classmethod
     def of(cls, bought: Bought, day: int, num_items: int) -> Habits:
@@ -74,7 +76,8 @@ class Habits:
             ),
             repeats=np.log(share / (1 - share)),
             buyers=np.log1p(buyers),
-            ever=repeaters > 0,
+            offered=(repeaters > 0)
+            | (np.bincount(pairs.items[day - pairs.first >= HORIZON_DAYS], minlength=num_items) < _LEAST_BUYERS),
         )
 
 
@@ -87,9 +90,9 @@ class Again:
 
     def chances(self, pairs: Pairs, day: int) -> Floats:
         """(n,) chance that each person buys each of their items within `HORIZON_DAYS` of a day; 0: it is not offered again, for this
-        person bought it once and nobody ever bought it twice."""
+        person bought it once, and of many who had the time nobody bought it twice."""
         chances = 1 / (1 + np.exp(-_features(pairs, self.habits, day) @ self.weights))
-        return np.where((pairs.counts > 1) | self.habits.ever[pairs.items], chances, 0.0)
+        return np.where((pairs.counts > 1) | self.habits.offered[pairs.items], chances, 0.0)
 
     def resized(self, num_items: int) -> Again:
         """The same over a catalogue that has grown to so many items, the new ones bought by nobody yet."""

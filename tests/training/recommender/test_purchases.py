@@ -116,7 +116,8 @@ def test_habits_are_shrunk_to_the_shop() -> None:
     assert np.exp(found.gap[0]) == pytest.approx(7, rel=0.01)
     assert 7 < np.exp(found.gap[2]) < 300  # one gap of 300 days says little
     assert np.exp(found.gap[3]) == pytest.approx(7, rel=0.1)
-    assert found.ever.tolist() == [True, False, True, False, False]
+    assert found.offered.tolist() == [True, False, True, True, True]  # of 50 who had the time none came again
+    assert habits([(user, 0, 380) for user in range(50)], 1).offered[0]  # they had not
     assert found.rate[0] > found.rate[3] > found.rate[1]
     assert found.repeats[0] > found.repeats[1]
 
@@ -131,7 +132,7 @@ def test_what_is_due_comes_first_and_what_nobody_buys_twice_never(rows: pa.Table
     )
     assert chances[0] > 0.9
     assert chances[1] > chances[2]  # just bought, it waits
-    never = Again(Habits(**{**vars(again.habits), "ever": np.zeros(len(encoder.items) + 1, dtype=np.bool_)}), again.weights)
+    never = Again(Habits(**{**vars(again.habits), "offered": np.zeros(len(encoder.items) + 1, dtype=np.bool_)}), again.weights)
     assert never.chances(pairs((sofa, 1, day - 9, day - 9), (sofa, 2, day - 90, day - 9)), day).tolist()[0] == 0
     assert never.chances(pairs((sofa, 2, day - 90, day - 9)), day)[0] > 0
 
@@ -175,7 +176,8 @@ def test_of_items_that_came_later_nothing_was_bought_yet(rows: pa.Table) -> None
     grown = learned.resized(size + 3)
     asked = pairs((0, 3, 10, 90), (1, 1, 50, 50))
     assert np.array_equal(grown.again.chances(asked, 100), learned.again.chances(asked, 100))
-    assert grown.again.chances(pairs((size + 2, 1, 90, 90)), 100).tolist() == [0]
+    new, unknown = grown.again.chances(pairs((size + 2, 1, 90, 90), (size + 1, 1, 90, 90)), 100)
+    assert new == unknown > 0
     assert 0 < grown.again.chances(pairs((size + 2, 2, 60, 90)), 100)[0] < 1
     scores = grown.together.scores([np.array([0]), np.array([size + 1])])
     assert np.array_equal(scores[0, :size], learned.together.scores([np.array([0])])[0])

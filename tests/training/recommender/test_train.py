@@ -55,7 +55,7 @@ def test_train_registers_a_model_that_beats_its_floors(cycle: pa.Table, settings
     assert (saved.version, saved.inputs) == (report["version"], {INTERACTIONS.path: 0})
     best = [item for item, _ in Recommender.load(saved.folder).recommend([["i01", "i02"]], 3)[0]]
     assert "i03" in best
-    assert Purchases.load(saved.folder).again.habits.ever.any()  # the other half of the version
+    assert Purchases.load(saved.folder).again.habits.offered.any()  # the other half of the version
     client = context.tracking.client
     experiment = client.get_experiment_by_name("sample/recommender")
     runs = client.search_runs([experiment.experiment_id])
