@@ -87,7 +87,7 @@ class Recommend:
 
     def refresh(self, at: datetime) -> None:
         """Read the item facts as of `at`; items that were listed since the model learned join its catalogue."""
-        listed = self.rules.listed(self.learned.encoder.index, at)
+        listed = self.rules.listed(self.learned.encoder.items, at)
         if listed == self._listed:
             self.rules.refresh(at)
             return

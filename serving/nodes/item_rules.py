@@ -6,7 +6,7 @@ of an item while the shop runs is put over them within a second.
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from features.columns import EVENT_TIMESTAMP, ITEM_ID
 from features.fresh.items import ToldItems
-from features.online.packing import to_microseconds
+from features.online.packing import from_microseconds, to_microseconds
 from features.store import FeatureStore
 from features.views import VIEWS
 from serving.schemas import Filters
@@ -79,18 +79,19 @@ class ItemRules:
         """The same of other items."""
         return ItemRules(self.store, items, at, self.told)
 
-    def listed(self, known: Container[str], at: datetime) -> dict[str, Row]:
+    def listed(self, known: Collection[str], at: datetime) -> dict[str, Row]:
         """Item -> what is said of it, of those on sale that are not among `known`: by the tables, and by what was told since."""
         rows: dict[str, Row] = {}
         if self.store.lake.version(CATALOG.path) is not None:
-            catalog = self.store.latest(CATALOG.name, at).select([ITEM_ID, *COLUMNS, "withdrawn_at"])
-            others = [item not in known for item in catalog[ITEM_ID].to_pylist()]
-            rows = {row[ITEM_ID]: row for row in catalog.filter(pa.array(others)).to_pylist()}
-            gone = [item for item, row in rows.items() if row["withdrawn_at"] is not None and row["withdrawn_at"] <= at]
-            for item in gone:
-                del rows[item]
-        told = {item: entry.row for item, entry in self.told.states.items() if item not in known}
-        return rows | {item: row for item, row in told.items() if row.get("withdrawn_at", NEVER) > to_microseconds(at)}
+            catalog = self.store.latest(CATALOG.name, at).select([ITEM_ID, *COLUMNS, "withdrawn_at", EVENT_TIMESTAMP])
+            others = catalog.filter(pc.invert(pc.is_in(catalog[ITEM_ID], pa.array(known, pa.string()))))
+            rows = {row[ITEM_ID]: row for row in others.to_pylist()}
+        for item in self.told.states.keys() - set(known):
+            entry = self.told.states[item]
+            if item not in rows or entry.instant >= to_microseconds(rows[item][EVENT_TIMESTAMP]):
+                withdrawn = entry.row.get("withdrawn_at")
+                rows[item] = {**entry.row, "withdrawn_at": None if withdrawn is None else from_microseconds(withdrawn)}
+        return {item: row for item, row in rows.items() if row["withdrawn_at"] is None or row["withdrawn_at"] > at}
 
     def refresh(self, at: datetime) -> None:
         """Read the facts anew; requests see the old ones until it is done."""

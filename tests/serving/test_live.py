@@ -256,6 +256,24 @@ def test_an_item_listed_after_the_model_learned_is_recommended_and_filtered_afte
     assert "new" not in recommended(gateway, k=50)
 
 
+def test_what_the_tables_list_beyond_the_model_is_known_unless_it_was_told_anew(told_shop: ServedShop) -> None:
+    gateway = told_shop.gateway()
+    rules = gateway.live.served["recommend"].graph.rules
+    listed = rules.listed(rules.items[:5], gateway.live.clock.now())
+    assert {item: row["brand"] for item, row in listed.items()} == {"i5": "b", "i6": "a", "i7": "b", "i8": "a"}  # i9 is withdrawn
+    early = "2024-04-01T00:00:00Z"  # the tables' rows are of 30 April
+    told = [
+        {"item_id": "i6", "withdrawn_at": early, "event_timestamp": early},
+        {"item_id": "i9", "brand": "b", "event_timestamp": early},
+        {"item_id": "i7", "brand": "a"},
+        {"item_id": "i8", "withdrawn_at": "2024-05-01T12:00:00Z"},
+    ]
+    assert ask(gateway, "/v1/items", {"items": told}).json()["accepted"] == 4
+    gateway.live.tell()
+    listed = rules.listed(rules.items[:5], gateway.live.clock.now())
+    assert {item: row["brand"] for item, row in listed.items()} == {"i5": "b", "i6": "a", "i7": "a"}
+
+
 def test_the_tables_win_over_what_was_told_before(told_shop: ServedShop) -> None:
     gateway = told_shop.gateway()
     early = {"item_id": "i0", "withdrawn_at": "2024-04-01T00:00:00Z", "event_timestamp": "2024-04-01T00:00:00Z"}
