@@ -129,9 +129,9 @@ def top_k(scores: Scores, k: int) -> Ints:
     best = np.take_along_axis(found, np.lexsort((found, -values.numpy()), axis=1), axis=1)
     # Of items with the score of the last place, others may be meant than those that were found.
     is_tied = ((maxima >= last).sum(dim=1) > k) | ((among >= last).sum(dim=1) > k)
+    above = (values > last).sum(dim=1).tolist()
     for row in is_tied.nonzero().flatten().tolist():
-        candidates = np.flatnonzero(scores[row] >= last[row].numpy())  # ascending, so a stable sort breaks ties by index
-        best[row] = candidates[np.argsort(-scores[row, candidates], kind="stable")][:k]
+        best[row, above[row] :] = np.flatnonzero(scores[row] == last[row].numpy())[: k - above[row]]
     return best
 
 

@@ -69,6 +69,17 @@ def test_top_k_is_stable_and_equals_a_full_sort() -> None:
         top_k(scores, -1)
 
 
+@pytest.mark.parametrize("num_items", [63, 64, 65, 640, 1000])
+@pytest.mark.parametrize("levels", [2, 50, 10_000])
+def test_top_k_of_many_items_is_stable_whatever_is_tied_or_forbidden(num_items: int, levels: int) -> None:
+    rng = np.random.default_rng(num_items + levels)
+    scores = rng.integers(0, levels, (40, num_items)).astype(np.float32)
+    scores[rng.random(scores.shape) < 0.3] = -np.inf
+    scores[0], scores[1, 5:] = -np.inf, -np.inf
+    for k in (1, 10, 70):
+        assert np.array_equal(top_k(scores, k), np.argsort(-scores, axis=1, kind="stable")[:, :k])
+
+
 def test_report_streams_and_counts() -> None:
     scores = np.eye(12) + np.linspace(0.5, 0, 12)
     targets = [np.array([item]) for item in range(12)]
