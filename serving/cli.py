@@ -30,20 +30,11 @@ def up(
     shopgraph up\n
     shopgraph train recommender && shopgraph up --latest
     """
-    from rich.console import Console
-
+    from infra.progress import steps
     from serving import servers
 
     settings: Settings = context.obj
-    console = Console(stderr=True)
-    with console.status("looking at what runs") as spinner:
-
-        def say(step: str) -> None:
-            if console.is_terminal:
-                spinner.update(step)
-            else:
-                console.print(step)
-
+    with steps("looking at what runs") as say:
         is_new = servers.up(settings, latest, say)
     found = servers.status(settings)
     if as_json:

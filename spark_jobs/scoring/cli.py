@@ -42,20 +42,13 @@ def score(
     from rich.table import Table
 
     from infra.lake import Lake
+    from infra.progress import steps
     from spark_jobs.scoring import propensity
 
     name, _, version = model.partition("@")
     if name not in SCORED:
         raise SettingsError(f"there is no batch scoring of {name!r}; there is {', '.join(SCORED)}.")
-    console = Console(stderr=True)
-    with console.status("reading") as spinner:
-
-        def say(step: str) -> None:
-            if console.is_terminal:
-                spinner.update(step)
-            else:
-                console.print(step)
-
+    with steps("reading") as say:
         made = propensity.score(context.obj, version or None, as_of.date() if as_of else None, say)
     rows = Lake.open(context.obj).read(propensity.TABLE.path, made.commit.version)
     report = {
