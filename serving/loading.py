@@ -66,7 +66,7 @@ class Loader:
             rules = ItemRules(self.store, recommender.encoder.items, at, self.told)
             purchases = Purchases.load(folders["recommender"])
             graph = Recommend(manifest, UserHistory(self.store), UserPurchases(self.store), recommender, purchases, rules)
-            graph.refresh(at)  # what was listed since the model learned
+            graph.list_new(at)
             return graph
         if manifest.product == "forecast":
             forecaster = Forecaster.load(folders["demand"])

@@ -65,8 +65,8 @@ class Recommend:
         self.manifest = manifest
         self.history = history
         self.bought = bought
-        self.learned = model
-        """The model over the items it learned from."""
+        self.learned = model, purchases
+        """Both halves of the model version over the items they learned from."""
         self.placements = Placements(model, purchases, rules, manifest.weights)
         self._listed: dict[str, Row] = {}
 
@@ -87,15 +87,20 @@ class Recommend:
 
     def refresh(self, at: datetime) -> None:
         """Read the item facts as of `at`; items that were listed since the model learned join its catalogue."""
-        listed = self.rules.listed(self.learned.encoder.items, at)
-        if listed == self._listed:
+        if not self.list_new(at):
             self.rules.refresh(at)
-            return
-        model = self.learned.with_items(listed)
-        size = len(model.encoder.items)
-        rules = self.rules.over(model.encoder.items, at)
-        self.placements = Placements(model, self.placements.purchases.resized(size), rules, self.manifest.weights)
+
+    def list_new(self, at: datetime) -> bool:
+        """Whether what is listed beyond the items of the model has changed; then the catalogue is made anew, its facts read."""
+        learned, purchases = self.learned
+        listed = self.rules.listed(learned.encoder.items, at)
+        if listed == self._listed:
+            return False
+        model = learned.with_items(listed)
+        items = model.encoder.items
+        self.placements = Placements(model, purchases.resized(len(items)), self.rules.over(items, at), self.manifest.weights)
         self._listed = listed
+        return True
 
     def tell(self, at: datetime) -> None:
         """Put what was told of items over the facts."""

@@ -256,6 +256,22 @@ def test_an_item_listed_after_the_model_learned_is_recommended_and_filtered_afte
     assert "new" not in recommended(gateway, k=50)
 
 
+def test_a_catalogue_that_grew_by_several_shrinks_again(told_shop: ServedShop) -> None:
+    gateway = told_shop.gateway()
+    names = [f"new{number}" for number in range(4)]
+    ask(gateway, "/v1/items", {"items": [{"item_id": name, "brand": "a"} for name in names]})
+    gateway.live.tell()
+    gateway.live.refresh()
+    assert set(names) <= set(recommended(gateway, k=50))
+    ask(gateway, "/v1/items", {"items": [{"item_id": name, "withdrawn_at": "2024-05-01T12:00:00Z"} for name in names[1:]]})
+    gateway.live.tell()
+    gateway.live.refresh()
+    assert set(names) & set(recommended(gateway, k=50)) == {"new0"}
+    assert len(gateway.live.served["recommend"].graph.model.encoder.items) == 11
+    again = ask(gateway, "/v1/recommend", {"placement": "buy_again", "user_id": "u1", "k": 9}).json()
+    assert again["items"]
+
+
 def test_what_the_tables_list_beyond_the_model_is_known_unless_it_was_told_anew(told_shop: ServedShop) -> None:
     gateway = told_shop.gateway()
     rules = gateway.live.served["recommend"].graph.rules
