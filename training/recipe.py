@@ -4,14 +4,28 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from infra.errors import SettingsError
 
+if TYPE_CHECKING:
+    from training.trainer import FitConfig
+
 MODELS = ("recommender", "demand", "sentiment", "propensity")
+
+
+class Recipe(Protocol):
+    """What every model's `Recipe` has; the groups beside `fit` are the model's own."""
+
+    name: str
+    fit: FitConfig
+
+    def model_dump(self, *, mode: str = "python") -> dict[str, Any]:
+        """The recipe as plain values; with mode `json` as JSON has them."""
+        ...
 
 
 def names(model: str) -> dict[str, str]:
@@ -21,7 +35,7 @@ def names(model: str) -> dict[str, str]:
     return {name: (inspect.getdoc(function) or "").split("\n")[0] for name, function in made.items()}
 
 
-def load(model: str, name: str, changes: tuple[str, ...] = ()) -> BaseModel:
+def load(model: str, name: str, changes: tuple[str, ...] = ()) -> Recipe:
     """The recipe `name` of a model with `key.sub=value` changes applied and validated again; its name then tells them too.
 
     Raises:
@@ -36,7 +50,7 @@ def load(model: str, name: str, changes: tuple[str, ...] = ()) -> BaseModel:
         _apply(content, change)
     content["name"] = " ".join([name, *changes])
     try:
-        return type(recipe)(**content)
+        return cast("Recipe", type(recipe)(**content))
     except ValidationError as error:
         told = "; ".join(": ".join(filter(None, (".".join(map(str, e["loc"])), e["msg"]))) for e in error.errors())
         raise SettingsError(f"recipe {model}/{name}: {told}") from None

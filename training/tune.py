@@ -12,7 +12,6 @@ from operator import getitem
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-from pydantic import BaseModel
 
 from infra import log
 from infra.errors import DivergedError, EngineError, SettingsError
@@ -65,16 +64,16 @@ def tune(model: str, name: str, changes: tuple[str, ...], space: Space, trials: 
     metric = str(begun.task.monitor)
     search = Search(
         context.home.sql / "searches.db",
-        f"{context.shop.name}/{model}/{recipe.name}/{known}",  # type: ignore[attr-defined]
+        f"{context.shop.name}/{model}/{recipe.name}/{known}",
         space,
         begun.task.mode,
-        recipe.fit.seed,  # type: ignore[attr-defined]
+        recipe.fit.seed,
         {field: _at(content, field) for field in space},
     )
     tags = {**begun.tags, "search": known}
     with context.tracking.run(
         model,
-        name=f"{model} {recipe.name}, search",  # type: ignore[attr-defined]
+        name=f"{model} {recipe.name}, search",
         role="search",
         recipe={**recipe.model_dump(), "search": {field: told({field: values}) for field, values in space.items()}},
         inputs=begun.inputs,
@@ -108,7 +107,7 @@ def _try(
     """One trial: a nested run, and its outcome told to the search."""
     logger = log.get(__name__)
     try:
-        recipe: BaseModel = recipes.load(model, name, (*changes, *trial.changes))
+        recipe = recipes.load(model, name, (*changes, *trial.changes))
     except SettingsError as error:  # values that do not go together
         logger.warning("trial left out", trial=trial.number, why=str(error))
         trial.prune()
@@ -124,12 +123,12 @@ def _try(
         def judge(epoch: int, metrics: dict[str, float]) -> bool:
             if not hopeless_at:  # workers may be an epoch ahead of the verdict
                 run.epoch(epoch, metrics)
-                if trial.is_hopeless(epoch, metrics[metric]) and epoch + 1 < recipe.fit.epochs:  # type: ignore[attr-defined]
+                if trial.is_hopeless(epoch, metrics[metric]) and epoch + 1 < recipe.fit.epochs:
                     hopeless_at.append(epoch)
             return bool(hopeless_at)
 
         try:
-            fit(found.task, recipe.fit, context.settings, title=title, checkpoint=checkpoint, on_epoch=judge)  # type: ignore[attr-defined]
+            fit(found.task, recipe.fit, context.settings, title=title, checkpoint=checkpoint, on_epoch=judge)
         except DivergedError as error:
             logger.warning("trial diverged", trial=trial.number, why=str(error))
             outcome = "diverged"

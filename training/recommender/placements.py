@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
+from scipy import sparse
 
 from features.columns import EVENT_TIMESTAMP
+from training.metrics.comparison import cell
 from training.metrics.intervals import mean_interval, paired_interval
 from training.metrics.ranking import ndcg_at, num_targets, worst_ranks
 from training.recommender.again import HORIZON_DAYS
@@ -40,11 +43,11 @@ class Judged:
     placement: str
     per_question: Mapping[str, Floats]
 
-    def rows(self, seed: int) -> Iterator[dict[str, str | int | float]]:
+    def rows(self, seed: int) -> Iterator[dict[str, Any]]:
         """One row per rule: mean with its 95 % interval, and for floors our paired gain over them."""
         ours = self.per_question[RULE]
         for rule, values in self.per_question.items():
-            row: dict[str, str | int | float] = {"placement": self.placement, "rule": rule, "num_questions": len(values)}
+            row: dict[str, Any] = {"placement": self.placement, "rule": rule, "num_questions": len(values)}
             row |= dict(zip(("ndcg_at_10", "ndcg_at_10_lo", "ndcg_at_10_hi"), mean_interval(values, seed), strict=True))
             if rule != RULE:
                 row |= dict(zip(("gain", "gain_lo", "gain_hi"), paired_interval(ours, values, seed), strict=True))
@@ -63,10 +66,11 @@ def judge(parts: Split, encoder: Encoder, zone: str, seed: int) -> list[Judged]:
         return []
     after = after.filter(pc.greater(after[EVENT_TIMESTAMP], pc.max(before[EVENT_TIMESTAMP]))).combine_chunks()
     learned = Purchases.learn(parts.train, encoder, zone)
-    baskets = baskets_of(before, encoder), baskets_of(after, encoder)
+    held = held_by(*baskets_of(before, encoder), len(encoder.items))
+    common, baskets = (held.T @ held).tocsr(), baskets_of(after, encoder)
     found = [
         _again(learned, before, after, encoder, zone),
-        *(_together(learned, size, *baskets, len(encoder.items), seed) for size in (1, 3)),
+        *(_together(learned, size, common, baskets, seed) for size in (1, 3)),
     ]
     return [judged for judged in found if len(judged.per_question[RULE])]
 
@@ -82,13 +86,9 @@ def table(judged: list[Judged], seed: int) -> str:
     """One line per placement and rule."""
     lines = ["| placement | questions | rule | ndcg_at_10 | gain over it, paired |", "|---|---|---|---|---|"]
     for row in (row for one in judged for row in one.rows(seed)):
-        cells = [_cell(row, name) if name in row else "" for name in ("ndcg_at_10", "gain")]
+        cells = [cell(row, name) if name in row else "" for name in ("ndcg_at_10", "gain")]
         lines.append(f"| {row['placement']} | {row['num_questions']} | {row['rule']} | {cells[0]} | {cells[1]} |")
     return "\n".join(lines)
-
-
-def _cell(row: Mapping[str, str | int | float], name: str) -> str:
-    return f"{row[name]:.4f} [{row[f'{name}_lo']:.4f}, {row[f'{name}_hi']:.4f}]"
 
 
 def _again(learned: Purchases, before: pa.Table, after: pa.Table, encoder: Encoder, zone: str) -> Judged:
@@ -109,7 +109,8 @@ def _again(learned: Purchases, before: pa.Table, after: pa.Table, encoder: Encod
         "frequency": _ordered(pairs.counts, pairs.last, buyers),
     }
     rows = np.searchsorted(asked, pairs.users)
-    targets = [pairs.items[is_bought & (rows == row)] for row in range(len(asked))]
+    targets = np.split(pairs.items[is_bought], np.searchsorted(rows[is_bought], np.arange(1, len(asked))))  # rows ascend
+    targets = targets[: len(asked)]  # of nothing `split` makes one part
 
     def scores(values: Floats) -> Callable[[Ints], Floats]:
         def of(some: Ints) -> Floats:
@@ -123,18 +124,19 @@ def _again(learned: Purchases, before: pa.Table, after: pa.Table, encoder: Encod
     return Judged("buy_again", {name: _ndcg(scores(values), targets, len(encoder.items)) for name, values in rules.items()})
 
 
-def _together(
-    learned: Purchases, size: int, before: tuple[Ints, Ints], after: tuple[Ints, Ints], num_items: int, seed: int
-) -> Judged:
-    """Floors: what is bought most, and what was in most baskets with the items."""
+def _together(learned: Purchases, size: int, common: sparse.csr_array, after: tuple[Ints, Ints], seed: int) -> Judged:
+    """Floors: what is bought most, and what was in most baskets with the items.
+
+    Args:
+        common: (items, items) baskets that hold both, learned from.
+        after: (basket, item) of those that are asked about.
+    """
     rng = np.random.default_rng(seed)
     starts = np.flatnonzero(np.diff(after[0], prepend=-1))
     baskets = [part for part in np.split(after[1], starts[1:]) if len(part) > size]
     baskets = [rng.permutation(part) for part in baskets[:: max(1, -(-len(baskets) // MOST_QUESTIONS))]]
     given, targets = [part[:size] for part in baskets], [part[size:] for part in baskets]
-    popular = np.bincount(before[1], minlength=num_items).astype(np.float64)
-    held = held_by(*before, num_items)
-    common = (held.T @ held).tocsr()
+    popular, num_items = common.diagonal(), common.shape[0]
 
     def scores(rule: str) -> Callable[[Ints], Floats]:
         def of(some: Ints) -> Floats:

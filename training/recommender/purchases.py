@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,8 +99,3 @@ def wilson_bound(successes: NDArray[np.float64], trials: NDArray[np.float64]) ->
     share, spread = successes / trials, _Z**2 / trials
     bound: NDArray[np.float64] = share + spread / 2 - np.sqrt(np.maximum(share * (1 - share), 0) * spread + spread**2 / 4)
     return np.maximum(bound / (1 + spread), 0.0)
-
-
-def basket(items: Sequence[str], encoder: Encoder) -> Ints:
-    """Places of the items of a basket that the catalogue knows, each once, in the order given."""
-    return np.array([encoder.index[item] for item in dict.fromkeys(items) if item in encoder.index], dtype=np.int64)
