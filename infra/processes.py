@@ -12,6 +12,7 @@ import fcntl
 import hashlib
 import http.client
 import json
+import random
 import socket
 import subprocess
 import tempfile
@@ -31,6 +32,12 @@ MARK = "_SHOPGRAPH_SERVER"
 
 UNIX_SOCKET_BYTES = 107
 """Longest path of a Unix socket on Linux (`sun_path` less its final zero byte)."""
+
+_LAST_WORDS = 5
+"""Lines of a log in an error; Ray ends with two about itself after the one that says why."""
+_FREE_PORTS = range(20_000, 30_000)
+_DRAWN = random.SystemRandom()
+"""Two programs that seed `random` alike would look for ports in one order."""
 
 
 def start(
@@ -175,6 +182,25 @@ def check_port_free(port: int, setting: str, host: str = "127.0.0.1") -> None:
             raise EngineError(f"port {port} cannot be used ({error.strerror}); choose another with {setting}.") from None
 
 
+def free_ports(number: int) -> list[int]:
+    """Ports of loopback that nobody holds now; they differ.
+
+    They lie outside the range from which systems draw the ports of outgoing connections, so that none of those takes one between this
+    answer and its use.
+
+    Raises:
+        EngineError: fewer than `number` are free.
+    """
+    found: list[int] = []
+    for port in _DRAWN.sample(_FREE_PORTS, len(_FREE_PORTS)):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            found.append(port)
+        if len(found) == number:
+            return found
+    raise EngineError(f"programs hold nearly all of the ports {_FREE_PORTS.start}-{_FREE_PORTS.stop - 1}; stop some.")
+
+
 def answers(port: int, path: str = "/", host: str = "127.0.0.1") -> bool:
     """Whether a GET on the path gives a 2xx answer within a second."""
     connection = http.client.HTTPConnection(host, port, timeout=1)
@@ -250,8 +276,8 @@ def _lives(process: psutil.Process) -> bool:
 
 
 def _last_words(log: Path) -> str:
-    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return f": {lines[-1][:300]} (all of it: {log})" if lines else f"; it printed nothing to {log}"
+    lines = [line.strip()[:300] for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    return f"; {log} ends with:\n  " + "\n  ".join(lines[-_LAST_WORDS:]) if lines else f"; it printed nothing to {log}"
 
 
 def _record(home: Home, name: str) -> Path:

@@ -10,7 +10,6 @@ import http.client
 import json
 import platform
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -224,7 +223,7 @@ def _start_mlflow(home: Home) -> None:
 def _start_ray(home: Home) -> None:
     settings = home.settings
     folder = processes.socket_folder(home, _RAY_SOCKET_BYTES)
-    client, agent, metrics, stats = free_ports(4)
+    client, agent, metrics, stats = processes.free_ports(4)
     proxy, environment = choose_proxy(folder, metrics, stats)
     kept = {"shop": settings.shop, "proxy": proxy, "sockets": str(folder), **{name: getattr(settings, name) for name in _PORTS}}
     (home.run / "serve.json").write_text(json.dumps(kept))
@@ -430,15 +429,6 @@ def _check_same(settings: Settings, known: Mapping[str, Any]) -> None:
                 f"this home is up with SHOPGRAPH_{name.upper()}={known.get(name)}, not {getattr(settings, name)}; "
                 "set it so, or run `shopgraph down` first."
             )
-
-
-def free_ports(number: int) -> list[int]:
-    """Ports of loopback that nobody holds now; nothing keeps another from taking them before they are used."""
-    with ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(number)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [int(one.getsockname()[1]) for one in sockets]
 
 
 def _who() -> str:

@@ -18,10 +18,11 @@ from pyspark.sql import SparkSession
 
 from infra.home import Home
 from infra.lake import Lake
+from infra.processes import free_ports
 from infra.settings import Settings, set_quiet_environment, variables
 from spark_jobs.session import session
 from tests.installation import installation
-from tests.ports import free_port, wait_until_open
+from tests.ports import wait_until_open
 
 set_quiet_environment()
 # Commands on small data: what the JVM's optimising compiler costs it never earns back (120 -> 76 CPU seconds for a build of `tiny`).
@@ -97,7 +98,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": folder}
     data = folder / "data"
     subprocess.run([tools / "initdb", "-D", data, "-U", "shop", "--auth=trust", "--encoding=UTF8"], check=True, **quiet, **as_user)
-    port = free_port()
+    (port,) = free_ports(1)
     options = ["-c", f"unix_socket_directories={folder}", "-c", "fsync=off", "-c", "listen_addresses=127.0.0.1"]
     server = subprocess.Popen([tools / "postgres", "-D", data, "-p", str(port), *options], **quiet, **as_user)
     try:
@@ -115,7 +116,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def redis_url() -> Iterator[str]:
     """A private Redis server that keeps nothing on disk."""
-    port = free_port()
+    (port,) = free_ports(1)
     command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:

@@ -17,8 +17,8 @@ import httpx
 import pyarrow as pa
 
 from infra.lake import Lake
+from infra.processes import free_ports
 from infra.settings import Settings
-from tests.ports import free_port
 
 
 @dataclass(frozen=True)
@@ -87,4 +87,4 @@ class Installation:
 
 def installation(home: Path) -> Installation:
     names = ("http_port", "mlflow_port", "ray_port", "ray_dashboard_port")
-    return Installation(Settings.load(home=home, **{name: free_port() for name in names}))
+    return Installation(Settings.load(home=home, **dict(zip(names, free_ports(len(names)), strict=True))))

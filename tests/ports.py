@@ -1,19 +1,11 @@
-"""Ports of this machine, for servers that tests start."""
+"""Servers that tests start, waited for at their ports."""
 
 from __future__ import annotations
 
-import socket
 import subprocess
 import time
 
 from infra.processes import is_open
-
-
-def free_port() -> int:
-    """A loopback port that nothing holds right now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def wait_until_open(port: int, process: subprocess.Popen[bytes], timeout_s: float = 60) -> None:

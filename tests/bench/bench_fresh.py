@@ -32,7 +32,6 @@ from infra.home import Home
 from infra.lake import Lake
 from infra.settings import Settings, set_quiet_environment
 from report import Figure, figure, publish
-from serving import servers
 
 NUM_SINGLE = 200
 LOT, NUM_LOTS, CLIENTS = 100, 8, 4
@@ -47,7 +46,7 @@ def gateways(settings: Settings, number: int) -> Iterator[list[int]]:
     home = Home(settings)
     folder = home.run / "uvicorn-metrics"
     folder.mkdir(exist_ok=True)
-    ports = servers.free_ports(number)
+    ports = processes.free_ports(number)
     variables = {"PYTHONPATH": str(Path(__file__).parents[2]), "PROMETHEUS_MULTIPROC_DIR": str(folder), "OMP_NUM_THREADS": "1"}
     with ExitStack() as stack:
         for port in ports:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import multiprocessing
 import shutil
-import socket
 import statistics
 import subprocess
 import tempfile
@@ -32,6 +31,7 @@ from features.shop import Shop
 from features.store import FeatureStore
 from infra.home import Home
 from infra.lake import Lake
+from infra.processes import free_ports
 from infra.settings import Settings, set_quiet_environment
 from report import Figure, figure, publish
 
@@ -167,9 +167,7 @@ def bench(settings: Settings, engine: str, say: Callable[[str], None]) -> list[F
 
 @contextmanager
 def redis_server() -> Iterator[str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    (port,) = free_ports(1)
     command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:

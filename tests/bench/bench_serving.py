@@ -50,7 +50,7 @@ UVICORN = "bench-uvicorn"
 def make_shop(home_folder: Path) -> Settings:
     """A shop with online rows and one released recommend graph."""
     rng = np.random.default_rng(7)
-    ports = servers.free_ports(5)
+    ports = processes.free_ports(5)
     names = ("http_port", "mlflow_port", "ray_port", "ray_dashboard_port")
     settings = Settings.load(home=home_folder, shop="bench", **dict(zip(names, ports[:4], strict=True)))
     home = Home(settings).create()
@@ -97,7 +97,7 @@ def application() -> Any:
 def uvicorn(settings: Settings, workers: int) -> Iterator[int]:
     """The same application under bare uvicorn; its port."""
     home = Home(settings)
-    port = servers.free_ports(1)[0]
+    port = processes.free_ports(1)[0]
     folder = home.run / "uvicorn-metrics"
     folder.mkdir(exist_ok=True)
     command = [sys.executable, "-m", "uvicorn", "--factory", "bench_serving:application", "--app-dir", str(Path(__file__).parent)]

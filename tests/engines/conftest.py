@@ -16,8 +16,9 @@ import boto3
 import pyspark
 import pytest
 
+from infra.processes import free_ports
 from infra.settings import quiet_environment
-from tests.ports import free_port, wait_until_open
+from tests.ports import wait_until_open
 
 BIN = Path(sys.executable).parent
 
@@ -27,19 +28,19 @@ def spark_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Address of a standalone Spark with one worker of two cores."""
     folder = tmp_path_factory.mktemp("spark-cluster")
     spark_class = Path(pyspark.__file__).parent / "bin" / "spark-class"
-    port = free_port()
+    port, web_port, worker_port, worker_web_port = free_ports(4)
     environment = {**os.environ, "SPARK_LOCAL_IP": "127.0.0.1", "SPARK_WORKER_DIR": str(folder), "PYSPARK_PYTHON": sys.executable}
     common = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": environment}
     deploy = "org.apache.spark.deploy"
     master = subprocess.Popen(
-        [spark_class, f"{deploy}.master.Master", "--host", "127.0.0.1", "--port", str(port), "--webui-port", str(free_port())],
+        [spark_class, f"{deploy}.master.Master", "--host", "127.0.0.1", "--port", str(port), "--webui-port", str(web_port)],
         **common,
     )
     worker = None
     try:
         wait_until_open(port, master)
-        address, worker_port = f"spark://127.0.0.1:{port}", free_port()
-        sizes = ["--cores", "2", "--memory", "2g", "--port", str(worker_port), "--webui-port", str(free_port())]
+        address = f"spark://127.0.0.1:{port}"
+        sizes = ["--cores", "2", "--memory", "2g", "--port", str(worker_port), "--webui-port", str(worker_web_port)]
         worker = subprocess.Popen([spark_class, f"{deploy}.worker.Worker", address, "--host", "127.0.0.1", *sizes], **common)
         wait_until_open(worker_port, worker)
         yield address
@@ -64,7 +65,7 @@ class S3:
 @pytest.fixture(scope="session")
 def s3() -> Iterator[S3]:
     """moto's server: a real S3 protocol over HTTP, kept in memory."""
-    port = free_port()
+    (port,) = free_ports(1)
     server = subprocess.Popen(
         [BIN / "moto_server", "-H", "127.0.0.1", "-p", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
@@ -91,7 +92,7 @@ class RayCluster:
 @pytest.fixture(scope="session")
 def ray_cluster(s3: S3) -> Iterator[RayCluster]:
     """A Ray head and a second node; a token opens them, and their own environment carries the secrets of S3."""
-    token, port, dashboard = secrets.token_hex(16), free_port(), free_port()
+    token, (port, dashboard, client) = secrets.token_hex(16), free_ports(3)
     environment = {**os.environ, **quiet_environment(), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
     environment |= {f"SHOPGRAPH_{name.upper()}": value for name, value in s3.settings.items() if "key" in name}
     environment["PATH"] = f"{BIN}{os.pathsep}{environment['PATH']}"  # jobs run the `python` of the nodes' path
@@ -100,7 +101,7 @@ def ray_cluster(s3: S3) -> Iterator[RayCluster]:
     folders = [tempfile.mkdtemp(prefix="sg-ray-") for _ in range(2)]
     head = subprocess.Popen(
         [BIN / "ray", "start", "--head", "--node-ip-address=127.0.0.1", f"--port={port}", "--num-cpus=1", "--object-store-memory=100000000",
-         "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", f"--ray-client-server-port={free_port()}",
+         "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}",
          f"--temp-dir={folders[0]}", *common],
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment, start_new_session=True,
     )  # fmt: skip

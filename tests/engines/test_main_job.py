@@ -14,10 +14,10 @@ import psycopg
 import pytest
 
 from features.tables import FEATURE_TABLES
+from infra.processes import free_ports
 from infra.settings import Settings
 from tests.engines.conftest import S3, RayCluster
 from tests.installation import Installation, installation
-from tests.ports import free_port
 from training.tracking import Tracking
 
 pytestmark = [pytest.mark.engines, pytest.mark.timeout(1500)]
@@ -53,7 +53,7 @@ def real(
         mlflow_backend=f"postgresql+psycopg://shop@{postgres}/mlflow",
         feast_registry=f"postgresql+psycopg://shop@{postgres}/feast",
         ray_auth_token=ray_cluster.token,
-        mlflow_port=free_port(),
+        mlflow_port=free_ports(1)[0],
         **s3.settings,
     )
     made = Installation(settings)

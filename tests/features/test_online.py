@@ -34,9 +34,9 @@ from features.online.redis import RedisRows
 from features.online.rows import Row, Rows
 from features.views import View
 from infra.errors import EngineError, FeatureError
+from infra.processes import free_ports
 from infra.sqlite import kept
 from tests.features.conftest import OnlineStore
-from tests.ports import free_port
 
 VIEW = View(
     "profile",
@@ -537,7 +537,7 @@ def test_a_file_that_is_no_store_is_named(tmp_path: Path) -> None:
 
 
 def test_a_silent_redis_is_named() -> None:
-    closed = free_port()
+    (closed,) = free_ports(1)
     with pytest.raises(EngineError, match=f"Redis at 127.0.0.1:{closed} does not answer") as told:
         RedisRows(f"redis://:secret@127.0.0.1:{closed}/0", "sample").read({VIEW: ["k"]})
     assert "secret" not in str(told.value)

@@ -85,7 +85,7 @@ def test_another_home_is_left_alone(home: Home, tmp_path: Path) -> None:
 
 
 def test_a_server_that_ends_says_its_last_line(home: Home) -> None:
-    with pytest.raises(EngineError, match=r"server ended at once \(exit 3\): no such database \(all of it: .*server\.log\)"):
+    with pytest.raises(EngineError, match=r"server ended at once \(exit 3\); .*server\.log ends with:\n  no such database$"):
         _start(home, code="import sys; print('no such database', flush=True); sys.exit(3)")
     assert processes.running(home, "server") is None
 
@@ -108,6 +108,16 @@ def test_a_recorded_pid_of_somebody_else_is_not_ours(home: Home) -> None:
     assert processes.running(home, "server") is None
     record.write_text("half a rec")
     assert processes.running(home, "server") is None
+
+
+def test_free_ports_differ_and_are_none_of_those_that_outgoing_connections_get() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as connection:
+        outgoing = connection.getsockname()[1]
+        found = processes.free_ports(200)
+    assert len(set(found)) == 200
+    assert max(found) < outgoing
+    with socket.create_server(("127.0.0.1", found[0])), socket.create_server(("127.0.0.1", found[1])):
+        assert not {found[0], found[1]} & set(processes.free_ports(9_000))
 
 
 def test_a_taken_port_is_named_with_its_setting() -> None:

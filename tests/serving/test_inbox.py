@@ -28,9 +28,10 @@ from features.tables import EVENTS, INVENTORY, ITEMS
 from infra.errors import EngineError
 from infra.home import Home
 from infra.lake import Lake
+from infra.processes import free_ports
 from infra.settings import Settings
 from serving.gateway import Gateway
-from tests.ports import free_port, wait_until_open
+from tests.ports import wait_until_open
 from tests.serving.conftest import NOW, ServedShop, ask
 
 EVENT = {"event_id": "e1", "user_id": "u1", "item_id": "i1", "event_type": "view", "event_timestamp": "2024-05-01T12:00:00Z"}
@@ -252,7 +253,7 @@ def twice_with_a_kill(gateways: Gateways, lake: Lake, number: int) -> None:
 
     Each event is in the table exactly once and in its user's history exactly once.
     """
-    ports = [free_port(), free_port()]
+    ports = free_ports(2)
     gateways.start(*ports)
     lots, half = [0], threading.Event()
 

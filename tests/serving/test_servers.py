@@ -28,7 +28,7 @@ from tests.serving.conftest import ServedShop, ask
 def with_ports(settings: Settings, **more: Any) -> Settings:
     """The same settings on ports that are free now."""
     names = ("http_port", "mlflow_port", "ray_port", "ray_dashboard_port")
-    ports = servers.free_ports(len(names))
+    ports = processes.free_ports(len(names))
     return Settings.load(home=settings.home, **dict(zip(names, ports, strict=True)), **more)
 
 

@@ -10,9 +10,8 @@ import pyarrow as pa
 import pytest
 
 from infra.home import Home
-from infra.processes import stop
+from infra.processes import free_ports, stop
 from infra.settings import Settings
-from tests.ports import free_port
 from training.tracking.server import NAME, ensure_server
 from training.trainer import ray_session
 
@@ -30,7 +29,7 @@ def ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def mlflow_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """An MLflow server with a home of its own."""
-    home = Home(Settings.load(home=tmp_path_factory.mktemp("mlflow") / "home", mlflow_port=free_port())).create()
+    home = Home(Settings.load(home=tmp_path_factory.mktemp("mlflow") / "home", mlflow_port=free_ports(1)[0])).create()
     yield ensure_server(home)
     stop(home, NAME)
 

@@ -20,9 +20,8 @@ from infra.errors import EngineError, ModelNotFoundError
 from infra.home import Home
 from infra.lake import Lake
 from infra.pins import Pin, pins
-from infra.processes import processes, running, start, stop
+from infra.processes import free_ports, processes, running, start, stop
 from infra.settings import Settings
-from tests.ports import free_port
 from training.tracking import Run, Tracking
 from training.tracking.registry import fetch, register
 from training.tracking.server import NAME, ensure_server, server_uri
@@ -30,7 +29,7 @@ from training.tracking.server import NAME, ensure_server, server_uri
 
 @pytest.fixture(scope="module")
 def tracking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tracking]:
-    settings = Settings.load(home=tmp_path_factory.mktemp("tracking") / "home", mlflow_port=free_port())
+    settings = Settings.load(home=tmp_path_factory.mktemp("tracking") / "home", mlflow_port=free_ports(1)[0])
     Home(settings).create()
     yield Tracking(settings, "shop_a")
     stop(Home(settings), NAME)
@@ -169,6 +168,7 @@ def test_our_own_server_is_started_again_where_it_is_gone(tracking: Tracking) ->
 
 
 def test_metrics_wait_for_the_server_of_another_that_is_gone(tracking: Tracking) -> None:
+    ensure_server(tracking.home)
     other = Tracking(tracking.settings.model_copy(update={"mlflow_uri": server_uri(tracking.home)}), "shop_a")
     with other.run("demand", name="gone", role="model", recipe={}, inputs=INPUTS) as run:
         run.metrics({"val_wql": 0.5}, step=0)
@@ -211,7 +211,7 @@ def test_a_server_that_is_asked_for_twice_at_once_is_started_once(tracking: Trac
 def test_a_server_that_runs_on_another_port_is_named_and_goes_on(tracking: Tracking) -> None:
     ensure_server(tracking.home)
     pid = running(tracking.home, NAME)
-    elsewhere = Home(tracking.settings.model_copy(update={"mlflow_port": free_port()}))
+    elsewhere = Home(tracking.settings.model_copy(update={"mlflow_port": free_ports(1)[0]}))
     began = time.monotonic()
     with pytest.raises(EngineError, match=rf"runs on port {tracking.settings.mlflow_port}, .*SHOPGRAPH_MLFLOW_PORT .*down"):
         ensure_server(elsewhere)
@@ -222,7 +222,7 @@ def test_a_server_that_runs_on_another_port_is_named_and_goes_on(tracking: Track
 def test_a_server_that_does_not_listen_yet_is_waited_for(tmp_path: Path) -> None:
     """Any program that answers /health stands for a server; this one listens late."""
     (tmp_path / "health").touch()
-    home = Home(Settings.load(home=tmp_path / "home", mlflow_port=free_port())).create()
+    home = Home(Settings.load(home=tmp_path / "home", mlflow_port=free_ports(1)[0])).create()
     late = "import runpy, time; time.sleep(2); runpy.run_module('http.server', run_name='__main__')"
     command = [sys.executable, "-c", late, str(home.settings.mlflow_port), "--bind", "127.0.0.1", "--directory", str(tmp_path)]
     pid = start(home, NAME, command, {}, lambda: True)
