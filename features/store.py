@@ -8,7 +8,7 @@ the process. The `feast` command and Feast's own API work on the same registry a
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -98,7 +98,9 @@ class FeatureStore:
 
     # -- offline ------------------------------------------------------------------------------------------------------------
 
-    def training_frame(self, labels: pa.Table, service: str, with_times: bool = False) -> pa.Table:
+    def training_frame(
+        self, labels: pa.Table, service: str, with_times: bool = False, views: Collection[str] | None = None
+    ) -> pa.Table:
         """`labels` with the service's feature columns appended, each as it was visible at the label's time.
 
         Args:
@@ -115,7 +117,8 @@ class FeatureStore:
             TableContractError: a table was never built.
         """
         wanted = self.service(service)
-        return join(labels, wanted.views_for(labels.column_names), wanted.output_names, self.lake, with_times)
+        chosen = [view for view in wanted.views_for(labels.column_names) if views is None or view.name in views]
+        return join(labels, chosen, wanted.output_names, self.lake, with_times)
 
     def latest(self, view: str, as_of: datetime) -> pa.Table:
         """The row each key of a view shows to a reader at `as_of`: keys, columns, event and created time."""

@@ -46,6 +46,8 @@ class Split:
     refit: pa.Table
     val: Holdout
     test: Holdout
+    cutoffs: tuple[int, int] | None = None
+    """When the validation and the test part begin, microseconds UTC; None: not everybody is cut at one instant."""
 
     @property
     def digest(self) -> str:
@@ -115,7 +117,46 @@ def time_split(interactions: pa.Table, val_days: float, test_days: float, target
         refit=rows.filter(pa.array(known < test_cutoff)),
         val=holdout(val_cutoff, test_cutoff, "validation"),
         test=holdout(test_cutoff, end, "test"),
+        cutoffs=(val_cutoff, test_cutoff),
     )
+
+
+def every_session(interactions: pa.Table, start: int, until: int) -> tuple[Holdout, tuple[str, ...]]:
+    """Each session that begins in [start, until), asked for with what its user did before it and was known by then.
+
+    Each question is a user of its own, `<user>#<number>`; of who has no history nothing is asked.
+
+    Args:
+        start, until: microseconds UTC.
+
+    Returns:
+        The part, and who asks each of its questions, in their order.
+
+    Raises:
+        ValueError: there is no such session.
+    """
+    rows = in_order(interactions)
+    time, users, sessions = microseconds(rows), _codes(rows[USER_ID]), session_codes(rows)
+    known = np.maximum(time, microseconds(rows, CREATED_TIMESTAMP)) if CREATED_TIMESTAMP in rows.column_names else time
+    _, first, number = np.unique(sessions, return_index=True, return_inverse=True)
+    is_warm = (time[first] >= start) & (time[first] < until) & (first > np.searchsorted(users, users[first]))
+    asked = np.sort(first[is_warm])
+    question, before = _histories(users, known, asked)
+    kept = np.unique(question)
+    if not len(kept):
+        raise ValueError("no session of a user with a history begins in this part; make it longer")
+    owners = np.asarray(rows[USER_ID].take(asked[kept]).to_pylist(), dtype=str)
+    names = _numbered(owners)
+    place = np.full(len(asked), -1)
+    place[kept] = np.arange(len(kept))
+    of_session = np.full(len(first), -1)  # the question that each session is
+    of_session[number[asked]] = place
+    acts = of_session[number]
+    targets = np.flatnonzero(acts >= 0)
+    targets = targets[np.argsort(acts[targets], kind="stable")]
+    history = _named(rows.take(pa.array(before)), names[place[question]])
+    num_cold = int(((time[first] >= start) & (time[first] < until)).sum()) - len(kept)
+    return Holdout(history, _named(rows.take(pa.array(targets)), names[acts[targets]]), num_cold), tuple(owners.tolist())
 
 
 def _each_act(rows: pa.Table, users: NDArray[np.int64], known: NDArray[np.int64], acts: NDArray[np.int64], where: str) -> Holdout:
@@ -123,20 +164,29 @@ def _each_act(rows: pa.Table, users: NDArray[np.int64], known: NDArray[np.int64]
     begins = np.searchsorted(users, users[acts])
     warm = acts[acts > begins]
     asked = warm[:: max(1, -(-len(warm) // MOST_ASKED))]
-    counts = np.minimum(asked - np.searchsorted(users, users[asked]), LONGEST)
-    question = np.repeat(np.arange(len(asked)), counts)
-    before = asked[question] - (np.cumsum(counts)[question] - np.arange(len(question)))
-    is_known = known[before] <= known[asked[question]]
-    question, before = question[is_known], before[is_known]
+    question, before = _histories(users, known, asked)
     kept = np.unique(question)
     if not len(kept):
         raise ValueError(f"no user acts after another act in the {where}; make it longer")
     number = np.cumsum(np.bincount(question, minlength=len(asked)) > 0) - 1
-    names = np.char.add(
-        np.char.add(np.asarray(rows[USER_ID].take(asked[kept]).to_pylist(), dtype=str), "#"), np.arange(len(kept)).astype(str)
-    )
+    names = _numbered(np.asarray(rows[USER_ID].take(asked[kept]).to_pylist(), dtype=str))
     history = _named(rows.take(pa.array(before)), names[number[question]])
     return Holdout(history, _named(rows.take(pa.array(asked[kept])), names), len(acts) - len(warm))
+
+
+def _histories(
+    users: NDArray[np.int64], known: NDArray[np.int64], asked: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Per act before one of the `asked` acts of its user and known by then, the number of that one and its own place."""
+    counts = np.minimum(asked - np.searchsorted(users, users[asked]), LONGEST)
+    question = np.repeat(np.arange(len(asked)), counts)
+    before = asked[question] - (np.cumsum(counts)[question] - np.arange(len(question)))
+    is_known = known[before] <= known[asked[question]]
+    return question[is_known], before[is_known]
+
+
+def _numbered(users: NDArray[np.str_]) -> NDArray[np.str_]:
+    return np.char.add(np.char.add(users, "#"), np.arange(len(users)).astype(str))
 
 
 def _named(rows: pa.Table, users: NDArray[np.str_]) -> pa.Table:

@@ -110,6 +110,12 @@ def labels(**columns: Any) -> pa.Table:
     return pa.table({"event_timestamp": at, **columns})
 
 
+def test_a_frame_may_hold_some_views_of_a_service(store: FeatureStore) -> None:
+    whole, some = (store.training_frame(labels(item_id=["a"]), "recommender", views=views) for views in (None, ["item_catalog"]))
+    assert set(some.column_names) == {"item_id", "event_timestamp", *(name for name, _ in VIEWS["item_catalog"].columns)}
+    assert some.num_columns < whole.num_columns
+
+
 def test_money_is_the_nearest_float_in_a_frame(store: FeatureStore) -> None:
     prices = ["0.0100", "19.9900", "-0.0700", "12345678901.2300", None]
     rows = [{"item_id": str(n), "price": None if p is None else Decimal(p)} for n, p in enumerate(prices)]

@@ -1,6 +1,7 @@
 from datetime import UTC, datetime, timedelta
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from training import splits
@@ -143,3 +144,31 @@ def test_rolling_origins_end_where_the_test_part_begins() -> None:
     assert splits.rolling_origins(100, 10, 3) == ((60, 70, 80), 90)
     with pytest.raises(ValueError, match="expected at least 20"):
         splits.rolling_origins(40, 10, 3)
+
+
+def test_every_session_is_asked_with_what_was_known_before_it_and_no_more() -> None:
+    start, until = (round((START + timedelta(days=day)).timestamp() * 1e6) for day in (11, 25))
+    holdout, users = splits.every_session(LONG, start, until)
+    assert users == ("u", "u", "u")  # v acts too late, w has no history
+    assert holdout.num_cold_users == 0
+    questions = list(dict.fromkeys(holdout.targets["user_id"].to_pylist()))
+    found = [
+        [items(part.filter(pc.equal(part["user_id"], question))) for part in (holdout.history, holdout.targets)]
+        for question in questions
+    ]
+    assert found == [[["a", "b"], ["c", "d"]], [["a", "b", "c", "d"], ["e"]], [["a", "b", "c", "d", "e"], ["f"]]]
+    assert splits.every_session(LONG, start, until + 1)[0].num_cold_users == 1
+
+
+def test_an_act_known_later_than_a_session_begins_is_not_in_its_history() -> None:
+    rows = interactions(("u", "a", 1), ("u", "b", 2), ("u", "c", 3))
+    known = [START + timedelta(days=day) for day in (1, 7, 3)]
+    rows = rows.append_column("created_timestamp", pa.array(known, pa.timestamp("us", tz="UTC")))
+    begin, end = (round((START + timedelta(days=day)).timestamp() * 1e6) for day in (2.5, 4))
+    holdout, users = splits.every_session(rows, begin, end)
+    assert (users, items(holdout.history), items(holdout.targets)) == (("u",), ["a"], ["c"])
+
+
+def test_a_part_without_a_session_of_a_known_user_is_told() -> None:
+    with pytest.raises(ValueError, match="no session of a user with a history"):
+        splits.every_session(LONG, 0, 1)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ from training.recommender.purchases import Purchases
 from training.recommender.recipes import Recipe
 from training.splits import Split
 from training.tracking import Run
-from training.trainer import Trained, Tuning
+from training.trainer import OnEpoch, Trained, Tuning
 from training.trainer import train as fit
 
 TASK = "recommender"
@@ -68,19 +68,11 @@ def train(recipe: Recipe, context: Context) -> dict[str, Any]:
         # published leave-one-out tables do not fit again
         refit = _task(recipe, parts, catalog, is_tuning=False) if recipe.data.protocol == "time" else None
         final = refit or tuning
-        trained = fit(
-            tuning,
-            recipe.fit,
-            context.settings,
-            title=title,
-            checkpoint=context.checkpoint(TASK, recipe.model_dump(mode="json"), inputs, parts.digest, rows_digest(parts.refit)),
-            refit=refit,
-            on_epoch=run.epoch,
-        )
+        trained = _fit(recipe, context, parts, inputs, tuning, refit, run.epoch)
         seconds = time.perf_counter() - started
         queries = make_queries(parts.test, final.encoder)
         chosen, too_large = choose_floors(tuning, final, context.settings.train_memory_gb)
-        recommender = blend(trained, tuning, final, chosen.get("co_occurrence"))
+        _, recommender = blend(trained, tuning, final, chosen.get("co_occurrence"))
         answers = {TASK: _ask(scorer(recommender), queries, final)}
         answers |= {name: _ask(floor, queries, final) for name, floor in chosen.items()}
         counts = final.sequences.item_counts(len(final.encoder.items))
@@ -167,25 +159,79 @@ def _task(recipe: Recipe, parts: Split, catalog: pa.Table | None, *, is_tuning: 
     return RecommenderTask(recipe.model, recipe.data, encoder, sequences, val, recipe.fit.batch_size, recipe.fit.seed, words)
 
 
-def blend(trained: Trained, tuning: RecommenderTask, final: RecommenderTask, counted: Baseline | None) -> Recommender:
-    """The network of the final fit beside what was counted, weighed as the tuned ones rank best on the validation part.
+@dataclass(frozen=True)
+class Retrieval:
+    """The recommender at two instants, without floors or a run of its own: what is built on it learns from its foresight."""
+
+    parts: Split
+    inputs: dict[str, int]
+    """Table versions it was made of: path -> version."""
+    early: Recommender
+    """Fitted on what precedes the validation part. Number of epochs and weights of the sources were chosen there."""
+    late: Recommender
+    """Fitted on what precedes the test part: the one that `train` registers."""
+
+
+def retrieval(recipe: Recipe, context: Context) -> Retrieval:
+    """Fit it, or take from the checkpoints what `train` fitted by the same recipe on the same rows (raises as `train`).
+
+    Raises:
+        TableContractError: the recipe's protocol is not `time`, which has one instant for all.
+    """
+    if recipe.data.protocol != "time":
+        raise TableContractError(f"retrieval at an instant needs the protocol time, got {recipe.data.protocol}.")
+    parts, catalog, inputs, _ = _read(recipe, context)
+    tuning, final = (_task(recipe, parts, catalog, is_tuning=is_tuning) for is_tuning in (True, False))
+    trained = _fit(recipe, context, parts, inputs, tuning, final)
+    chosen, _ = choose_floors(tuning, final, context.settings.train_memory_gb, ("co_occurrence",))
+    early, late = blend(trained, tuning, final, chosen.get("co_occurrence"))
+    return Retrieval(parts, inputs, early, late)
+
+
+def _fit(
+    recipe: Recipe,
+    context: Context,
+    parts: Split,
+    inputs: dict[str, int],
+    tuning: RecommenderTask,
+    refit: RecommenderTask | None,
+    on_epoch: OnEpoch | None = None,
+) -> Trained:
+    return fit(
+        tuning,
+        recipe.fit,
+        context.settings,
+        title=f"{TASK} {recipe.name}",
+        checkpoint=context.checkpoint(TASK, recipe.model_dump(mode="json"), inputs, parts.digest, rows_digest(parts.refit)),
+        refit=refit,
+        on_epoch=on_epoch,
+    )
+
+
+def blend(
+    trained: Trained, tuning: RecommenderTask, final: RecommenderTask, counted: Baseline | None
+) -> tuple[Recommender, Recommender]:
+    """The networks of both fits beside what was counted, weighed as the tuned ones rank best on the validation part.
 
     Args:
         counted: the co-occurrence floor in its best setting, fitted on what the final network was fitted on; None: it was not run.
     """
     alone = final.restored(trained.final.state)
+    early = tuning.restored(trained.tuned.state)
     if not isinstance(counted, CoOccurrence):
-        return alone
+        return early, alone
     assert tuning.val is not None
     same = replace(counted)
     same.fit(tuning.sequences, len(tuning.encoder.items))
-    tuned = replace(tuning.restored(trained.tuned.state), near=same.near.strongest(NEIGHBOURS))
-    weights = fit_weights(tuned, tuning.val, tuning.val_users)
-    return replace(alone, near=counted.near.strongest(NEIGHBOURS), weights=weights)
+    early = replace(early, near=same.near.strongest(NEIGHBOURS))
+    weights = fit_weights(early, tuning.val, tuning.val_users)
+    return replace(early, weights=weights), replace(alone, near=counted.near.strongest(NEIGHBOURS), weights=weights)
 
 
-def choose_floors(tuning: RecommenderTask, final: RecommenderTask, memory_gb: float) -> tuple[dict[str, Baseline], dict[str, str]]:
-    """Each kind of floor in its best setting on the validation part, then fitted on what the model was fitted on.
+def choose_floors(
+    tuning: RecommenderTask, final: RecommenderTask, memory_gb: float, only: Collection[str] | None = None
+) -> tuple[dict[str, Baseline], dict[str, str]]:
+    """Each kind of floor (or `only` some) in its best setting on the validation part, then fitted on what the model was fitted on.
 
     Returns:
         Name -> floor, and name -> why for each that does not fit the memory and is not run.
@@ -194,6 +240,8 @@ def choose_floors(tuning: RecommenderTask, final: RecommenderTask, memory_gb: fl
     assert val is not None
     chosen, too_large = {}, {}
     for name, candidates in floors().items():
+        if only is not None and name not in only:
+            continue
         needed = max(floor.memory(final.sequences, len(final.encoder.items)) for floor in candidates) / 1e9
         if needed > memory_gb:
             too_large[name] = f"needs about {needed:,.1f} GB, SHOPGRAPH_TRAIN_MEMORY_GB is {memory_gb:g}"
