@@ -59,6 +59,13 @@ SERVICES: Mapping[str, Service] = {
             "what a user did last, what is known of an item, and what happened to it lately",
         ),
         Service("buy_again", (VIEWS["user_purchases"],), "what a user bought, and on which days"),
+        Service(
+            "ranker",
+            tuple(
+                VIEWS[name] for name in ("user_activity", "user_profile", "item_activity", "item_catalog", "user_category_affinity")
+            ),
+            "what a user does and pays, what happens to an item, and what the user makes of its category",
+        ),
         Service("demand", (VIEWS["daily_demand"],), "units per item and local day with their covariates"),
         Service("sentiment", (VIEWS["clean_reviews"],), "texts with a label; training only"),
         Service(

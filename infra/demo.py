@@ -144,7 +144,8 @@ def show(costs: list[Cost], answers: list[tuple[str, str]], settings: Settings) 
         page.print(answer[:700] + (" ..." if len(answer) > 700 else ""), highlight=False, soft_wrap=True, markup=False)
     page.print(
         f"\n[bold]Look around[/bold]"
-        f"\n  MLflow UI   http://127.0.0.1:{settings.mlflow_port}   experiments {settings.shop}/recommender, demand, sentiment, propensity"
+        f"\n  MLflow UI   http://127.0.0.1:{settings.mlflow_port}   experiments {settings.shop}/recommender, ranker, demand, sentiment, "
+        "propensity"
         f"\n  API docs    http://127.0.0.1:{settings.http_port}/docs"
         f"\n  state       {settings.home_path}"
         "\n  stop        .venv/bin/shopgraph down        (down --purge also deletes the state)",
@@ -180,7 +181,7 @@ def story(real: str | None) -> None:
         *first,
         *BUILDING,
         Stage(
-            "Ray Train: four models and their baselines, tracked in MLflow",
+            "Ray Train: five models and their baselines, tracked in MLflow",
             ("train", "--recipe", "demo" if real is None else "full"),
         ),
         Stage("Ray Serve: three graphs behind HTTP", ("up", "--latest")),

@@ -112,7 +112,7 @@ def test_runs_show_models_beside_their_baselines(shop: Installation) -> None:
     from training.tracking import Tracking
 
     client = Tracking(shop.settings).client
-    for task in ("recommender", "demand", "sentiment", "propensity"):
+    for task in ("recommender", "demand", "sentiment", "propensity", "ranker"):
         experiment = client.get_experiment_by_name(f"sample/{task}")
         runs = client.search_runs([experiment.experiment_id])
         roles = [run.data.tags["role"] for run in runs]

@@ -45,7 +45,7 @@ def _tune_help() -> str:
 def train(
     context: typer.Context,
     models: Annotated[
-        list[str] | None, typer.Argument(help="recommender, demand, sentiment, propensity; none: all with data.")
+        list[str] | None, typer.Argument(help="recommender, demand, sentiment, propensity, ranker; none: all with data.")
     ] = None,
     recipe: Annotated[str, typer.Option(help="Named configuration; `--list` shows them.")] = "demo",
     set_: Annotated[list[str] | None, typer.Option("--set", help="Change one field, e.g. fit.epochs=3; may repeat.")] = None,
@@ -118,7 +118,7 @@ def train(
 @app.command(help=_tune_help())
 def tune(
     context: typer.Context,
-    model: Annotated[str, typer.Argument(help="recommender, demand or sentiment.")],
+    model: Annotated[str, typer.Argument(help="recommender, demand, sentiment, propensity or ranker.")],
     recipe: Annotated[str, typer.Option(help="Named configuration to start from; `shopgraph train --list` shows them.")] = "demo",
     trials: Annotated[int, typer.Option(min=1, help="Trials in all, those of an earlier call included.")] = 20,
     search: Annotated[Path | None, typer.Option(help="YAML file with the fields to search instead of the recipe's own.")] = None,

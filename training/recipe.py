@@ -14,7 +14,7 @@ from infra.errors import SettingsError
 if TYPE_CHECKING:
     from training.trainer import FitConfig
 
-MODELS = ("recommender", "demand", "sentiment", "propensity")
+MODELS = ("recommender", "demand", "sentiment", "propensity", "ranker")
 
 
 class Recipe(Protocol):

@@ -12,6 +12,8 @@ FORECAST = ("wql", "wape", "mase", "bias", "interval_coverage_80")
 CLASSIFICATION = ("accuracy", "macro_f1", "log_loss", "ece")
 PROPENSITY = ("auc_7d", "auc_30d", "log_loss_7d", "log_loss_30d", "ece_7d", "ece_30d", "mae_days")
 """Whether a user buys within so many days, and how far the expected days are from those that passed."""
+RANKER = ("revenue_at_10", *(f"{metric}_{task}" for metric in ("auc", "log_loss", "ece") for task in ("click", "cart", "purchase")))
+"""Price of the bought items among the first ten, and the chances of each task."""
 PROGRESS = ("train_loss", "val_loss", "learning_rate", "epoch_s")
 """What the training loop says of itself, once per epoch; these take no prefix and no interval."""
 
@@ -22,6 +24,7 @@ HIGHER_IS_BETTER = {
     "log_loss": False,
     "ece": False,
     **{name: name.startswith("auc") for name in PROPENSITY},
+    **{name: name.startswith(("revenue", "auc")) for name in RANKER},
 }
 """Direction of each base metric. `bias` is best at 0 and `interval_coverage_80` at 0.8, and the best `novelty_at_10` is not the highest:
 they are reported, never maximised."""

@@ -21,4 +21,4 @@ def test_an_interval_becomes_three_names() -> None:
 
 
 def test_every_metric_has_a_direction() -> None:
-    assert set(names.HIGHER_IS_BETTER) == {*names.RANKING, *names.FORECAST, *names.CLASSIFICATION, *names.PROPENSITY}
+    assert set(names.HIGHER_IS_BETTER) == {*names.RANKING, *names.FORECAST, *names.CLASSIFICATION, *names.PROPENSITY, *names.RANKER}

@@ -85,8 +85,8 @@ def test_without_names_what_has_data_is_trained_and_the_rest_is_told(
     told = CliRunner().invoke(shopgraph.app, [*train, "--set", "fit.epochs=1", "--json"], catch_exceptions=False)
     assert told.exit_code == 0
     assert set(json.loads(told.stdout.splitlines()[-1])) == {"sentiment"}
-    assert [name for name in recipes.MODELS if f"model={name}" in told.stderr] == ["recommender", "demand", "propensity"]
-    assert told.stderr.count("not trained") == 3
+    assert [name for name in recipes.MODELS if f"model={name}" in told.stderr] == ["recommender", "demand", "propensity", "ranker"]
+    assert told.stderr.count("not trained") == 4
     with pytest.raises(TableContractError, match="interactions"):
         CliRunner().invoke(shopgraph.app, [*train, "recommender"], catch_exceptions=False)
 
