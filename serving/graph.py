@@ -31,7 +31,7 @@ WEIGHTS: Mapping[str, Mapping[str, float]] = {
 }
 """How much each source of a blended placement counts, where `source_weights` of shop.yaml says nothing else. The first one speaks, the
 others fill what it leaves. Those of for_you are learned (`training.recommender.blend`)."""
-LEARNED = ("network", "near")
+LEARNED = ("network", "near", "follows")
 """The sources of for_you."""
 
 

@@ -162,11 +162,11 @@ class Placements:
     def _beside(self, basket: Sequence[str]) -> dict[Source, Floats]:
         """What speaks for each item beside those of a basket, (I,) by source; each is at least 0."""
         places = np.array([self.model.encoder.index[item] for item in basket], dtype=np.int64)
-        near = self.model.near
+        near = self.model.counted.get("near")
         size = len(self.model.encoder.items)
         return {
             "purchases": self.purchases.together.scores([places])[0],
-            "near": near.scores([places])[0] if near.table.shape[0] == size else np.zeros(size, dtype=np.float32),
+            "near": near.scores([places])[0] if near else np.zeros(size, dtype=np.float32),
             "similar": softmax(self.model.cosines(basket)[None] / np.float32(_SHARPNESS))[0],
         }
 

@@ -49,7 +49,7 @@ def test_weights_of_a_shop_make_another_graph_and_none_leave_its_name() -> None:
     ("weights", "told"),
     [
         ({"similar": {"near": 1.0}}, "expected for_you, bought_together, trending, got 'similar'"),
-        ({"for_you": {"popular": 1.0}}, "expected network, near, got popular"),
+        ({"for_you": {"popular": 1.0}}, "expected network, near, follows, got popular"),
         ({"trending": {"trending": 0.0, "popular": 0.0}}, "all weights are 0"),
     ],
 )

@@ -21,11 +21,11 @@ from training.metrics.ranking import top_k
 from training.ranker.encoder import Floats, Ints
 from training.recommender.data import Sequences, make_queries, make_sequences
 from training.recommender.model import Recommender
-from training.recommender.sources import NEAR, NETWORK, blended
+from training.recommender.sources import COUNTED, NETWORK, blended
 
 RETRIEVAL = "retrieval"
 """The blend of the sources, as the recommender orders by it."""
-SOURCES = (NETWORK, NEAR, RETRIEVAL)
+SOURCES = (NETWORK, *COUNTED, RETRIEVAL)
 NUM_CANDIDATES = 200
 _SHARES = 8_000_000
 """Shares that are held at a time."""
@@ -108,7 +108,7 @@ def retrieval_shares(recommender: Recommender, items: list[Ints], events: list[I
     """
     known = [row for row, history in enumerate(items) if len(history)]
     shape = len(items), len(recommender.encoder.items)
-    found = {name: np.zeros(shape, dtype=np.float32) for name in (NETWORK, NEAR)}
+    found = {name: np.zeros(shape, dtype=np.float32) for name in (NETWORK, *COUNTED)}
     found[RETRIEVAL] = np.tile(np.asarray(recommender.encoder.popularity, dtype=np.float32), (len(items), 1))
     if known:
         shares = recommender.sources([items[row] for row in known], [events[row] for row in known])

@@ -146,11 +146,13 @@ class CoOccurrence:
     """Power of the distance, in acts, that a pair's weight is divided by."""
     backward: float = 0.5
     """Weight of an item that stands before, relative to one that follows; 0: only followers count."""
+    discount: float = 0.0
+    """Taken off each count, none falls below 0: what was seen once or twice is mostly chance (absolute discounting, Ney et al. 1994)."""
     table: sparse.csr_array = field(default_factory=lambda: Near.of_nothing(0).table, repr=False)
 
     @property
     def settings(self) -> dict[str, float | None]:
-        names = ("window", "decay", "damping", "distance", "backward")
+        names = ("window", "decay", "damping", "distance", "backward", "discount")
         return {name: getattr(self, name) for name in names}
 
     def memory(self, sequences: Sequences, num_items: int) -> int:  # noqa: ARG002 - pairs are held before they are added up
@@ -160,6 +162,8 @@ class CoOccurrence:
     def fit(self, sequences: Sequences, num_items: int) -> None:
         """Count the items up to `window` acts apart, divided by powers of both items' popularity."""
         after = near_counts(sequences, num_items, self.window, self.distance)
+        after.data = np.maximum(after.data - np.float32(self.discount), 0)
+        after.eliminate_zeros()
         both = (after + self.backward * after.T).tocoo() if self.backward else after.tocoo()
         popularity = sequences.item_counts(num_items).astype(np.float32) + 1
         weights = both.data / popularity[both.row] ** 0.5 / popularity[both.col] ** self.damping
@@ -291,6 +295,8 @@ def floors() -> dict[str, list[Baseline]]:
             for backward in (0.0, 0.5)
             for decay in (0.98, 0.85, 0.7)
         ],
+        # what directly followed the newest act
+        "markov_chain": [CoOccurrence(1, decay=0.0, damping=0.0, backward=0.0, discount=discount) for discount in (0.0, 0.5, 1.0)],
         "ease": [Ease(ridge, decay) for ridge in (100, 300) for decay in (1.0, 0.7)],
         "ials": [Ials(unobserved=unobserved) for unobserved in (0.03, 0.1)],
     }

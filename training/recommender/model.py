@@ -29,7 +29,7 @@ from infra.errors import ModelNotFoundError
 from training.dropout import Chosen, Dropout
 from training.metrics.ranking import top_k
 from training.recommender.content import Bags, Row, Vocabulary, words_of
-from training.recommender.sources import NEAR, NETWORK, Near, blended, shares_of, softmax
+from training.recommender.sources import COUNTED, NETWORK, Near, blended, shares_of, softmax
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
@@ -458,7 +458,8 @@ class Recommender:
     config: Config
     encoder: Encoder
     network: Network = field(repr=False)
-    near: Near = field(default_factory=lambda: Near.of_nothing(0), repr=False)
+    counted: Mapping[str, Near] = field(default_factory=dict, repr=False)
+    """Sources beside the network, by name."""
     weights: Mapping[str, float] = field(default_factory=lambda: {NETWORK: 1.0})
     """Source (see `training.recommender.sources`) -> its weight in the blend."""
     vocabulary: Vocabulary = field(default_factory=Vocabulary, repr=False)
@@ -484,7 +485,8 @@ class Recommender:
         network.tell(bags, np.arange(size) >= old)
         popularity = (*self.encoder.popularity, *([0.0] * len(new)))
         encoder = replace(self.encoder, items=(*self.encoder.items, *new), popularity=popularity)
-        return replace(self, encoder=encoder, network=network.fused(), near=self.near.resized(size))
+        counted = {name: near.resized(size) for name, near in self.counted.items()}
+        return replace(self, encoder=encoder, network=network.fused(), counted=counted)
 
     @classmethod
     def load(cls, folder: Path) -> Recommender:
@@ -503,15 +505,18 @@ class Recommender:
         network = Network(config, len(encoder.items), len(encoder.event_types), len(vocabulary))
         network.load_state_dict(load_file(folder / "weights.safetensors"))
         weights = json.loads((folder / "blend.json").read_text())
-        return cls(config, encoder, network.eval(), Near.load(folder / "near.safetensors"), weights, vocabulary)
+        files = {name: folder / f"{name}.safetensors" for name in COUNTED}
+        counted = {name: Near.load(file) for name, file in files.items() if file.exists()}
+        return cls(config, encoder, network.eval(), counted, weights, vocabulary)
 
     def save(self, folder: Path) -> None:
-        """Write `config`, `encoder`, `vocabulary` and `blend` as JSON, `weights` and `near` as safetensors into `folder`."""
+        """Write `config`, `encoder`, `vocabulary` and `blend` as JSON, `weights` and what is counted as safetensors."""
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.json").write_text(self.config.model_dump_json(indent=2))
         self.encoder.save(folder / "encoder.json")
         (folder / "blend.json").write_text(json.dumps(dict(self.weights)))
-        self.near.save(folder / "near.safetensors")
+        for name, near in self.counted.items():
+            near.save(folder / f"{name}.safetensors")
         self.vocabulary.save(folder / "vocabulary.json")
         save_file({name: value.contiguous() for name, value in self.network.state_dict().items()}, folder / "weights.safetensors")
 
@@ -538,10 +543,11 @@ class Recommender:
             scores = network_scores(self.network, items, events)
             self._ban_seen(scores, items, -np.inf)
             found[NETWORK] = softmax(scores)
-        if self.weights.get(NEAR):
-            scores = self.near.scores(items)
-            self._ban_seen(scores, items, 0.0)
-            found[NEAR] = shares_of(scores)
+        for name, near in self.counted.items():
+            if self.weights.get(name):
+                scores = near.scores(items)
+                self._ban_seen(scores, items, 0.0)
+                found[name] = shares_of(scores)
         return found
 
     def shares(self, items: Sequence[Ints], events: Sequence[Ints]) -> Floats:

@@ -20,12 +20,14 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
 
 _TINY = np.finfo(np.float32).tiny
-NETWORK, NEAR = "network", "near"
+NETWORK, NEAR, FOLLOWS = "network", "near", "follows"
+COUNTED = {NEAR: "co_occurrence", FOLLOWS: "markov_chain"}
+"""What is counted beside the network: source -> the floor that counts it."""
 
 
 @dataclass(frozen=True)
 class Near:
-    """What stands near the acts of a history in the histories of others."""
+    """What stands near the acts of a history in the histories of others, or right behind its newest act where `decay` is 0."""
 
     table: sparse.csr_array
     """(items, items) how strongly an act on the first item speaks for the second."""

@@ -38,6 +38,7 @@ from training.recommender.data import (
 from training.recommender.model import Recommender
 from training.recommender.purchases import Purchases
 from training.recommender.recipes import Recipe
+from training.recommender.sources import COUNTED
 from training.splits import Split
 from training.tracking import Run
 from training.trainer import OnEpoch, Trained, Tuning
@@ -72,7 +73,7 @@ def train(recipe: Recipe, context: Context) -> dict[str, Any]:
         seconds = time.perf_counter() - started
         queries = make_queries(parts.test, final.encoder)
         chosen, too_large = choose_floors(tuning, final, context.settings.train_memory_gb)
-        _, recommender = blend(trained, tuning, final, chosen.get("co_occurrence"))
+        _, recommender = blend(trained, tuning, final, chosen)
         answers = {TASK: _ask(scorer(recommender), queries, final)}
         answers |= {name: _ask(floor, queries, final) for name, floor in chosen.items()}
         counts = final.sequences.item_counts(len(final.encoder.items))
@@ -183,8 +184,8 @@ def retrieval(recipe: Recipe, context: Context) -> Retrieval:
     parts, catalog, inputs, _ = _read(recipe, context)
     tuning, final = (_task(recipe, parts, catalog, is_tuning=is_tuning) for is_tuning in (True, False))
     trained = _fit(recipe, context, parts, inputs, tuning, final)
-    chosen, _ = choose_floors(tuning, final, context.settings.train_memory_gb, ("co_occurrence",))
-    early, late = blend(trained, tuning, final, chosen.get("co_occurrence"))
+    chosen, _ = choose_floors(tuning, final, context.settings.train_memory_gb, COUNTED.values())
+    early, late = blend(trained, tuning, final, chosen)
     return Retrieval(parts, inputs, early, late)
 
 
@@ -209,23 +210,25 @@ def _fit(
 
 
 def blend(
-    trained: Trained, tuning: RecommenderTask, final: RecommenderTask, counted: Baseline | None
+    trained: Trained, tuning: RecommenderTask, final: RecommenderTask, ran: Mapping[str, Baseline]
 ) -> tuple[Recommender, Recommender]:
     """The networks of both fits beside what was counted, weighed as the tuned ones rank best on the validation part.
 
     Args:
-        counted: the co-occurrence floor in its best setting, fitted on what the final network was fitted on; None: it was not run.
+        ran: the floors that were run, each in its best setting, fitted on what the final network was fitted on.
     """
     alone = final.restored(trained.final.state)
     early = tuning.restored(trained.tuned.state)
-    if not isinstance(counted, CoOccurrence):
-        return early, alone
+    known, before = {}, {}
+    for source, name in COUNTED.items():
+        if isinstance(floor := ran.get(name), CoOccurrence):
+            same = replace(floor)
+            same.fit(tuning.sequences, len(tuning.encoder.items))
+            known[source], before[source] = floor.near.strongest(NEIGHBOURS), same.near.strongest(NEIGHBOURS)
     assert tuning.val is not None
-    same = replace(counted)
-    same.fit(tuning.sequences, len(tuning.encoder.items))
-    early = replace(early, near=same.near.strongest(NEIGHBOURS))
+    early = replace(early, counted=before)
     weights = fit_weights(early, tuning.val, tuning.val_users)
-    return replace(early, weights=weights), replace(alone, near=counted.near.strongest(NEIGHBOURS), weights=weights)
+    return replace(early, weights=weights), replace(alone, counted=known, weights=weights)
 
 
 def choose_floors(

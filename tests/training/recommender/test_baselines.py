@@ -6,6 +6,7 @@ import torch
 from training.recommender.baselines import CoOccurrence, Ease, Ials, ItemKNN, Popularity, Repetition, floors, taken
 from training.recommender.data import DataConfig, RecommenderTask, Sequences, ask, make_encoder, make_queries, make_sequences, split
 from training.recommender.model import Config
+from training.recommender.sources import shares_of
 from training.recommender.train import choose_floors
 from training.splits import DAY_US
 
@@ -57,6 +58,18 @@ def test_co_occurrence_knows_direction_and_does_not_cross_users() -> None:
     both.fit(sequences([0, 1, 2], [3]), 4)
     assert both(sequences([1]), ALL)[0] == pytest.approx([0.5 / 2**0.5, 0, 1 / 2**0.5, 0])
     assert both(sequences([0]), ALL)[0] == pytest.approx([0, 1 / 2**0.5, 0.5 / 2**0.5, 0])
+
+
+def test_a_markov_chain_reads_the_newest_act_alone_and_discounts_what_was_seen_once() -> None:
+    def chain(discount: float) -> CoOccurrence:
+        floor = CoOccurrence(1, decay=0, damping=0, backward=0, discount=discount)
+        floor.fit(sequences([0, 1], [0, 1, 2], [0, 3]), 4)
+        return floor
+
+    assert shares_of(chain(0)(sequences([2, 0]), ALL))[0] == pytest.approx([0, 2 / 3, 0, 1 / 3])
+    assert shares_of(chain(0.5)(sequences([2, 0]), ALL))[0] == pytest.approx([0, 0.75, 0, 0.25])
+    assert chain(1)(sequences([0, 1]), ALL)[0].tolist() == [0, 0, 0, 0]
+    assert chain(1).table.nnz == 1
 
 
 def test_ease_explains_each_item_best_by_the_others() -> None:

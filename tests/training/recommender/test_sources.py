@@ -11,7 +11,7 @@ from infra.errors import ModelNotFoundError
 from training.recommender.blend import fit_weights
 from training.recommender.data import DataConfig, RecommenderTask, make_encoder, make_queries, make_sequences, near_counts, split
 from training.recommender.model import Config, Recommender
-from training.recommender.sources import NEAR, NETWORK, Floats, Ints, Near, blended, recency_weights, shares_of
+from training.recommender.sources import FOLLOWS, NEAR, NETWORK, Floats, Ints, Near, blended, recency_weights, shares_of
 
 TABLE = np.array([[0.0, 2.0, 0.5], [1.0, 0.0, 0.0], [0.5, 0.5, 0.0]], dtype=np.float32)
 
@@ -51,7 +51,7 @@ def test_who_has_seen_all_there_is_gets_nothing_and_no_nan(task: RecommenderTask
     config = task.config.model_copy(update={"repeats": False})
     near = Near(sparse.csr_array(np.eye(len(task.encoder.items), dtype=np.float32)), decay=0.5)
     network = replace(task, config=config).build().eval()
-    model = Recommender(config, task.encoder, network, near, {NETWORK: 0.5, NEAR: 0.5})
+    model = Recommender(config, task.encoder, network, {NEAR: near}, {NETWORK: 0.5, NEAR: 0.5})
     every = list(task.encoder.items)
     assert np.isfinite(model.scores([every])).all()
     assert model.recommend([every, every[:-1]], 3)[0] == []
@@ -101,7 +101,7 @@ def test_the_source_that_knows_gets_the_weight(task: RecommenderTask, knows: str
             says = follows if knows == NETWORK else follows.T
             return {**found, NETWORK: np.stack([says[history[-1]] for history in items])}
 
-    oracle = Oracle(task.config, task.encoder, task.build().eval(), near, {})
+    oracle = Oracle(task.config, task.encoder, task.build().eval(), {NEAR: near}, {})
     assert task.val is not None
     weights = fit_weights(oracle, task.val, task.val_users)
     assert weights[knows] >= 0.5
@@ -112,7 +112,7 @@ def test_only_sources_of_weight_are_asked_and_scores_are_logs_of_their_blend(tas
     size = len(task.encoder.items)
     near = Near(sparse.csr_array(np.roll(np.eye(size, dtype=np.float32), 1, axis=1)), decay=0.5)
     network = task.build().eval()
-    alone, counted = (Recommender(task.config, task.encoder, network, near, {name: 1.0}) for name in (NETWORK, NEAR))
+    alone, counted = (Recommender(task.config, task.encoder, network, {NEAR: near}, {name: 1.0}) for name in (NETWORK, NEAR))
     both = replace(alone, weights={NETWORK: 0.25, NEAR: 0.75})
     asked = [list(task.encoder.items[:2]), ["never seen"]]
     mixed = 0.25 * np.exp(alone.scores(asked)[0]) + 0.75 * np.exp(counted.scores(asked)[0])
@@ -124,7 +124,10 @@ def test_only_sources_of_weight_are_asked_and_scores_are_logs_of_their_blend(tas
 
 def test_a_blended_model_comes_back_as_it_was_saved(task: RecommenderTask, tmp_path: Path) -> None:
     near = Near(sparse.csr_array(np.eye(len(task.encoder.items), dtype=np.float32)), decay=0.5)
-    model = Recommender(task.config, task.encoder, task.build().eval(), near, {NETWORK: 0.4, NEAR: 0.6})
+    after = Near(sparse.csr_array(np.roll(np.eye(len(task.encoder.items), dtype=np.float32), 1, axis=1)), decay=0.0)
+    model = Recommender(
+        task.config, task.encoder, task.build().eval(), {NEAR: near, FOLLOWS: after}, {NETWORK: 0.4, NEAR: 0.3, FOLLOWS: 0.3}
+    )
     model.save(tmp_path)
     back = Recommender.load(tmp_path)
     asked = [list(task.encoder.items[:3])]
