@@ -337,7 +337,14 @@ def _card(
             "",
             evaluate.segments_table(segments),
             "",
-            "Limits: an item is known only after the next training; the model sees ids and kinds of act, not time, price or text;",
+            f"Limits: what nobody took yet is known {_new_items(recommender)};",
+            "when acts happened and what an item costs that day is not seen;",
             "who has no history gets the popular list. Scores are logs of shares and not calibrated.",
         ]
     )
+
+
+def _new_items(recommender: Recommender) -> str:
+    if len(recommender.vocabulary):
+        return "by the words of its category, brand, title and price alone"
+    return "only after a training that comes after it was taken"
