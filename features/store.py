@@ -200,7 +200,13 @@ class FeatureStore:
         """
         return [one for view in self._chosen(views) for one in verify_logged(view, self.lake, self._read_log.reads(view))]
 
-    def online_rows(self, service: str, keys: Mapping[str, Sequence[Any]], as_of: datetime | None = None) -> dict[str, list[Any]]:
+    def online_rows(
+        self,
+        service: str,
+        keys: Mapping[str, Sequence[Any]],
+        as_of: datetime | None = None,
+        views: Collection[str] | None = None,
+    ) -> dict[str, list[Any]]:
         """The values a reader sees now, in key order.
 
         Args:
@@ -208,6 +214,7 @@ class FeatureStore:
                 left out, so `{"user_id": [...]}` reads only what is kept by user.
             as_of: the present instant, where the caller keeps the shop's clock itself; reading it takes milliseconds where it is
                 `data`.
+            views: only these; None: all whose keys are given.
 
         Returns:
             Column -> values, and `<view>__event_timestamp` -> when they became true; None where missing or expired.
@@ -225,6 +232,7 @@ class FeatureStore:
         asked = {
             self._online(view): key_texts([[_key(value, name, kind) for value in keys[name]] for name, kind in view.keys])
             for view in wanted.views_for(keys)
+            if views is None or view.name in views
         }
         answer: dict[str, list[Any]] = {}
         for view, (events, values) in self._read(asked, now).items():

@@ -89,10 +89,9 @@ class Layout:
         body = np.ascontiguousarray(head[:, self._start :]).view("<i8")
         values: dict[str, list[Any]] = {}
         for i, (name, kind) in enumerate(self.fixed):
-            column = _as_values(body[:, i], kind)
-            for row in np.flatnonzero(nulls[:, i]):
-                column[row] = None
-            values[name] = column
+            values[name] = _as_values(body[:, i], kind)
+        for i, row in np.argwhere(nulls.T).tolist():
+            values[self.fixed[i][0]][row] = None
         if self.text:
             texts = [orjson.loads(row[self._end :]) for row in packed]
             values |= {name: [text[i] for text in texts] for i, name in enumerate(self.text)}

@@ -14,8 +14,9 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
 
 from training.ranker.calibration import Calibration, best_weights
+from training.ranker.candidates import Floats, Ints
 from training.ranker.data import Lists, labels_of
-from training.ranker.encoder import ITEM_FEATURES, Encoder, Floats, Ints
+from training.ranker.encoder import ITEM_FEATURES, Encoder
 from training.ranker.model import encode, value_of
 
 _POPULARITY = ("item_activity__item_views_count_30d", "buyers_count_30d")

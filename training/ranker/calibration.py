@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from training.ranker.candidates import Floats
 from training.ranker.data import Lists
-from training.ranker.encoder import Floats
 from training.ranker.model import CART, CLICK, PURCHASE, value_of
 
 _PENALTY = 1e-4

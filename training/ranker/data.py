@@ -19,6 +19,7 @@ from features.columns import CATEGORY, EVENT_TIMESTAMP, EVENT_TYPE, ITEM_ID, USE
 from features.store import FeatureStore
 from features.tables import ARROW_TYPES
 from training.metrics.ranking import ndcg_at, num_targets, worst_ranks
+from training.ranker.candidates import RETRIEVAL, Floats, Ints, Retrieved
 from training.ranker.encoder import (
     CROSS_VIEWS,
     ITEM_VIEWS,
@@ -26,18 +27,17 @@ from training.ranker.encoder import (
     SERVICE,
     TEXTS,
     USER_VIEWS,
+    USUAL_PRICE,
     Candidates,
     Crossed,
     Encoder,
-    Floats,
-    Ints,
     floats,
     in_history,
     item_values,
     user_values,
 )
 from training.ranker.model import CART, CLICK, PURCHASE, TASKS, Batch, Config, Network, chances, encode
-from training.ranker.retrieval import RETRIEVAL, Retrieved, Sessions
+from training.ranker.retrieval import Sessions, retrieved
 from training.recommender.model import Recommender
 
 KINDS = {CART: ("cart", "favourite"), PURCHASE: ("purchase",)}
@@ -107,8 +107,7 @@ class Lists:
 def make_lists(sessions: Sessions, recommender: Recommender, store: FeatureStore, chosen: Ints) -> Lists:
     """What would have been retrieved in each of some sessions, with features as they were visible at its instant."""
     parts = [
-        _joined(sessions, Retrieved.of(recommender, sessions, chosen[start : start + _JOINED]), recommender, store, start)
-        for start in range(0, len(chosen), _JOINED)
+        _joined(sessions, chosen[start : start + _JOINED], recommender, store, start) for start in range(0, len(chosen), _JOINED)
     ]
     names = ("user", "item", "cross", "category", "list")
     candidates = Candidates(*(np.concatenate([getattr(part[0], name) for part in parts]) for name in names))
@@ -131,28 +130,28 @@ def _labels(sessions: Sessions, session: Ints, item: Ints, num_items: int) -> ND
 
 
 def _joined(
-    sessions: Sessions, retrieved: Retrieved, recommender: Recommender, store: FeatureStore, first: int
+    sessions: Sessions, numbers: Ints, recommender: Recommender, store: FeatureStore, first: int
 ) -> tuple[Candidates, Floats, Floats, Ints, Ints]:
-    """Features of some lists by the point-in-time join; their numbers begin with `first`."""
-    numbers, own = np.unique(retrieved.session, return_inverse=True)  # they were asked for in ascending order
-    at = sessions.at[numbers]
+    """Features of the lists of some sessions by the point-in-time join; the lists' numbers begin with `first`."""
+    found = retrieved(recommender, sessions, numbers)
+    own, at = found.history, sessions.at[numbers]
     users = [sessions.users[number] for number in numbers]
     user_rows = _frame(store, USER_VIEWS, {USER_ID: users}, at)
-    names = np.asarray(recommender.encoder.items, dtype=object)[retrieved.item].tolist()
+    names = np.asarray(recommender.encoder.items, dtype=object)[found.item].tolist()
     item_rows = _frame(store, ITEM_VIEWS, {ITEM_ID: names}, at[own])
     category = np.asarray(item_rows.get(CATEGORY, np.full(len(own), None)), dtype=object)
     main = np.asarray(user_rows.get(MAIN_CATEGORY, np.full(len(users), None)), dtype=object)
     price, usual = (
         np.asarray(rows.get(name, np.full(size, np.nan)), dtype=np.float64)
-        for rows, name, size in ((item_rows, "price", len(own)), (user_rows, "price_mean_365d", len(users)))
+        for rows, name, size in ((item_rows, "price", len(own)), (user_rows, USUAL_PRICE, len(users)))
     )
-    before = _histories(sessions, numbers, recommender, retrieved, own)
     crossed = Crossed(
-        retrieved.shares,
-        retrieved.rank.astype(np.float64),
-        before,
+        found.shares,
+        found.rank.astype(np.float64),
+        _histories(sessions, numbers, recommender, found),
         _affinity(store, users, at, own, category),
-        np.where(pa.array(category).is_null(), np.nan, (category == main[own]).astype(np.float64)),
+        category,
+        main[own],
         price,
         usual[own],
     )
@@ -163,8 +162,8 @@ def _joined(
         category,
         own + first,
     )
-    share = np.nan_to_num(retrieved.shares[RETRIEVAL], nan=-np.inf)
-    return candidates, np.nan_to_num(price), share, retrieved.item, retrieved.session
+    share = np.nan_to_num(found.shares[RETRIEVAL], nan=-np.inf)
+    return candidates, np.nan_to_num(price), share, found.item, numbers[own]
 
 
 def _frame(store: FeatureStore, views: Sequence[str], keys: Mapping[str, Sequence[str]], at: Ints) -> dict[str, NDArray]:  # type: ignore[type-arg]
@@ -200,13 +199,13 @@ def _affinity(store: FeatureStore, users: Sequence[str], at: Ints, own: Ints, ca
     return {name: values[place] for name, values in _frame(store, CROSS_VIEWS, keys, at[lists]).items()}
 
 
-def _histories(sessions: Sessions, numbers: Ints, recommender: Recommender, retrieved: Retrieved, own: Ints) -> dict[str, Floats]:
+def _histories(sessions: Sessions, numbers: Ints, recommender: Recommender, found: Retrieved) -> dict[str, Floats]:
     """What `in_history` says of each list's candidates."""
-    ends = np.r_[0, np.cumsum(np.bincount(own))]
+    ends = np.r_[0, np.cumsum(np.bincount(found.history, minlength=len(numbers)))]
     items, events = sessions.history.served(numbers)
     words = recommender.encoder.event_types
     parts = [
-        in_history(items[place], [words[event] for event in events[place]], retrieved.item[ends[place] : ends[place + 1]])
+        in_history(items[place], [words[event] for event in events[place]], found.item[ends[place] : ends[place + 1]])
         for place in range(len(numbers))
     ]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -23,9 +23,8 @@ from numpy.typing import NDArray
 from features.columns import CATEGORY
 from features.services import SERVICES
 from features.windows import AFFINITY_WINDOWS
+from training.ranker.candidates import SOURCES, Floats, Ints
 
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
 Columns = Mapping[str, Floats]
 """Column of the feature service -> values, NaN where there is none; times are microseconds UTC."""
 Group = Literal["user", "item", "cross"]
@@ -56,10 +55,10 @@ def _columns(views: Sequence[str], *types: str, but: bool = False) -> tuple[str,
 
 _USER_NUMBERS, _USER_TIMES = _columns(USER_VIEWS, *_TIMES, *_TEXTS, but=True), _columns(USER_VIEWS, *_TIMES)
 _ITEM_NUMBERS, _ITEM_TIMES = _columns(ITEM_VIEWS, *_TIMES, *_TEXTS, but=True), ("created_at",)
-MAIN_CATEGORY = "main_category"
+MAIN_CATEGORY, USUAL_PRICE = "main_category", "price_mean_365d"
 TEXTS = (CATEGORY, MAIN_CATEGORY)
 """Columns that are read as words."""
-_AFFINITY = (*(name for feature in AFFINITY_WINDOWS for name in feature.columns), "affinity_share_30d")
+AFFINITY = (*(name for feature in AFFINITY_WINDOWS for name in feature.columns), "affinity_share_30d")
 _RATES = {
     "carts_per_view": ("item_activity__item_carts_count_90d", "item_activity__item_views_count_90d"),
     "buyers_per_view": ("buyers_count_90d", "item_activity__item_views_count_90d"),
@@ -72,13 +71,15 @@ _RATES = {
 _KINDS = {"carted_before": ("cart", "favourite"), "bought_before": ("purchase",)}
 
 USER_FEATURES = (*_USER_NUMBERS, *_USER_TIMES)
-ITEM_FEATURES = (*_ITEM_NUMBERS, *_ITEM_TIMES, *_RATES)
+ITEM_COLUMNS = (*_ITEM_NUMBERS, *_ITEM_TIMES)
+ITEM_FEATURES = (*ITEM_COLUMNS, *_RATES)
+"""Names of the features; of users and items they are also the columns of the service that they are computed from, but for the rates."""
 
 
 def cross_features(sources: Sequence[str]) -> tuple[str, ...]:
     """Names of the cross features, where retrieval has these sources."""
     shares = tuple(f"share_{source}" for source in sources)
-    return (*shares, "rank", "times_before", "steps_ago", *_KINDS, *_AFFINITY, "is_main_category", "price_to_usual")
+    return (*shares, "rank", "times_before", "steps_ago", *_KINDS, *AFFINITY, "is_main_category", "price_to_usual")
 
 
 def floats(column: pa.ChunkedArray | pa.Array) -> Floats:
@@ -118,7 +119,9 @@ class Crossed:
     """What `in_history` gives."""
     affinity: Columns
     """The user's affinity to the item's category."""
-    is_main_category: Floats
+    category: NDArray[np.object_]
+    main_category: NDArray[np.object_]
+    """The item's and the user's, None where it is not known."""
     price: Floats
     usual_price: Floats
     """What the user paid per unit on average."""
@@ -128,12 +131,13 @@ class Crossed:
         nothing = np.full(len(self.rank), np.nan)
         with np.errstate(divide="ignore", invalid="ignore"):
             relative = np.log(self.price / self.usual_price)
+        is_known = np.array([one is not None for one in self.category], dtype=bool)
         found = [
             *self.shares.values(),
             np.log1p(self.rank),
             *self.before.values(),
-            *(np.log1p(self.affinity.get(name, nothing)) for name in _AFFINITY),
-            self.is_main_category,
+            *(np.log1p(self.affinity.get(name, nothing)) for name in AFFINITY),
+            np.where(is_known, (self.category == self.main_category).astype(np.float64), np.nan),
             np.where(np.isfinite(relative), relative, np.nan),
         ]
         return np.stack(found, axis=1)
@@ -265,7 +269,8 @@ class Encoder:
         user, item, cross = (
             Scale(**{name: tuple(values) for name, values in content[group].items()}) for group in ("user", "item", "cross")
         )
-        if strange := {*user.names, *item.names} ^ {*USER_FEATURES, *ITEM_FEATURES}:
+        ours = {*USER_FEATURES, *ITEM_FEATURES, *cross_features(SOURCES)}
+        if strange := {*user.names, *item.names, *cross.names} ^ ours:
             raise ValueError(
                 f"the model reads other features than this version computes ({', '.join(sorted(strange))}); train it again."
             )

@@ -15,8 +15,8 @@ from training.metrics.intervals import mean_interval, paired_interval
 from training.metrics.names import HIGHER_IS_BETTER, with_interval
 from training.metrics.ranking import top_k
 from training.ranker.baselines import Answer
+from training.ranker.candidates import Floats
 from training.ranker.data import Lists, labels_of
-from training.ranker.encoder import Floats
 from training.ranker.model import PURCHASE, TASKS
 
 if TYPE_CHECKING:

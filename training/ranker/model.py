@@ -11,7 +11,7 @@ Shapes: L lists, R candidates of all lists, U, I, C inputs of user, item and cro
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,7 +24,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from training.dropout import Dropout
-from training.ranker.encoder import Candidates, Encoder, Floats
+from training.ranker.candidates import Floats, Ints
+from training.ranker.encoder import Candidates, Encoder
 
 Batch = dict[str, Tensor]
 CLICK, CART, PURCHASE = "click", "cart", "purchase"
@@ -160,6 +161,21 @@ class Ranker:
     def chances(self, candidates: Candidates) -> Floats:
         """(R, T), in the order of `tasks`."""
         return chances(self.network, encode(self.encoder, candidates))
+
+    def vectors(self, items: Floats, category: Sequence[str | None]) -> Tensor:
+        """(n, D) of items with these features (n, I) and categories; whoever keeps them asks `chances_of`."""
+        with torch.inference_mode():
+            inputs, numbers = self.encoder.item.encode(items), self.encoder.category_numbers(category)
+            return self.network.items(torch.from_numpy(inputs), torch.from_numpy(numbers))
+
+    def chances_of(self, user: Floats, vectors: Tensor, cross: Floats, list: Ints) -> Floats:
+        """(R, T): what `chances` gives, where the vectors (R, D) of the candidates' items are known."""
+        with torch.inference_mode():
+            users = self.network.users(torch.from_numpy(self.encoder.user.encode(user)))
+            inputs = torch.from_numpy(self.encoder.cross.encode(cross))
+            logits = self.network.together(users[torch.from_numpy(list)], vectors, inputs)
+            found: Floats = torch.sigmoid(logits.double()).numpy()
+        return found
 
     def values(self, candidates: Candidates, weights: Mapping[str, float] | None = None) -> Floats:
         """(R,) what is expected of showing each candidate: chances times weights.

@@ -8,25 +8,17 @@ where `shopgraph train recommender` ran with the same recipe on the same rows, i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from features.columns import EVENT_TYPE
 from training import splits
-from training.metrics.ranking import top_k
-from training.ranker.encoder import Floats, Ints
+from training.ranker.candidates import SOURCES, Ints, Retrieved, retrieve
 from training.recommender.data import Sequences, make_queries, make_sequences
 from training.recommender.model import Recommender
-from training.recommender.sources import COUNTED, NETWORK, blended
 
-RETRIEVAL = "retrieval"
-"""The blend of the sources, as the recommender orders by it."""
-SOURCES = (NETWORK, *COUNTED, RETRIEVAL)
-NUM_CANDIDATES = 200
 _SHARES = 8_000_000
 """Shares that are held at a time."""
 
@@ -64,62 +56,12 @@ class Sessions:
         return cls(names or queries.history.users, starts - 1, queries.history, queries.targets, acts)
 
 
-@dataclass(frozen=True)
-class Retrieved:
-    """The candidates of each session, best first: R rows, those of one session after those of another."""
-
-    session: Ints
-    item: Ints
-    """(R,) index into the recommender's catalogue."""
-    rank: Ints
-    """(R,) from 0."""
-    shares: dict[str, Floats]
-    """Source -> (R,) log of its share, NaN where it gives none."""
-
-    @classmethod
-    def of(cls, recommender: Recommender, sessions: Sessions, chosen: Ints) -> Retrieved:
-        """The NUM_CANDIDATES items of the largest shares for each of some sessions, or all where there are fewer."""
-        parts = list(cls._parts(recommender, sessions, chosen))
-        session, item, rank = (np.concatenate([getattr(part, name) for part in parts]) for name in ("session", "item", "rank"))
-        return cls(session, item, rank, {name: np.concatenate([part.shares[name] for part in parts]) for name in SOURCES})
-
-    @classmethod
-    def _parts(cls, recommender: Recommender, sessions: Sessions, chosen: Ints) -> Iterator[Retrieved]:
-        step = max(1, _SHARES // len(recommender.encoder.items))
-        for start in range(0, len(chosen), step):
-            some = chosen[start : start + step]
-            shares = retrieval_shares(recommender, *sessions.history.served(some))
-            best = top_k(shares[RETRIEVAL], NUM_CANDIDATES)
-            rows = np.repeat(np.arange(len(some)), best.shape[1])
-            item = best.ravel()
-            yield cls(
-                some[rows],
-                item,
-                np.tile(np.arange(best.shape[1]), len(some)),
-                {name: log_shares(share[rows, item]) for name, share in shares.items()},
-            )
-
-
-def retrieval_shares(recommender: Recommender, items: list[Ints], events: list[Ints]) -> dict[str, NDArray[np.float32]]:
-    """Share of every item of the catalogue, (histories, items), by each source and by their blend; a silent source says 0.
-
-    Args:
-        items, events: per history, oldest first, what the recommender's encoder reads; where one is empty, the blend is popularity.
-    """
-    known = [row for row, history in enumerate(items) if len(history)]
-    shape = len(items), len(recommender.encoder.items)
-    found = {name: np.zeros(shape, dtype=np.float32) for name in (NETWORK, *COUNTED)}
-    found[RETRIEVAL] = np.tile(np.asarray(recommender.encoder.popularity, dtype=np.float32), (len(items), 1))
-    if known:
-        shares = recommender.sources([items[row] for row in known], [events[row] for row in known])
-        for name, share in shares.items():
-            found[name][known] = share
-        found[RETRIEVAL][known] = blended(shares, recommender.weights)
-    return found
-
-
-def log_shares(shares: NDArray[np.float32]) -> Floats:
-    """Logs of shares, NaN where there is none."""
-    with np.errstate(divide="ignore"):
-        logs = np.log(shares.astype(np.float64))
-    return np.where(np.isfinite(logs), logs, np.nan)
+def retrieved(recommender: Recommender, sessions: Sessions, chosen: Ints) -> Retrieved:
+    """The candidates of some sessions; `history` is the session's place among the chosen ones."""
+    parts = []
+    step = max(1, _SHARES // len(recommender.encoder.items))
+    for start in range(0, len(chosen), step):
+        part = retrieve(recommender, *sessions.history.served(chosen[start : start + step]))
+        parts.append(replace(part, history=part.history + start))
+    history, item, rank = (np.concatenate([getattr(part, name) for part in parts]) for name in ("history", "item", "rank"))
+    return Retrieved(history, item, rank, {name: np.concatenate([part.shares[name] for part in parts]) for name in SOURCES})

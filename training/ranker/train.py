@@ -24,11 +24,12 @@ from training.metrics.names import with_interval
 from training.ranker import evaluate
 from training.ranker.baselines import BASELINES, Answer
 from training.ranker.calibration import Calibration, best_weights
+from training.ranker.candidates import NUM_CANDIDATES, SOURCES
 from training.ranker.data import Lists, RankerTask, labels_of, make_lists, tasks_of
 from training.ranker.encoder import SERVICE, Encoder
 from training.ranker.model import PURCHASE, Ranker, chances, encode, value_of
 from training.ranker.recipes import Recipe
-from training.ranker.retrieval import NUM_CANDIDATES, SOURCES, Sessions
+from training.ranker.retrieval import Sessions
 from training.recommender.train import Retrieval, retrieval
 from training.tracking import Run
 from training.trainer import Trained, Tuning

@@ -10,10 +10,11 @@ from features.columns import EVENT_TIMESTAMP, EVENT_TYPE, ITEM_ID, SESSION_ID, U
 from features.store import FeatureStore
 from tests.training.ranker.conftest import NUM_ITEMS, microseconds, price
 from training import splits
+from training.ranker.candidates import RETRIEVAL, SOURCES, retrieval_shares
 from training.ranker.data import Lists, make_lists, tasks_of
 from training.ranker.encoder import ITEM_FEATURES, USER_FEATURES, cross_features
 from training.ranker.model import TASKS
-from training.ranker.retrieval import RETRIEVAL, SOURCES, Retrieved, Sessions, retrieval_shares
+from training.ranker.retrieval import Sessions, retrieved
 from training.recommender.model import Recommender
 
 
@@ -79,12 +80,12 @@ def test_the_future_changes_no_feature(interactions: pa.Table, recommender: Reco
 def test_retrieval_gives_the_largest_shares_of_the_blend(interactions: pa.Table, recommender: Recommender) -> None:
     sessions = sessions_of(interactions, 40, 42, recommender)
     chosen = np.arange(len(sessions))
-    retrieved = Retrieved.of(recommender, sessions, chosen)
+    found = retrieved(recommender, sessions, chosen)
     shares = retrieval_shares(recommender, *sessions.history.served(chosen))[RETRIEVAL]
     for number in chosen:
-        mine = retrieved.session == number
-        assert sorted(shares[number], reverse=True) == pytest.approx(np.exp(retrieved.shares[RETRIEVAL][mine]))
-        assert retrieved.rank[mine].tolist() == list(range(NUM_ITEMS))
+        mine = found.history == number
+        assert sorted(shares[number], reverse=True) == pytest.approx(np.exp(found.shares[RETRIEVAL][mine]))
+        assert found.rank[mine].tolist() == list(range(NUM_ITEMS))
 
 
 def test_ndcg_counts_what_was_not_retrieved_as_a_miss(lists: Lists) -> None:
@@ -105,4 +106,4 @@ def test_shares_of_an_empty_history_are_popularity(recommender: Recommender) -> 
     empty = [np.zeros(0, dtype=np.int64)]
     shares = retrieval_shares(recommender, empty, empty)
     assert shares[RETRIEVAL][0] == pytest.approx(np.array(recommender.encoder.popularity))
-    assert not shares["network"].any()
+    assert shares.keys() == {RETRIEVAL}  # no source has a word

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from training.ranker.candidates import SOURCES
 from training.ranker.data import Lists
 from training.ranker.encoder import ITEM_FEATURES, Encoder, Scale, in_history, item_values, user_values
-from training.ranker.retrieval import SOURCES
 
 
 def test_history_says_how_often_how_long_ago_and_what_was_done() -> None:

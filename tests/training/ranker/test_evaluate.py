@@ -11,10 +11,10 @@ from tests.training.ranker.test_model import drawn
 from training.metrics.classification import auc
 from training.ranker import evaluate
 from training.ranker.baselines import BASELINES, Answer, sample
+from training.ranker.candidates import SOURCES
 from training.ranker.data import Lists
 from training.ranker.encoder import Encoder
 from training.ranker.model import TASKS
-from training.ranker.retrieval import SOURCES
 
 
 @pytest.fixture(scope="module")

@@ -15,10 +15,10 @@ from torch import nn
 from tests.model_contract import ModelContract
 from training.metrics.classification import auc, quantile_ece
 from training.ranker.calibration import Calibration, best_weights
+from training.ranker.candidates import SOURCES
 from training.ranker.data import Lists, RankerTask, labels_of
 from training.ranker.encoder import ITEM_FEATURES, USER_FEATURES, Candidates, Encoder, cross_features
 from training.ranker.model import CLICK, PURCHASE, TASKS, Config, Network, Ranker, both, encode, value_of
-from training.ranker.retrieval import SOURCES
 from training.trainer import FitConfig, fit
 
 SMALL = Config(dim=16, dropout=0.0)

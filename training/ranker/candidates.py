@@ -1,0 +1,79 @@
+"""What the first stage gives: the items of the largest shares, and by which source how much; training and serving ask for it here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.metrics.ranking import top_k
+from training.recommender.model import Recommender
+from training.recommender.sources import COUNTED, NETWORK, blended
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+RETRIEVAL = "retrieval"
+"""The blend of the sources, as the recommender orders by it."""
+SOURCES = (NETWORK, *COUNTED, RETRIEVAL)
+NUM_CANDIDATES = 200
+
+
+@dataclass(frozen=True)
+class Retrieved:
+    """The candidates of each history, best first: R rows, those of one history after those of another."""
+
+    history: Ints
+    """(R,) which history."""
+    item: Ints
+    """(R,) index into the recommender's catalogue."""
+    rank: Ints
+    """(R,) from 0."""
+    shares: dict[str, Floats]
+    """Source -> (R,) log of its share, NaN where it gives none."""
+
+
+def retrieve(
+    recommender: Recommender, items: Sequence[Ints], events: Sequence[Ints], allowed: NDArray[np.bool_] | None = None
+) -> Retrieved:
+    """The NUM_CANDIDATES items of the largest shares for each history, or all where there are fewer.
+
+    Args:
+        items, events: per history, oldest first, what the recommender's encoder reads.
+        allowed: (histories, items) of the catalogue, False: no candidate; None: all are.
+    """
+    shares = retrieval_shares(recommender, items, events)
+    scores = shares[RETRIEVAL] if allowed is None else np.where(allowed, shares[RETRIEVAL], np.float32(-np.inf))
+    best = top_k(scores, NUM_CANDIDATES)
+    is_open = np.take_along_axis(scores, best, axis=1) > -np.inf
+    history, rank = np.nonzero(is_open)
+    item = best[is_open]
+    logs = {name: log_shares(share[history, item]) for name, share in shares.items()}
+    return Retrieved(history, item, rank, {name: logs.get(name, np.full(len(item), np.nan)) for name in SOURCES})
+
+
+def retrieval_shares(recommender: Recommender, items: Sequence[Ints], events: Sequence[Ints]) -> dict[str, NDArray[np.float32]]:
+    """Share of every item of the catalogue, (histories, items), by each source of weight and by their blend.
+
+    Args:
+        items, events: as of `retrieve`; where one is empty, the sources say 0 and the blend is popularity.
+    """
+    known = [row for row, history in enumerate(items) if len(history)]
+    if len(known) == len(items):
+        shares = recommender.sources(items, events)
+        return {**shares, RETRIEVAL: blended(shares, recommender.weights)}
+    popularity = np.asarray(recommender.encoder.popularity, dtype=np.float32)
+    found = {RETRIEVAL: np.tile(popularity, (len(items), 1))}
+    if known:
+        for name, share in retrieval_shares(recommender, [items[row] for row in known], [events[row] for row in known]).items():
+            found.setdefault(name, np.zeros((len(items), len(popularity)), dtype=np.float32))[known] = share
+    return found
+
+
+def log_shares(shares: NDArray[np.float32]) -> Floats:
+    """Logs of shares, NaN where there is none."""
+    with np.errstate(divide="ignore"):
+        logs = np.log(shares.astype(np.float64))
+    return np.where(np.isfinite(logs), logs, np.nan)
