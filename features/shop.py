@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import date
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from zoneinfo import ZoneInfo
 
 import yaml
@@ -18,6 +18,18 @@ from features.profiles import ProfileRules
 from features.quality.expectations import TableExpectation
 from infra.errors import SettingsError
 from infra.home import Home
+
+
+class RankingRules(BaseModel):
+    """What a shop says of the value by which the ranker orders; frozen."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    weights: Mapping[Literal["click", "cart", "purchase"], NonNegativeFloat] = Field(
+        {},
+        description="How much the chance of each counts, beside or instead of what the model learned.",
+    )
+    times_price: bool = Field(False, description="Multiply by the item's price: what a list brings in, rather than what is taken.")
 
 
 class Shop(BaseModel):
@@ -46,6 +58,7 @@ class Shop(BaseModel):
         {},
         description="Placement -> source -> how much it counts, beside or instead of what shopgraph takes; see serving/graph.py.",
     )
+    ranking: RankingRules = Field(RankingRules(), description="What the ranker orders by.")
     profile: ProfileRules = Field(ProfileRules(), description="Constants of profiles; see features/profiles.py.")
 
     _folder: Path | None = PrivateAttr(None)

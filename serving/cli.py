@@ -108,7 +108,8 @@ def recommend(
 ) -> None:
     """The list that a trained model gives, and why: the same as `POST /v1/recommend` where that model is released.
 
-    It needs no running API. Known users are read from the online store, new ones are known by `--items` alone.
+    The newest ranker orders it, where one was trained. It needs no running API. Known users are read from the online store, new
+    ones are known by `--items` alone.
 
     shopgraph recommend --user u0000001\n
     shopgraph recommend --model 3 --items i0000012,i0000077 -k 5\n
@@ -136,15 +137,15 @@ def recommend(
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("", "item", "score", "because of", box=None)
+    is_ranked = any("chances" in item for item in answer["items"])
+    table = Table("", "item", "score", *(["chances"] if is_ranked else []), "because of", box=None)
     for place, item in enumerate(answer["items"], 1):
-        table.add_row(str(place), item["item_id"], f"{item['score']:.4f}", _because(item))
+        chances = [", ".join(f"{task} {chance:.2%}" for task, chance in item["chances"].items())] if is_ranked else []
+        table.add_row(str(place), item["item_id"], f"{item['score']:.4f}", *chances, _because(item))
     console = Console()
     console.print(table)
-    version = answer["model_versions"]["recommender"]
-    console.print(
-        f"recommender version {version}, {answer['catalogue']:,} items, as of {answer['as_of']}", style="dim", highlight=False
-    )
+    versions = ", ".join(f"{name} version {version}" for name, version in answer["model_versions"].items())
+    console.print(f"{versions}, {answer['catalogue']:,} items, as of {answer['as_of']}", style="dim", highlight=False)
     if answer["degraded"]:
         console.print(f"not used: {', '.join(answer['degraded'])}", style="yellow", highlight=False)
 

@@ -8,21 +8,27 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import cached_property
-from typing import Literal, Protocol, get_args
+from typing import Literal, Protocol, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict
 
 from features.definitions import OURS
-from infra.errors import ReleaseError
+from features.shop import RankingRules
+from infra.errors import ModelNotFoundError, ReleaseError
 from serving.schemas import MAX_HORIZON, MAX_K, MAX_SERIES, MAX_TEXTS
 
+M = TypeVar("M")
 Product = Literal["recommend", "forecast", "sentiment"]
 PRODUCTS: tuple[Product, ...] = get_args(Product)
 
 MODELS: dict[Product, tuple[str, ...]] = {"recommend": ("recommender",), "forecast": ("demand",), "sentiment": ("sentiment",)}
 """The registered models each product's graph pins."""
+
+OPTIONAL: dict[Product, tuple[str, ...]] = {"recommend": ("ranker",), "forecast": (), "sentiment": ()}
+"""Those that it pins where they are registered, and does without where they are not."""
 
 
 WEIGHTS: Mapping[str, Mapping[str, float]] = {
@@ -57,7 +63,7 @@ class Node(_Frozen):
     model: ModelPin | None = None
     service: str | None = None
     definition: str | None = None
-    """Digest of the feature service's definition, for a node that reads features."""
+    """Digest of the feature service's definition, for a node that reads features; a model that ranks reads its own."""
 
 
 class Limits(_Frozen):
@@ -93,14 +99,17 @@ class Manifest(_Frozen):
     product: Product
     nodes: tuple[Node, ...]
     tables: dict[str, int]
-    """Table path -> version the models were trained on."""
+    """Table path -> version the models were trained on, the oldest where it is not the same."""
     limits: Limits = Limits()
     weights: dict[str, dict[str, float]] = {}
     """Placement -> source -> weight, where the shop says another one than shopgraph."""
+    ranking: RankingRules = RankingRules()
+    """What the ranker orders by, where the shop says another thing than the model."""
 
     def canonical(self) -> str:
-        """The one text of this manifest: sorted keys, no spaces; without weights where the shop says none, as before there were any."""
-        content = self.model_dump(mode="json", exclude=None if self.weights else {"weights"})
+        """The one text of this manifest: sorted keys, no spaces; without what the shop says nothing of, as before it could."""
+        silent = {name for name in ("weights", "ranking") if getattr(self, name) == Manifest.model_fields[name].default}
+        content = self.model_dump(mode="json", exclude=silent)
         return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
     @cached_property
@@ -127,13 +136,34 @@ class Manifest(_Frozen):
                 )
 
 
+def newest(product: Product, fetch: Callable[[str], M]) -> dict[str, M]:
+    """The models of a product's graph, by name.
+
+    Args:
+        fetch: model name -> its version.
+
+    Raises:
+        ModelNotFoundError: one of MODELS is not there; what is OPTIONAL may lack.
+    """
+    models = {name: fetch(name) for name in MODELS[product]}
+    for name in OPTIONAL[product]:
+        with suppress(ModelNotFoundError):
+            models[name] = fetch(name)
+    return models
+
+
 def compose(
-    shop: str, product: Product, models: Mapping[str, Registered], weights: Mapping[str, Mapping[str, float]] | None = None
+    shop: str,
+    product: Product,
+    models: Mapping[str, Registered],
+    weights: Mapping[str, Mapping[str, float]] | None = None,
+    ranking: RankingRules | None = None,
 ) -> Manifest:
-    """The standard graph of a product over the given model versions (by the names in MODELS).
+    """The standard graph of a product over the given model versions (by the names in MODELS and OPTIONAL).
 
     Args:
         weights: `source_weights` of shop.yaml.
+        ranking: `ranking` of shop.yaml; it says nothing where there is no ranker.
 
     Raises:
         KeyError: a model that the product needs is not among them.
@@ -144,7 +174,7 @@ def compose(
     }
     tables: dict[str, int] = {}
     for model in models.values():
-        tables.update(model.inputs)
+        tables.update({path: min(version, tables.get(path, version)) for path, version in model.inputs.items()})
     nodes: tuple[Node, ...]
     if product == "recommend":
         nodes = (
@@ -153,6 +183,18 @@ def compose(
             _features("user_purchases", "buy_again", "request"),
             _features("item_rules", "recommender", "recommender", kind="rules"),
         )
+        if "ranker" in pins:
+            features = OURS.service("ranker")
+            nodes += (
+                Node(
+                    name="ranker",
+                    kind="model",
+                    reads=("user_history", "recommender", "item_rules"),
+                    model=pins["ranker"],
+                    service=features.name,
+                    definition=features.digest,
+                ),
+            )
     elif product == "forecast":
         nodes = (
             _features("daily_demand", "demand", "request"),
@@ -162,7 +204,8 @@ def compose(
     else:
         nodes = (Node(name="sentiment", kind="model", reads=("request",), model=pins["sentiment"]),)
     said = _weights(weights or {}) if product == "recommend" else {}
-    return Manifest(shop=shop, product=product, nodes=nodes, tables=tables, weights=said)
+    rules = ranking if ranking and "ranker" in pins else RankingRules()
+    return Manifest(shop=shop, product=product, nodes=nodes, tables=tables, weights=said, ranking=rules)
 
 
 def _weights(said: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:

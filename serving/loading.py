@@ -21,10 +21,13 @@ from infra.settings import Settings
 from serving.graph import Manifest, ModelPin
 from serving.nodes.daily_demand import DailyDemand
 from serving.nodes.item_rules import ItemRules
+from serving.nodes.item_tables import ItemTables
+from serving.nodes.ranker import Ranking
 from serving.nodes.user_history import UserHistory
 from serving.nodes.user_purchases import UserPurchases
 from serving.products import Forecast, Graph, Recommend, Sentiment
 from training.demand.model import Forecaster
+from training.ranker.model import Ranker
 from training.recommender.model import Recommender
 from training.recommender.purchases import Purchases
 from training.sentiment.model import SentimentClassifier
@@ -63,10 +66,14 @@ class Loader:
         if manifest.product == "recommend":
             recommender = Recommender.load(folders["recommender"])
             recommender.recommend([list(recommender.encoder.items[:2])], 1)
-            rules = ItemRules(self.store, recommender.encoder.items, at, self.told)
-            purchases = Purchases.load(folders["recommender"])
-            graph = Recommend(manifest, UserHistory(self.store), UserPurchases(self.store), recommender, purchases, rules)
-            graph.list_new(at)
+            tables = ItemTables.read(self.store, at)
+            rules = ItemRules(recommender.encoder.items, tables, self.told)
+            ranking = None
+            if "ranker" in folders:
+                ranking = Ranking(self.store, _ranker(folders["ranker"]), manifest.ranking, rules, tables)
+            history, bought, purchases = UserHistory(self.store), UserPurchases(self.store), Purchases.load(folders["recommender"])
+            graph = Recommend(manifest, history, bought, recommender, purchases, rules, ranking)
+            graph.list_new(tables)
             return graph
         if manifest.product == "forecast":
             forecaster = Forecaster.load(folders["demand"])
@@ -97,3 +104,10 @@ class Loader:
                 f"{saved.digest[:12]}; run `shopgraph up --latest`."
             )
         return saved.folder
+
+
+def _ranker(folder: Path) -> Ranker:
+    try:
+        return Ranker.load(folder)
+    except ValueError as error:  # of a version with other features
+        raise ReleaseError(f"ranker: {error}") from None

@@ -9,20 +9,23 @@ import uuid
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import date
+from datetime import date, datetime
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from features.days import day_number, day_of
+from infra import log
 from infra.errors import ReleaseError
 from serving.graph import WEIGHTS
 from serving.nodes.item_rules import Bools, ItemRules
-from serving.nodes.user_history import History
+from serving.nodes.ranker import Ranking
+from serving.nodes.user_history import History, person_of
 from serving.nodes.user_purchases import Purchased
 from serving.schemas import AskedList, RecommendRequest, Source
 from training.metrics.ranking import top_k
+from training.ranker.candidates import retrieve
 from training.recommender.bought import Bought
 from training.recommender.model import Recommender
 from training.recommender.purchases import Purchases
@@ -54,6 +57,7 @@ class Placements:
     Args:
         weights: placement -> source -> weight, where not those of `serving.graph.WEIGHTS` or, for for_you, of the model; what the model
             does not have counts nothing.
+        ranking: orders for_you, over the same items; None: the order of retrieval stands.
 
     Raises:
         ReleaseError: they leave for_you without a source.
@@ -65,6 +69,7 @@ class Placements:
         purchases: Purchases,
         rules: ItemRules,
         weights: Mapping[str, Mapping[str, float]] | None = None,
+        ranking: Ranking | None = None,
     ) -> None:
         said = weights or {}
         learned = {source: said.get("for_you", {}).get(source, weight) for source, weight in model.weights.items()}
@@ -73,22 +78,24 @@ class Placements:
         self.model = replace(model, weights=learned)
         self.purchases = purchases.resized(len(model.encoder.items))  # a model may know items that came after it learned
         self.rules = rules
+        self.ranking = ranking
         self.weights = {placement: {**usual, **said.get(placement, {})} for placement, usual in WEIGHTS.items()}
         self._popular = np.maximum(np.asarray(model.encoder.popularity, dtype=np.float32), np.float32(_LEAST))
 
-    def fill(self, asks: Sequence[Ask], today: date) -> list[Content]:
+    def fill(self, asks: Sequence[Ask], at: datetime, today: date) -> list[Content]:
         """A list each, best first.
 
         Where there is nothing to go by it is the popular list, or in buy_again an empty one; `degraded` names what was missing.
 
         Args:
+            at: the present instant.
             today: the shop's present local day.
         """
         answers: list[Content] = [{}] * len(asks)
-        scored: defaultdict[int, list[int]] = defaultdict(list)
-        masks: dict[int, Bools] = {}
-        for row, ask in enumerate(asks):
-            wanted, allowed = ask.wanted, self.rules.allowed(ask.wanted.filters)
+        masks = [self.rules.allowed(ask.wanted.filters) for ask in asks]
+        by_history = []
+        for row, (ask, allowed) in enumerate(zip(asks, masks, strict=True)):
+            wanted = ask.wanted
             if wanted.placement == "similar" and wanted.item_id is not None and self.model.knows(wanted.item_id):
                 answers[row] = self._similar(ask, wanted.item_id, allowed)
             elif wanted.placement == "bought_together" and any(map(self.model.knows, wanted.together)):
@@ -98,12 +105,59 @@ class Placements:
             elif wanted.placement == "trending":
                 answers[row] = self._trending(ask, allowed)
             else:
-                masks[id(allowed)] = allowed
-                scored[id(allowed)].append(row)
-        for name, rows in scored.items():  # lists under one mask share one pass through the network
-            for row, content in zip(rows, self._by_history([asks[row] for row in rows], masks[name]), strict=True):
+                by_history.append(row)
+        personal = [row for row in by_history if asks[row].wanted.placement == "for_you" and self._is_personal(asks[row].history)]
+        ranked = None
+        if self.ranking and personal:
+            ranked = self._ranked([asks[row] for row in personal], [masks[row] for row in personal], at)
+        if ranked is not None:
+            for row, content in zip(personal, ranked, strict=True):
                 answers[row] = content
+            by_history = sorted(set(by_history) - set(personal))
+        scored: defaultdict[int, list[int]] = defaultdict(list)
+        for row in by_history:
+            scored[id(masks[row])].append(row)
+        for rows in scored.values():  # lists under one mask share one pass through the network
+            for row, content in zip(rows, self._by_history([asks[row] for row in rows], masks[rows[0]]), strict=True):
+                answers[row] = content
+        if self.ranking and ranked is None:
+            for row in personal:
+                answers[row]["degraded"].append("unranked")
         return answers
+
+    def _is_personal(self, history: History) -> bool:
+        return self.model.is_personal(history.item_ids, history.event_types)
+
+    def _ranked(self, asks: Sequence[Ask], masks: Sequence[Bools], at: datetime) -> list[Content] | None:
+        """What follows from the histories, of which none is empty, in the order of the ranker; None where it has none to give."""
+        assert self.ranking is not None
+        encoder = self.model.encoder
+        read = [encoder.read(ask.history.item_ids, ask.history.event_types) for ask in asks]
+        allowed = np.empty((len(asks), len(encoder.items)), dtype=np.bool_)
+        for row, (ask, mask, (items, _)) in enumerate(zip(asks, masks, read, strict=True)):
+            allowed[row] = mask
+            allowed[row, [encoder.index[item] for item in ask.exclude if item in encoder.index]] = False
+            if not self.model.config.repeats:
+                allowed[row, items] = False
+        found = retrieve(self.model, [items for items, _ in read], [events for _, events in read], allowed)
+        histories = [(items, [encoder.event_types[event] for event in events]) for items, events in read]
+        try:
+            values, chances = self.ranking.rank([person_of(ask.request) for ask in asks], histories, found, at)
+        except Exception as error:  # whatever it is, the order of retrieval is a good one
+            log.get(__name__).warning("not ranked", error=str(error))
+            return None
+        ends = np.searchsorted(found.history, np.arange(len(asks) + 1))
+        contents = []
+        for row, ask in enumerate(asks):
+            own = np.arange(ends[row], ends[row + 1])
+            best = own[np.argsort(-values[own], kind="stable")[: ask.wanted.k]]
+            shown = [_item(encoder.items[found.item[place]], float(values[place]), "history") for place in best]
+            if ask.request.explain:
+                self._explain(shown, ask.history)
+                for item, place in zip(shown, best, strict=True):
+                    item["chances"] = dict(zip(self.ranking.ranker.tasks, chances[place].tolist(), strict=True))
+            contents.append(_content(ask, shown, True, ask.history.degraded))
+        return contents
 
     def _by_history(self, asks: Sequence[Ask], allowed: Bools) -> list[Content]:
         """What follows from the histories; of another placement than for_you nobody's history is read, so it is what is popular."""
@@ -117,7 +171,7 @@ class Placements:
         )
         contents = []
         for ask, history, items in zip(asks, histories, best, strict=True):
-            is_personal = self.model.is_personal(history.item_ids, history.event_types)
+            is_personal = self._is_personal(history)
             degraded = list(history.degraded)
             if ask.wanted.placement != "for_you":
                 degraded.append("unknown_item")
@@ -126,11 +180,15 @@ class Placements:
             source: Source = "history" if is_personal else "popular"
             found = [_item(item, score, source) for item, score in items[: ask.wanted.k]]
             if ask.request.explain:
-                reasons = self.model.reasons(history.item_ids, history.event_types, [item["item_id"] for item in found])
-                for item, why in zip(found, reasons, strict=True):
-                    item["reasons"] = _reasons(why)
+                self._explain(found, history)
             contents.append(_content(ask, found, is_personal, degraded))
         return contents
+
+    def _explain(self, items: Sequence[Content], history: History) -> None:
+        """Say with each item what of the history speaks for it."""
+        reasons = self.model.reasons(history.item_ids, history.event_types, [item["item_id"] for item in items])
+        for item, why in zip(items, reasons, strict=True):
+            item["reasons"] = _reasons(why)
 
     def _similar(self, ask: Ask, item_id: str, allowed: Bools) -> Content:
         items = self.model.similar(item_id, ask.wanted.k, exclude=ask.exclude, allowed=allowed)

@@ -13,6 +13,8 @@ from zoneinfo import ZoneInfo
 from serving.graph import Manifest
 from serving.nodes.daily_demand import DailyDemand
 from serving.nodes.item_rules import ItemRules
+from serving.nodes.item_tables import ItemTables
+from serving.nodes.ranker import Ranking
 from serving.nodes.user_history import UserHistory
 from serving.nodes.user_purchases import UserPurchases
 from serving.placements import Ask, Placements
@@ -49,7 +51,7 @@ class Graph(Protocol[R]):
 
 
 class Recommend:
-    """user_history -> recommender -> item_rules, and user_purchases beside the history."""
+    """user_history -> recommender -> item_rules -> ranker, where there is one, and user_purchases beside the history."""
 
     max_batch = 32
 
@@ -61,13 +63,14 @@ class Recommend:
         model: Recommender,
         purchases: Purchases,
         rules: ItemRules,
+        ranking: Ranking | None = None,
     ) -> None:
         self.manifest = manifest
         self.history = history
         self.bought = bought
         self.learned = model, purchases
         """Both halves of the model version over the items they learned from."""
-        self.placements = Placements(model, purchases, rules, manifest.weights)
+        self.placements = Placements(model, purchases, rules, manifest.weights, ranking)
         self._listed: dict[str, Row] = {}
 
     @property
@@ -87,18 +90,23 @@ class Recommend:
 
     def refresh(self, at: datetime) -> None:
         """Read the item facts as of `at`; items that were listed since the model learned join its catalogue."""
-        if not self.list_new(at):
-            self.rules.refresh(at)
+        tables = ItemTables.read(self.history.store, at)
+        if not self.list_new(tables):
+            self.rules.refresh(tables)
+            if self.placements.ranking:
+                self.placements.ranking.refresh(tables)
 
-    def list_new(self, at: datetime) -> bool:
-        """Whether what is listed beyond the items of the model has changed; then the catalogue is made anew, its facts read."""
+    def list_new(self, tables: ItemTables) -> bool:
+        """Whether what is listed beyond the items of the model has changed; then the catalogue is made anew, with its facts."""
         learned, purchases = self.learned
-        listed = self.rules.listed(learned.encoder.items, at)
+        listed = self.rules.listed(learned.encoder.items, tables)
         if listed == self._listed:
             return False
         model = learned.with_items(listed)
         items = model.encoder.items
-        self.placements = Placements(model, purchases.resized(len(items)), self.rules.over(items, at), self.manifest.weights)
+        rules = self.rules.over(items, tables)
+        ranking = self.placements.ranking.over(rules, tables) if self.placements.ranking else None
+        self.placements = Placements(model, purchases.resized(len(items)), rules, self.manifest.weights, ranking)
         self._listed = listed
         return True
 
@@ -117,7 +125,7 @@ class Recommend:
             asks = [
                 Ask(requests[row], requests[row].lists[turn], histories[row], bought[row], frozenset(shown[row])) for row in rows
             ]
-            for row, content in zip(rows, placements.fill(asks, self.bought.today(at)), strict=True):
+            for row, content in zip(rows, placements.fill(asks, at, self.bought.today(at)), strict=True):
                 lists[row].append(content)
                 shown[row].update(item["item_id"] for item in content["items"])
         return [_whole(request, found) for request, found in zip(requests, lists, strict=True)]

@@ -10,7 +10,7 @@ from infra import clock
 from infra.home import Home
 from infra.lake import Lake
 from infra.settings import Settings
-from serving.graph import compose
+from serving.graph import compose, newest
 from serving.loading import Loader
 from serving.problems import Problem
 from serving.products import Recommend
@@ -49,7 +49,7 @@ def recommend(settings: Settings, asked: Asked, k: int, model: str | None = None
     """The list that `POST /v1/recommend` gives where this model version is released, with the reasons of each item.
 
     Args:
-        model: number, alias or run id of a version of `recommender`; None: the newest.
+        model: number, alias or run id of a version of `recommender`; None: the newest. Beside it the newest `ranker`, where there is one.
 
     Returns:
         The answer as the API gives it, and `catalogue`, how many items it was chosen from.
@@ -61,9 +61,11 @@ def recommend(settings: Settings, asked: Asked, k: int, model: str | None = None
     """
     shop = Shop.load(Home(settings), settings.shop)
     lake = Lake.open(settings, shop.name)
-    saved = Tracking(settings, shop.name).fetch("recommender", model)
+    tracking = Tracking(settings, shop.name)
+    models = newest("recommend", lambda name: tracking.fetch(name, model if name == "recommender" else None))
     at = clock.now(settings.now or shop.now, lake)
-    graph = Loader(settings, shop, lake).load(compose(shop.name, "recommend", {"recommender": saved}, shop.source_weights), at)
+    manifest = compose(shop.name, "recommend", models, shop.source_weights, shop.ranking)
+    graph = Loader(settings, shop, lake).load(manifest, at)
     assert isinstance(graph, Recommend)
     commonest = graph.model.encoder.event_types[0]  # the commonest kind of act
     (content,) = graph.answer([asked.request(k, commonest)], at)
@@ -71,7 +73,7 @@ def recommend(settings: Settings, asked: Asked, k: int, model: str | None = None
     return {
         **content,
         "as_of": at.isoformat(),
-        "graph_version": graph.manifest.version,
-        "model_versions": {"recommender": str(saved.version)},
+        "graph_version": manifest.version,
+        "model_versions": {name: str(pin.version) for name, pin in manifest.pins.items()},
         "catalogue": len(graph.model.encoder.items),
     }

@@ -28,11 +28,19 @@ MAX_PLACEMENTS = 10
 Placement = Literal["for_you", "similar", "bought_together", "buy_again", "trending"]
 Source = Literal["history", "similar", "purchases", "near", "trending", "popular"]
 RecommendReason = Literal[
-    "unknown_user", "unknown_visitor", "empty_history", "unknown_item", "history_unavailable", "no_purchases", "no_recent_activity"
+    "unknown_user",
+    "unknown_visitor",
+    "empty_history",
+    "unknown_item",
+    "history_unavailable",
+    "no_purchases",
+    "no_recent_activity",
+    "unranked",
 ]
 """`empty_history`: the person did something, but nothing of a kind that the model reads. `unknown_item`: only with items that the
 model does not know. `no_purchases`: nothing was bought that says anything: with these items (bought_together), or of what the person
-bought nothing comes again (buy_again). `no_recent_activity`: no item rises (trending)."""
+bought nothing comes again (buy_again). `no_recent_activity`: no item rises (trending). `unranked`: the ranker of the graph, or what it
+reads, could not be used, so the order is that of retrieval (for_you)."""
 ForecastReason = Literal["unknown_item", "no_recent_demand", "history_unavailable", "stale_history"]
 """`no_recent_demand`: the item is known but was not on sale in the days the model looks back on. `stale_history`: its last days
 before the forecast are not in the online store yet; they count as unknown, not as days without a sale. The table ends with the last
@@ -238,13 +246,24 @@ class RecommendedItem(BaseModel):
     """One item of a list."""
 
     item_id: str
-    score: float = Field(description="Compares items of one list; no probability.")
+    score: float = Field(
+        description="Compares items of one list, which it orders; no probability. In a ranked list (a personal one of for_you, where "
+        "the graph has a ranker) what is expected of showing the item: its `chances` by their weights, times the price where the shop "
+        "has it so. Else, also in one that is `unranked`, how much speaks for the item: the log of its share (similar: the cosine)."
+    )
     source: Source = Field(
         description="What speaks most for it: the history, likeness, purchases, what stands near in histories of others, a rise, or "
         "no more than its popularity."
     )
     reasons: list[Reason] | None = Field(
-        None, description="With `explain`: what speaks for it, the most first; empty where no item does."
+        None,
+        description="With `explain`: what speaks for it, the most first; empty where no item does. In a ranked list it is why the item is "
+        "among those that were ranked; its place follows from `chances`.",
+    )
+    chances: dict[str, float] | None = Field(
+        None,
+        description="With `explain`, in a ranked list: the chance that it is clicked, carted (or made a favourite) and purchased in the "
+        "session, as far as the ranker learned it.",
     )
     bought: BoughtBefore | None = Field(None, description="With `explain`, in buy_again.")
     rise: float | None = Field(

@@ -26,7 +26,7 @@ from infra import processes
 from infra.errors import EngineError, ModelNotFoundError, SettingsError
 from infra.home import Home
 from infra.settings import Settings
-from serving.graph import MODELS, PRODUCTS, compose
+from serving.graph import PRODUCTS, compose, newest
 from serving.releases import Releases
 
 MLFLOW, RAY = "mlflow", "ray"
@@ -194,13 +194,13 @@ def release_newest(settings: Settings, shop: str, latest: bool) -> dict[str, str
     from training.tracking import Tracking
 
     releases, tracking = Releases(settings, shop), Tracking(settings, shop)
-    current, weights = releases.current(), Shop.load(Home(settings), shop).source_weights
+    current, rules = releases.current(), Shop.load(Home(settings), shop)
     moved: dict[str, str] = {}
     for product in PRODUCTS:
         if product in current and not latest:
             continue
         with suppress(ModelNotFoundError):  # not trained yet: its requests say so
-            manifest = compose(shop, product, {name: tracking.fetch(name) for name in MODELS[product]}, weights)
+            manifest = compose(shop, product, newest(product, tracking.fetch), rules.source_weights, rules.ranking)
             if current.get(product) != manifest.version:
                 releases.store(manifest)
                 releases.point(manifest.version, who=_who(), why="shopgraph up --latest" if latest else "first release")

@@ -18,12 +18,10 @@ from numpy.typing import NDArray
 from features.columns import EVENT_TIMESTAMP, ITEM_ID
 from features.fresh.items import ToldItems
 from features.online.packing import from_microseconds, to_microseconds
-from features.store import FeatureStore
-from features.views import VIEWS
+from serving.nodes.item_tables import ACTIVITY, CATALOG, ItemTables
 from serving.schemas import Filters
 from training.recommender.content import COLUMNS, Row
 
-CATALOG = VIEWS["item_catalog"]
 Bools = NDArray[np.bool_]
 
 WEEK_DAYS, SEASON_DAYS = 7, 90
@@ -46,6 +44,8 @@ class Facts:
     category: NDArray[np.str_]
     brand: NDArray[np.str_]
     price: NDArray[np.float64]
+    created: NDArray[np.float64]
+    """First on sale or first seen, microseconds UTC, NaN where nobody knows."""
     is_on_sale: Bools
     rise: NDArray[np.float64]
     masks: dict[str, Bools] = field(default_factory=dict, repr=False)
@@ -59,6 +59,7 @@ class Tables:
     category: list[str]
     brand: list[str]
     price: NDArray[np.float64]
+    created: NDArray[np.float64]
     withdrawn: NDArray[np.int64]
     since: NDArray[np.int64]
     rise: NDArray[np.float64]
@@ -67,23 +68,22 @@ class Tables:
 class ItemRules:
     """Facts about the items of one model version."""
 
-    def __init__(self, store: FeatureStore, items: Sequence[str], at: datetime, told: ToldItems) -> None:
-        self.store = store
+    def __init__(self, items: Sequence[str], tables: ItemTables, told: ToldItems) -> None:
         self.items = tuple(items)
         self.told = told
-        self._index = pa.array(self.items, pa.string())
+        self.index = pa.array(self.items, pa.string())
         self._position = {item: position for position, item in enumerate(self.items)}
-        self.refresh(at)
+        self.refresh(tables)
 
-    def over(self, items: Sequence[str], at: datetime) -> ItemRules:
+    def over(self, items: Sequence[str], tables: ItemTables) -> ItemRules:
         """The same of other items."""
-        return ItemRules(self.store, items, at, self.told)
+        return ItemRules(items, tables, self.told)
 
-    def listed(self, known: Collection[str], at: datetime) -> dict[str, Row]:
+    def listed(self, known: Collection[str], tables: ItemTables) -> dict[str, Row]:
         """Item -> what is said of it, of those on sale that are not among `known`: by the tables, and by what was told since."""
         rows: dict[str, Row] = {}
-        if self.store.lake.version(CATALOG.path) is not None:
-            catalog = self.store.latest(CATALOG.name, at).select([ITEM_ID, *COLUMNS, "withdrawn_at", EVENT_TIMESTAMP])
+        if CATALOG.name in tables.rows:
+            catalog = tables.rows[CATALOG.name].select([ITEM_ID, *COLUMNS, "withdrawn_at", EVENT_TIMESTAMP])
             others = catalog.filter(pc.invert(pc.is_in(catalog[ITEM_ID], pa.array(known, pa.string()))))
             rows = {row[ITEM_ID]: row for row in others.to_pylist()}
         for item in self.told.states.keys() - set(known):
@@ -91,18 +91,18 @@ class ItemRules:
             if item not in rows or entry.instant >= to_microseconds(rows[item][EVENT_TIMESTAMP]):
                 withdrawn = entry.row.get("withdrawn_at")
                 rows[item] = {**entry.row, "withdrawn_at": None if withdrawn is None else from_microseconds(withdrawn)}
-        return {item: row for item, row in rows.items() if row["withdrawn_at"] is None or row["withdrawn_at"] > at}
+        return {item: row for item, row in rows.items() if row["withdrawn_at"] is None or row["withdrawn_at"] > tables.as_of}
 
-    def refresh(self, at: datetime) -> None:
-        """Read the facts anew; requests see the old ones until it is done."""
-        self._tables = self._read(at)
-        self.tell(at)
+    def refresh(self, tables: ItemTables) -> None:
+        """Take up what the tables say; requests see the old facts until it is done."""
+        self._tables = self._read(tables)
+        self.tell(tables.as_of)
 
     def tell(self, at: datetime) -> None:
         """Put what was told of items since the tables were built over what they say."""
         tables, moment = self._tables, to_microseconds(at)
         category, brand = list(tables.category), list(tables.brand)
-        price, withdrawn = tables.price.copy(), tables.withdrawn.copy()
+        price, created, withdrawn = tables.price.copy(), tables.created.copy(), tables.withdrawn.copy()
         for item, entry in self.told.states.items():
             position = self._position.get(item)
             if position is not None and entry.instant >= tables.since[position]:
@@ -111,8 +111,10 @@ class ItemRules:
                 withdrawn[position] = entry.row.get("withdrawn_at", NEVER)
                 if "price" in entry.row:  # else the last price paid stands, which the tables know
                     price[position] = float(entry.row["price"])
+                if "created_at" in entry.row or np.isnan(created[position]):  # else the first sight stands
+                    created[position] = entry.row.get("created_at", entry.instant)
         categories, brands = (np.array(column, dtype=str) for column in (category, brand))
-        self.facts = Facts(at, categories, brands, price, withdrawn > moment, tables.rise)
+        self.facts = Facts(at, categories, brands, price, created, withdrawn > moment, tables.rise)
 
     def allowed(self, filters: Filters | None) -> Bools:
         """(I,) True where an item is on sale and passes the filters. One array per filter: equal filters, same object."""
@@ -124,9 +126,11 @@ class ItemRules:
             mask = facts.masks[name] = _mask(facts, filters)
         return mask
 
-    def _read(self, at: datetime) -> Tables:
-        catalog = self._aligned(CATALOG.name, ("category", "brand", "price", "withdrawn_at", EVENT_TIMESTAMP), at)
-        activity = self._aligned("item_activity", tuple(f"{act}_{days}d" for act in _ACTS for days in (WEEK_DAYS, SEASON_DAYS)), at)
+    def _read(self, tables: ItemTables) -> Tables:
+        columns = ("category", "brand", "price", "created_at", "withdrawn_at", EVENT_TIMESTAMP)
+        catalog = tables.aligned(CATALOG.name, columns, self.index)
+        acts = tuple(f"{act}_{days}d" for act in _ACTS for days in (WEEK_DAYS, SEASON_DAYS))
+        activity = tables.aligned(ACTIVITY.name, acts, self.index)
         week, season = (
             np.sum([np.nan_to_num(_floats(activity[f"{act}_{days}d"])) for act in _ACTS], axis=0)
             for days in (WEEK_DAYS, SEASON_DAYS)
@@ -135,18 +139,11 @@ class ItemRules:
             category=pc.fill_null(catalog["category"], "").to_pylist(),
             brand=pc.fill_null(catalog["brand"], "").to_pylist(),
             price=_floats(catalog["price"]),
+            created=_floats(catalog["created_at"].cast(pa.int64())),
             withdrawn=_microseconds(catalog["withdrawn_at"], NEVER),
             since=_microseconds(catalog[EVENT_TIMESTAMP], -NEVER),
             rise=risen(week, season),
         )
-
-    def _aligned(self, view: str, columns: tuple[str, ...], at: datetime) -> dict[str, pa.Array]:
-        """Columns of the newest rows in the model's item order, null for items without a row."""
-        if self.store.lake.version(VIEWS[view].path) is None:  # a shop without that table: nothing is known of the items
-            return {name: pa.nulls(len(self.items), VIEWS[view].schema.field(name).type) for name in columns}
-        rows = self.store.latest(view, at)
-        where = pc.index_in(self._index, value_set=rows["item_id"].combine_chunks())
-        return {name: rows[name].combine_chunks().take(where) for name in columns}
 
 
 def risen(week: NDArray[np.float64], season: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -34,6 +35,9 @@ from serving.releases import Releases
 from training.demand import encoder as demand_encoder
 from training.demand import model as demand
 from training.demand.panel import Panel
+from training.ranker import encoder as ranker_encoder
+from training.ranker import model as ranker
+from training.ranker.candidates import SOURCES
 from training.recommender import model as recommender
 from training.recommender.content import Vocabulary
 from training.recommender.purchases import Purchases
@@ -139,6 +143,15 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> ServedShop:
     return ServedShop(settings, shop, lake, manifests)
 
 
+@pytest.fixture
+def told_shop(served: ServedShop, tmp_path: Path) -> ServedShop:
+    """The served shop in a home of its own, in which items may be told of."""
+    home = tmp_path / "home"
+    shutil.copytree(served.settings.home, home)
+    settings = Settings.load(home=home)
+    return replace(served, settings=settings, lake=Lake.open(settings, "sample"))
+
+
 @pytest.fixture(scope="session")
 def gateway(served: ServedShop) -> Gateway:
     return served.gateway()
@@ -157,13 +170,13 @@ def keep(home: Home, name: str, version: int, save: Callable[[Path, int], None])
     return Registered(version, digest, f"run-{version}", {"features/interactions": 0})
 
 
-def save_recommender(folder: Path, seed: int) -> None:
+def save_recommender(folder: Path, seed: int, items: tuple[str, ...] = ITEMS) -> None:
     torch.manual_seed(seed)
     config = recommender.Config(dim=8, num_blocks=1, num_heads=1, max_length=10)
-    popularity = tuple(float(value) for value in np.linspace(0.3, 0.01, len(ITEMS)))
-    encoder = recommender.Encoder(ITEMS, ("view", "purchase"), popularity)
+    popularity = tuple(float(value) for value in np.linspace(0.3, 0.01, len(items)))
+    encoder = recommender.Encoder(items, ("view", "purchase"), popularity)
     vocabulary = Vocabulary(("brand=a", "brand=b"))
-    network = recommender.Network(config, len(ITEMS), 2, len(vocabulary))
+    network = recommender.Network(config, len(items), 2, len(vocabulary))
     recommender.Recommender(config, encoder, network, vocabulary=vocabulary).save(folder)
     Purchases.learn(purchases(), encoder, "Europe/Berlin").save(folder)
 
@@ -185,6 +198,29 @@ def purchases() -> pa.Table:
         for item in items
     ]  # fmt: skip
     return in_order(pa.Table.from_pylist(rows))
+
+
+def save_ranker(folder: Path, seed: int) -> None:
+    """One that learned nothing, so that every feature moves its chances."""
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+
+    def drawn(rows: int, names: tuple[str, ...]) -> np.ndarray:  # type: ignore[type-arg]
+        return np.where(rng.random((rows, len(names))) < 0.1, np.nan, rng.normal(size=(rows, len(names))))
+
+    cross = ranker_encoder.cross_features(SOURCES)
+    candidates = ranker_encoder.Candidates(
+        drawn(50, ranker_encoder.USER_FEATURES),
+        drawn(200, ranker_encoder.ITEM_FEATURES),
+        drawn(200, cross),
+        rng.choice(np.array(["bags", "shoes", None], dtype=object), 200),
+        np.repeat(np.arange(50), 4),
+    )
+    encoder = ranker_encoder.Encoder.fit(candidates, SOURCES)
+    config = ranker.Config(dim=8, dropout=0.0)
+    network = ranker.Network(config, encoder, ranker.TASKS)
+    torch.nn.init.normal_(network.direct.weight, std=0.1)
+    ranker.Ranker(config, encoder, network, {"click": 1.0, "cart": 0.0, "purchase": 4.0}).save(folder)
 
 
 def save_forecaster(folder: Path, seed: int) -> None:
@@ -224,7 +260,8 @@ def _write_tables(lake: Lake) -> None:
     ])  # fmt: skip
     _write(lake, "item_catalog", [
         {"item_id": item, "category": "shoes" if number < 5 else "bags", "brand": "ab"[number % 2],
-         "price": Decimal(10 * (number + 1)) if number < 5 else None, "withdrawn_at": NOW - DAY if item == "i9" else None}
+         "price": Decimal(10 * (number + 1)) if number < 5 else None, "created_at": NOW - (number + 1) * DAY,
+         "withdrawn_at": NOW - DAY if item == "i9" else None}
         for number, item in enumerate(ITEMS)
     ])  # fmt: skip
     _write(lake, "item_activity", [
@@ -235,6 +272,20 @@ def _write_tables(lake: Lake) -> None:
         {"item_id": "i6", "item_views_count_7d": 90, "item_views_count_90d": 200},
         {"item_id": "i7", "item_views_count_7d": 1, "item_views_count_90d": 500},
         {"item_id": "i9", "item_views_count_7d": 999, "item_carts_count_7d": 9, "buyers_count_7d": 9, "item_views_count_90d": 999},
+    ])  # fmt: skip
+    _write(lake, "user_activity", [
+        {"user_id": "u1", "item_views_count_7d": 12, "item_carts_count_90d": 3, "purchases_count_90d": 2,
+         "order_value_sum_90d": Decimal("99.5"), "days_since_last_purchase": 2},
+        {"user_id": "visitor:v7", "item_views_count_7d": 1},
+    ])  # fmt: skip
+    counts = {"active_days_count": 9, "purchase_days_count": 4, "purchase_days_count_365d": 4, "net_value_sum_365d": Decimal(80)}
+    profile = {"user_id": "u1", **counts, "interests": ["shoes"], "stage": "active", "tags": [], "main_category": "shoes",
+               "price_mean_365d": 20.0, "first_seen_at": NOW - 90 * DAY, "recency_score": 5}  # fmt: skip
+    tomorrow = {"event_timestamp": NOW + DAY, "price_mean_365d": 9000.0}
+    _write(lake, "user_profile", [profile, {**profile, **tomorrow}])
+    _write(lake, "user_category_affinity", [
+        {"user_id": "u1", "category": "shoes", "interactions_count_30d": 7, "affinity_share_30d": 0.7},
+        {"user_id": "visitor:v7", "category": "bags", "interactions_count_30d": 1, "affinity_share_30d": 1.0},
     ])  # fmt: skip
     _write(lake, "daily_demand", _demand_rows())
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -15,10 +14,10 @@ import sqlalchemy as sa
 
 from infra.errors import EngineError
 from infra.home import Home
-from infra.lake import Lake
 from infra.settings import Settings
 from serving.gateway import Gateway
 from serving.graph import compose
+from serving.nodes.item_tables import ItemTables
 from serving.releases import Releases
 from tests.serving.conftest import Registered, ServedShop, ask, keep, save_recommender
 
@@ -32,15 +31,6 @@ def shop(served: ServedShop, tmp_path: Path) -> ServedShop:
     made = replace(served, settings=own)
     made.releases.point(made.releases.store(served.manifests["recommend"]), who="test", why="first")
     return made
-
-
-@pytest.fixture
-def told_shop(served: ServedShop, tmp_path: Path) -> ServedShop:
-    """The served shop in a home of its own, in which items may be told of."""
-    home = tmp_path / "home"
-    shutil.copytree(served.settings.home, home)
-    settings = Settings.load(home=home)
-    return replace(served, settings=settings, lake=Lake.open(settings, "sample"))
 
 
 def second_graph(shop: ServedShop) -> str:
@@ -275,7 +265,8 @@ def test_a_catalogue_that_grew_by_several_shrinks_again(told_shop: ServedShop) -
 def test_what_the_tables_list_beyond_the_model_is_known_unless_it_was_told_anew(told_shop: ServedShop) -> None:
     gateway = told_shop.gateway()
     rules = gateway.live.served["recommend"].graph.rules
-    listed = rules.listed(rules.items[:5], gateway.live.clock.now())
+    tables = ItemTables.read(gateway.live.loader.store, gateway.live.clock.now())
+    listed = rules.listed(rules.items[:5], tables)
     assert {item: row["brand"] for item, row in listed.items()} == {"i5": "b", "i6": "a", "i7": "b", "i8": "a"}  # i9 is withdrawn
     early = "2024-04-01T00:00:00Z"  # the tables' rows are of 30 April
     told = [
@@ -286,7 +277,7 @@ def test_what_the_tables_list_beyond_the_model_is_known_unless_it_was_told_anew(
     ]
     assert ask(gateway, "/v1/items", {"items": told}).json()["accepted"] == 4
     gateway.live.tell()
-    listed = rules.listed(rules.items[:5], gateway.live.clock.now())
+    listed = rules.listed(rules.items[:5], replace(tables, as_of=gateway.live.clock.now()))
     assert {item: row["brand"] for item, row in listed.items()} == {"i5": "b", "i6": "a", "i7": "a"}
 
 

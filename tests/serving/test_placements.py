@@ -16,6 +16,7 @@ from infra.errors import EngineError, ReleaseError
 from serving.graph import compose
 from serving.loading import Loader
 from serving.nodes.item_rules import risen
+from serving.nodes.item_tables import ItemTables
 from serving.nodes.user_purchases import UserPurchases
 from serving.products import Recommend
 from serving.schemas import RecommendRequest
@@ -253,7 +254,7 @@ def test_a_shop_of_one_item_answers_everything(served: ServedShop) -> None:
     config = Config(dim=4, num_blocks=1, num_heads=1, max_length=4)
     encoder = Encoder(("i0",), ("view", "purchase"), (1.0,))
     model = Recommender(config, encoder, Network(config, 1, 2).eval())
-    rules = type(graph.rules)(graph.rules.store, encoder.items, NOW, graph.rules.told)
+    rules = graph.rules.over(encoder.items, ItemTables.read(graph.history.store, NOW))
     learned = Purchases.learn(purchases(), encoder, "Europe/Berlin")
     small = Recommend(graph.manifest, graph.history, graph.bought, model, learned, rules)
     bodies = [{"placement": name, "item_id": "i0"} for name in ("for_you", "similar", "bought_together", "buy_again", "trending")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from pydantic import ValidationError
 
 from features.store import FeatureStore
-from infra.errors import EngineError
+from infra.errors import EngineError, ModelNotFoundError
 from infra.home import Home
 from serving.loading import Loader
 from serving.nodes.user_history import UserHistory
@@ -34,6 +35,17 @@ def recommend(post: Ask, **body: Any) -> dict[str, Any]:
 
 def ids(content: dict[str, Any]) -> list[str]:
     return [item["item_id"] for item in content["items"]]
+
+
+def registered(monkeypatch: pytest.MonkeyPatch, models: Mapping[str, Saved]) -> None:
+    """Let the registry hold these models; the registry itself: tests/training/tracking and tests/test_thread.py."""
+
+    def fetch(_: Tracking, name: str, version: str | None = None) -> Saved:
+        if name not in models:
+            raise ModelNotFoundError(f"no model {name}, version {version}")
+        return models[name]
+
+    monkeypatch.setattr(Tracking, "fetch", fetch)
 
 
 def test_a_known_user_gets_a_personal_list_as_the_model_gives_it(post: Ask, served: ServedShop) -> None:
@@ -195,9 +207,7 @@ def test_the_command_gives_the_list_of_the_endpoint(post: Ask, served: ServedSho
     pin = served.manifests["recommend"].pins["recommender"]
     folder = Home(served.settings).model_folder("sample.recommender", pin.version, pin.digest)
     saved = Saved(folder, "sample.recommender", pin.version, pin.digest, pin.run_id, served.manifests["recommend"].tables)
-    monkeypatch.setattr(
-        Tracking, "fetch", lambda *_: saved
-    )  # the registry itself: tests/training/tracking and tests/test_thread.py
+    registered(monkeypatch, {"recommender": saved})
     bodies: tuple[dict[str, Any], ...] = (
         {"placement": "similar", "item_id": "i0"},
         {"placement": "bought_together", "basket": ["i0", "i7"]},
