@@ -9,14 +9,22 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
-from datetime import date
+from dataclasses import replace
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
-from features.columns import VISITOR_PREFIX
+from features.columns import NO_TASTE, VISITOR_PREFIX
+from features.online.packing import to_microseconds
+from features.shop import Shop
+from features.store import FeatureStore
 from infra.errors import EngineError
+from infra.home import Home
 from infra.processes import is_open
 from tests.installation import Installation, installation
 
@@ -56,7 +64,7 @@ def test_a_known_user_gets_a_personal_list_that_names_its_makers(shop: Installat
     assert len({item["item_id"] for item in body["items"]}) == 5
     assert body["as_of"].startswith("2025-12-31")  # the sample shop's clock is its data
     assert all(body[name] for name in ("graph_version", "request_id", "list_id"))
-    assert set(body["model_versions"]) == {"recommender"}
+    assert set(body["model_versions"]) == {"recommender", "ranker"}
 
 
 def test_users_differ_and_a_session_moves_the_list(shop: Installation) -> None:
@@ -138,6 +146,54 @@ def test_the_command_gives_the_list_of_the_endpoint_and_why(shop: Installation) 
     assert told["graph_version"] == asked["graph_version"]
     assert any(one["reasons"] for one in told["items"])
     assert "unknown_user" in shop.shopgraph("recommend", "--user", "nobody 知", "-k", "3")
+
+
+def test_a_list_is_ranked_by_the_features_of_the_point_in_time_join(shop: Installation) -> None:
+    """The graph that answers, asked in this process, against the frame that its ranker would have learned from at that instant."""
+    from serving.loading import Loader
+    from serving.products import Recommend
+    from serving.releases import Releases
+    from serving.schemas import RecommendRequest
+    from training import splits
+    from training.ranker.data import make_lists
+    from training.ranker.retrieval import Sessions
+
+    store = FeatureStore(shop.settings, Shop.load(Home(shop.settings)), shop.lake)
+    at = store.now()
+    releases = Releases(shop.settings, "sample")
+    graph = Loader(shop.settings, store.shop, shop.lake).load(releases.manifest(releases.current()["recommend"]), at)
+    assert isinstance(graph, Recommend)
+    assert graph.placements.ranking is not None
+    everything = np.ones(len(graph.model.encoder.items), dtype=np.bool_)  # a frame knows nothing of withdrawals
+    graph.rules.facts = replace(graph.rules.facts, is_on_sale=everything, masks={})
+    today = at.astimezone(store.shop.zone).replace(hour=0, minute=0, second=0, microsecond=0)
+    rows = shop.lake.read("features/interactions")
+    rows = rows.filter(pc.invert(pc.is_in(rows["event_type"], pa.array(NO_TASTE))))
+    late = pc.unique(rows.filter(pc.greater_equal(rows["event_timestamp"], today))["user_id"])  # of a day that no table tells yet
+    users = sorted(set(rows["user_id"].to_pylist()) - set(late.to_pylist()))[::7]
+    rows = rows.filter(pc.is_in(rows["user_id"], pa.array(users)))
+    then = at + timedelta(microseconds=1)
+    comes = {"item_id": graph.model.encoder.items[0], "event_type": "view", "event_timestamp": then, "created_timestamp": then}
+    visits = [{"interaction_id": f"visit {user}", "user_id": user, "session_id": f"visit {user}", **comes} for user in users]
+    told = pa.Table.from_pylist([{name: visit.get(name) for name in rows.column_names} for visit in visits], schema=rows.schema)
+    instant = to_microseconds(at)
+    holdout, asked = splits.every_session(pa.concat_tables([rows, told]), instant, instant + 2)
+    sessions = Sessions.of(holdout, graph.model, asked)
+    lists = make_lists(sessions, graph.model, store, np.arange(len(sessions)))
+    ranker = graph.placements.ranking.ranker
+    values = ranker.values(lists.candidates)
+    names, seen = graph.model.encoder.items, 0
+    for number, user in enumerate(lists.users):
+        visitor = user.removeprefix(VISITOR_PREFIX)
+        request = RecommendRequest(**({"user_id": user} if visitor == user else {"visitor_id": visitor}), k=200)
+        (content,) = graph.answer([request], at)
+        own = slice(lists.offsets[number], lists.offsets[number + 1])
+        expected = {names[item]: value for item, value in zip(lists.item[own], values[own], strict=True)}
+        assert isinstance(content, dict)
+        assert {item["item_id"]: item["score"] for item in content["items"]} == pytest.approx(expected, rel=0.01)
+        seen += len(expected)
+    assert len(lists) > 20
+    assert seen > 1000
 
 
 @pytest.mark.parametrize(

@@ -90,6 +90,7 @@ class Ranking:
 
         Raises:
             EngineError: the online store cannot be read.
+            ValueError: what comes out are no numbers.
         """
         facts, vectors, own = self.rules.facts, self._vectors, found.history
         rows = self.store.online_rows(SERVICE.name, {USER_ID: people}, at, USER_VIEWS)
@@ -107,7 +108,10 @@ class Ranking:
         )
         user = user_values(person, np.full(len(people), to_microseconds(at), dtype=np.float64))
         chances = self.ranker.chances_of(user, vectors[torch.from_numpy(found.item)], crossed.values(), own)
-        return value_of(chances, self.ranker.tasks, self.weights, np.nan_to_num(price) if self.said.times_price else None), chances
+        values = value_of(chances, self.ranker.tasks, self.weights, np.nan_to_num(price) if self.said.times_price else None)
+        if not np.isfinite(values).all():
+            raise ValueError("the ranker gives values that are no numbers; train it again.")
+        return values, chances
 
     def _affinity(self, people: Sequence[str | None], own: Ints, category: NDArray[np.object_], at: datetime) -> dict[str, Floats]:
         """Each person's affinity to the categories of the candidates; each is looked up once."""

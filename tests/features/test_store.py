@@ -89,6 +89,9 @@ def test_online_rows_equal_the_frame_at_the_same_instant(store: FeatureStore) ->
     items = store.online_rows("recommender", {"item_id": ["a"]})
     assert (items["price"], items["price_last"], items["item_views_count_7d"]) == ([19.99], [18.5], [3])
     assert items["created_at"] == [NOON - 9 * DAY]
+    some = store.online_rows("recommender", {"item_id": ["a"]}, views=["item_catalog"])
+    assert some["price"] == items["price"]
+    assert "item_views_count_7d" not in some
     days = store.online_rows("demand", {"item_id": ["a", "a"], "ds": [date(2024, 4, 30), "2023-04-24"]})
     assert days["price_mean"] == [18.5, None]
     assert days["is_open"] == [True, None]

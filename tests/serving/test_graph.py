@@ -7,8 +7,9 @@ import json
 import pytest
 from pydantic import ValidationError
 
-from infra.errors import ReleaseError
-from serving.graph import PRODUCTS, Manifest, compose
+from features.shop import RankingRules
+from infra.errors import ModelNotFoundError, ReleaseError
+from serving.graph import PRODUCTS, Manifest, compose, newest
 from tests.serving.conftest import Registered, ServedShop
 
 MODEL = Registered(3, "ab" * 32, "run-3", {"features/interactions": 7})
@@ -56,6 +57,44 @@ def test_weights_of_a_shop_make_another_graph_and_none_leave_its_name() -> None:
 def test_weights_of_what_there_is_not_are_named(weights: dict[str, dict[str, float]], told: str) -> None:
     with pytest.raises(ReleaseError, match=told):
         compose("sample", "recommend", {"recommender": MODEL}, weights)
+
+
+def test_a_ranker_makes_another_graph_and_what_the_shop_says_of_ranking_is_part_of_it() -> None:
+    older = Registered(1, "cd" * 32, "run-1", {"features/interactions": 5, "features/item_activity": 2})
+    said = RankingRules(weights={"purchase": 8.0})
+    plain = compose("sample", "recommend", {"recommender": MODEL})
+    ranked = compose("sample", "recommend", {"recommender": MODEL, "ranker": older})
+    ruled = compose("sample", "recommend", {"recommender": MODEL, "ranker": older}, ranking=said)
+    assert len({plain.version, ranked.version, ruled.version}) == 3
+    assert ranked.pins.keys() == {"recommender", "ranker"}
+    assert ranked.tables == {"features/interactions": 5, "features/item_activity": 2}
+    assert Manifest.model_validate_json(ruled.canonical()) == ruled
+    assert ruled.ranking == said
+    assert compose("sample", "recommend", {"recommender": MODEL}, ranking=said).version == plain.version  # nothing is ranked
+    assert not {"ranking", "weights"} & json.loads(ranked.canonical()).keys()
+    seen = {"request"}
+    for node in ranked.nodes:
+        assert set(node.reads) <= seen
+        seen.add(node.name)
+    text = ranked.canonical().replace(str(ranked.nodes[-1].definition), "0" * 64)
+    with pytest.raises(ReleaseError, match="feature service ranker is not the one it was made with"):
+        Manifest.model_validate_json(text).check_definitions()
+
+
+def test_a_graph_takes_a_ranker_where_there_is_one_and_needs_a_recommender() -> None:
+    registered = {"recommender": MODEL}
+
+    def fetch(name: str) -> Registered:
+        if name not in registered:
+            raise ModelNotFoundError(f"no {name}")
+        return registered[name]
+
+    assert newest("recommend", fetch) == {"recommender": MODEL}
+    registered["ranker"] = MODEL
+    assert newest("recommend", fetch).keys() == {"recommender", "ranker"}
+    del registered["recommender"]
+    with pytest.raises(ModelNotFoundError, match="no recommender"):
+        newest("recommend", fetch)
 
 
 def test_a_manifest_cannot_be_changed() -> None:

@@ -254,7 +254,13 @@ def broken_ranker(graph: Recommend, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(type(graph.placements.ranking.ranker), "chances_of", broken)
 
 
-@pytest.mark.parametrize("break_", [failing_store, broken_ranker])
+def ranker_of_nothing(graph: Recommend, _: pytest.MonkeyPatch) -> None:
+    assert graph.placements.ranking is not None
+    with torch.no_grad():
+        graph.placements.ranking.ranker.network.heads.bias.fill_(torch.nan)
+
+
+@pytest.mark.parametrize("break_", [failing_store, broken_ranker, ranker_of_nothing])
 def test_a_ranker_that_fails_leaves_the_list_of_retrieval_and_it_says_so(
     break_: Callable[[Recommend, pytest.MonkeyPatch], None], ranked: Recommend, plain: Recommend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -263,7 +269,7 @@ def test_a_ranker_that_fails_leaves_the_list_of_retrieval_and_it_says_so(
     found, expected = answers(ranked, *bodies), answers(plain, *bodies)
     assert [content["items"] for content in found] == [content["items"] for content in expected]
     assert [content["degraded"] for content in found] == [["unranked"], ["unknown_user"], ["unknown_user", "unranked"]]
-    several = answer(ranked, user_id="u1", placements=[{"placement": "trending"}, {"placement": "for_you"}])
+    several = answer(ranked, user_id="u1", placements=[{"placement": "trending", "k": 3}, {"placement": "for_you"}])
     assert several["degraded"] == ["unranked"]
 
 
