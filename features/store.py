@@ -8,16 +8,17 @@ the process. The `feast` command and Feast's own API work on the same registry a
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.dataset as ds
 
 from features.columns import EVENT_TIMESTAMP
 from features.definitions import Definitions
-from features.offline.frames import join, latest
+from features.offline.frames import join, latest, latest_in_parts
 from features.online.materialize import materialize
 from features.online.packing import from_microseconds, key_texts, to_microseconds
 from features.online.read import Columns, read_columns
@@ -123,6 +124,12 @@ class FeatureStore:
     def latest(self, view: str, as_of: datetime) -> pa.Table:
         """The row each key of a view shows to a reader at `as_of`: keys, columns, event and created time."""
         return latest(self.definitions.view(view), as_of, self.lake)
+
+    def latest_in_parts(
+        self, view: str, as_of: datetime, version: int, size: int, among: ds.Expression | None = None
+    ) -> tuple[int, Iterator[pa.Table]]:
+        """What the online store holds of a table's version as of an instant, `size` rows at a time; see `features.offline.frames`."""
+        return latest_in_parts(self.definitions.view(view), as_of, self.lake, version, size, among)
 
     # -- online -------------------------------------------------------------------------------------------------------------
 

@@ -547,5 +547,29 @@ PURCHASE_PROPENSITY = Table(
     keys=("user_id",),
     identity=("user_id",),
 )
-SCORE_TABLES: dict[str, Table] = {PURCHASE_PROPENSITY.name: PURCHASE_PROPENSITY}
+RECOMMENDATIONS = Table(
+    "recommendations",
+    "scores",
+    "the list of every user with a history, as `POST /v1/recommend` gives it without a session; `shopgraph recommend --all` writes it, the "
+    "newest version holds the newest lists",
+    (
+        user_column(required=True),
+        Column("rank", "int", "place in the user's list, from 1", required=True),
+        _personal("item_id", "string", "the shop's id of the item", required=True),
+        _personal(
+            "score", "float", "as the endpoint gives it: the higher, the more likely the item is the next one", required=True
+        ),
+        _personal(
+            "source",
+            "string",
+            "`history`: what the list is made of; `popular` where the model reads nothing of it",
+            required=True,
+        ),
+        Column("model_version", "int", "registered version of the recommender", required=True),
+        Column("scored_at", "timestamp", "the instant the lists are from: what was known by then counts", "UTC", True),
+    ),
+    keys=("user_id", "rank"),
+    identity=("user_id", "rank"),
+)
+SCORE_TABLES: dict[str, Table] = {table.name: table for table in (PURCHASE_PROPENSITY, RECOMMENDATIONS)}
 """What models say of everybody, written in bulk."""

@@ -10,6 +10,7 @@
 <home>/artifacts/        MLflow artifacts
 <home>/run/              pids, sockets, tokens, locks
 <home>/logs/             what our servers print
+<home>/cache/            what can be made again: files of registered models, lists that a killed `recommend --all` had scored
 <home>/reports/<shop>/   pages for people, such as quality.html
 """
 

@@ -649,8 +649,11 @@ def foreign_table(uri: str, options: Mapping[str, str] | None = None, version: i
 
 def storage_options(settings: Settings) -> dict[str, str]:
     """What delta-rs needs to reach S3, from the settings; empty for a local lake."""
-    if not Home(settings).lake_root.startswith("s3://"):
-        return {}
+    return s3_options(settings) if Home(settings).lake_root.startswith("s3://") else {}
+
+
+def s3_options(settings: Settings) -> dict[str, str]:
+    """What delta-rs needs to reach the S3 of the settings, wherever the lake lies."""
     options = {"AWS_REGION": settings.s3_region}
     if settings.s3_endpoint:
         options["AWS_ENDPOINT_URL"] = settings.s3_endpoint

@@ -11,6 +11,8 @@ import typer
 from infra.settings import Settings
 
 if TYPE_CHECKING:
+    from pydantic import ValidationError
+
     from serving.servers import Status
 
 app = typer.Typer()
@@ -103,19 +105,33 @@ def recommend(
     placement: Annotated[
         str, typer.Option(help="for_you, similar, bought_together, buy_again or trending: see the API's docs.")
     ] = "for_you",
-    k: Annotated[int, typer.Option("-k", help="How many items.")] = 10,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the answer as the API gives it.")] = False,
+    k: Annotated[int, typer.Option("-k", "--k", help="How many items.")] = 10,
+    all_users: Annotated[bool, typer.Option("--all", help="The lists of every user with a history, put where --to says.")] = False,
+    to: Annotated[
+        str | None,
+        typer.Option(
+            help="With --all: recommendations (the table scores/recommendations of the lake), s3://bucket/prefix (the same table in a lake "
+            "there) or postgresql://user@host:port/database (a table recommendations)."
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the answer as the API gives it; with --all a report.")] = False,
 ) -> None:
     """The list that a trained model gives, and why: the same as `POST /v1/recommend` where that model is released.
 
     The newest ranker orders it, where one was trained. It needs no running API. Known users are read from the online store, new
     ones are known by `--items` alone.
 
+    With --all every user with a history is scored, by what the tables say. A run that was killed goes on where it stopped; the lists
+    replace those of the destination in one step when all are there, and the same again writes nothing. The password of a database comes
+    from the shop's file `pgpass`, ~/.pgpass or PGPASSWORD, the keys of S3 from the settings.
+
     shopgraph recommend --user u0000001\n
     shopgraph recommend --model 3 --items i0000012,i0000077 -k 5\n
     shopgraph recommend --placement bought_together --items i0000012,i0000077\n
     shopgraph recommend --placement buy_again --user u0000001\n
-    shopgraph recommend --model 0f3c...e1 --user u0000001 --json
+    shopgraph recommend --model 0f3c...e1 --user u0000001 --json\n
+    shopgraph recommend --all --to recommendations -k 20\n
+    shopgraph recommend --all --to postgresql://shop@db.example/marketing
     """
     from pydantic import ValidationError
 
@@ -123,14 +139,18 @@ def recommend(
     from serving.recommend import Asked
     from serving.recommend import recommend as answer_of
 
+    if all_users != (to is not None):
+        raise SettingsError("--all and --to go together: the lists of every user, and where they go.")
+    if to is not None:
+        if user or visitor or items or placement != "for_you":
+            raise SettingsError("--all is for_you of every user: leave out --user, --visitor, --items and --placement.")
+        _recommend_all(context.obj, to, k, model, as_json)
+        return
     asked = Asked(user, visitor, tuple(item for item in (items or "").split(",") if item), placement)
     try:
         answer = answer_of(context.obj, asked, k, model)
     except ValidationError as error:
-        first = error.errors()[0]
-        if not first["loc"]:  # what is wrong with the whole: a placement without its items
-            raise SettingsError(f"{first['msg']}; name items with --items.") from None
-        raise SettingsError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}, got {first['input']!r}.") from None
+        raise _refused(error) from None
     if as_json:
         typer.echo(json.dumps(answer, default=str))
         return
@@ -148,6 +168,47 @@ def recommend(
     console.print(f"{versions}, {answer['catalogue']:,} items, as of {answer['as_of']}", style="dim", highlight=False)
     if answer["degraded"]:
         console.print(f"not used: {', '.join(answer['degraded'])}", style="yellow", highlight=False)
+
+
+def _recommend_all(settings: Settings, to: str, k: int, model: str | None, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from pydantic import ValidationError
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    from serving.bulk import recommend_all
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        bar = bars.add_task("reading", total=None)
+        try:
+            report = recommend_all(
+                settings, to, k, model,
+                say=lambda what: bars.update(bar, description=what),
+                progress=lambda done, total: bars.update(bar, description="users", completed=done, total=total),
+            )  # fmt: skip
+        except ValidationError as error:
+            raise _refused(error) from None
+    if as_json:
+        typer.echo(json.dumps(asdict(report), default=str))
+        return
+    about = f"recommender version {report.model_version}, as of {report.as_of.isoformat()}"
+    if report.skipped:
+        typer.echo(f"{report.address} holds these lists already: {about}.")
+        return
+    again = f", {report.found:,} of them by a run that had not ended" if report.found else ""
+    typer.echo(f"{report.address}: lists of {report.users:,} users{again}; {about}.")
+
+
+def _refused(error: ValidationError) -> Exception:
+    """What a request that the API would not take lacks, in one sentence."""
+    from infra.errors import SettingsError
+
+    first = error.errors()[0]
+    if not first["loc"]:  # what is wrong with the whole: a placement without its items
+        return SettingsError(f"{first['msg']}; name items with --items.")
+    return SettingsError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}, got {first['input']!r}.")
 
 
 def _because(item: Mapping[str, Any]) -> str:

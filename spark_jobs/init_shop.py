@@ -23,6 +23,7 @@ from infra.clock import FACTS
 from infra.errors import IngestError, SettingsError
 from infra.home import Home, check_shop_name
 from infra.lake import foreign_table
+from infra.postgres import address, with_passfile, without_password
 from spark_jobs.sources import (
     amazon_attributes,
     amazon_sequences,
@@ -113,7 +114,7 @@ def init_shop(
                     sources.append(source)
                     shops.append(_traits(sample, source))
     if not sources:
-        told = ", ".join(postgres.address(origin) if _is_database(origin) else origin for origin in origins)
+        told = ", ".join(address(origin) if _is_database(origin) else origin for origin in origins)
         raise IngestError(f"nothing in {told} looks like a raw table. {' '.join(notes)} See docs/bring-your-data.md.")
     said = {"currency": currency, "time_zone": time_zone, "now": now}
     document = _document(name, shops, said, list(languages), sources, notes)
@@ -261,8 +262,8 @@ def _sample(reads: dict[str, Any], batches: Iterable[pa.RecordBatch], columns: S
 
 def _database_samples(url: str, folder: Path) -> list[_Sample]:
     """Tables of a database; order lines with the columns of their head where they fit better together."""
-    bare = postgres.without_password(url, folder)
-    url = postgres.with_passfile(bare, folder)
+    bare = without_password(url, folder)
+    url = with_passfile(bare, folder)
     tables, keys = postgres.tables(url), postgres.foreign_keys(url)
     samples: list[tuple[str, _Sample]] = []
     joined: set[str] = set()

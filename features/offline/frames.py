@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from datetime import datetime
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
@@ -12,7 +13,7 @@ import pyarrow.dataset as ds
 from features.columns import CREATED_TIMESTAMP, EVENT_TIMESTAMP, RETRACTED
 from features.money import column_served
 from features.offline.future import refuse_future
-from features.offline.join import NOTHING, latest_rows, rows_at
+from features.offline.join import NOTHING, Integers, latest_rows, rows_at
 from features.offline.labels import label_keys, label_times
 from features.tables import ARROW_TYPES
 from features.views import View
@@ -83,12 +84,55 @@ def latest(view: View, as_of: datetime, lake: Lake, since: datetime | None = Non
         version: of the table; None: the newest.
     """
     limits = [limit for limit in (view.ttl, None if since is None else as_of - since) if limit is not None]
-    age = min(limits, default=None)
-    visible = (pc.field(EVENT_TIMESTAMP) <= as_of) & (pc.field(CREATED_TIMESTAMP) <= as_of)
-    rows = read(lake, view, visible, version)
-    keys = [rows[k] for k in view.key_names]
-    found = latest_rows(keys, rows[EVENT_TIMESTAMP], rows[CREATED_TIMESTAMP], as_of, age, rows[RETRACTED])
-    return rows.select(view.schema.names).take(pa.array(found))
+    rows = read(lake, view, _visible(as_of), version)
+    return rows.select(view.schema.names).take(pa.array(_latest(rows, view, as_of, min(limits, default=None))))
+
+
+def latest_in_parts(
+    view: View, as_of: datetime, lake: Lake, version: int, size: int, among: ds.Expression | None = None
+) -> tuple[int, Iterator[pa.Table]]:
+    """What the online store holds of a version of a view's table once it is materialised as of an instant, `size` rows at a time.
+
+    In memory are keys and times of all rows, and of other columns those of a part. The same arguments give the same parts in the same
+    order.
+
+    Args:
+        among: only keys for which it holds.
+
+    Returns:
+        How many rows there are in all, and the parts, in the view's schema; only the last is smaller.
+    """
+    dataset, names = _dataset(lake, view, version)
+    wanted = _visible(as_of) if among is None else _visible(as_of) & among
+    served = {name for name, _ in view.columns}
+    times = dataset.to_table([name for name in names if name not in served], filter=wanted)
+    keys_and_times = times if RETRACTED in times.column_names else times.append_column(RETRACTED, pa.nulls(len(times), pa.string()))
+    found = _latest(keys_and_times, view, as_of, view.online_age)
+
+    def parts() -> Iterator[pa.Table]:
+        rest, past = view.schema.empty_table(), 0
+        for batch in dataset.to_batches(columns=names, filter=wanted, batch_size=size, batch_readahead=1, fragment_readahead=1):
+            first, last = np.searchsorted(found, [past, past + batch.num_rows])
+            kept = pa.Table.from_batches([batch.take(pa.array(found[first:last] - past))])
+            rest = pa.concat_tables([rest, _served(kept, view).select(view.schema.names)])
+            past += batch.num_rows
+            while len(rest) >= size:
+                yield rest.slice(0, size)
+                rest = rest.slice(size)
+        if len(rest):
+            yield rest
+
+    return len(found), parts()
+
+
+def _visible(as_of: datetime) -> ds.Expression:
+    return (pc.field(EVENT_TIMESTAMP) <= as_of) & (pc.field(CREATED_TIMESTAMP) <= as_of)
+
+
+def _latest(rows: pa.Table, view: View, as_of: datetime, age: timedelta | None) -> Integers:
+    """Numbers of the rows that a reader at `as_of` sees, ascending."""
+    keys = [rows[name] for name in view.key_names]
+    return latest_rows(keys, rows[EVENT_TIMESTAMP], rows[CREATED_TIMESTAMP], as_of, age, rows[RETRACTED])
 
 
 def read(lake: Lake, view: View, filter: ds.Expression | None = None, version: int | None = None) -> pa.Table:
@@ -99,15 +143,23 @@ def read(lake: Lake, view: View, filter: ds.Expression | None = None, version: i
     Raises:
         TableContractError: the table or that version does not exist, or lacks a declared column.
     """
+    dataset, names = _dataset(lake, view, version)
+    return _served(dataset.to_table(columns=names, filter=filter).combine_chunks(), view)
+
+
+def _dataset(lake: Lake, view: View, version: int | None) -> tuple[ds.Dataset, list[str]]:
+    """The view's table, and the columns to read of it (raises as `read`)."""
     dataset = lake.dataset(view.path, version)
     missing = [name for name in view.schema.names if name not in dataset.schema.names]
     if missing:
         raise TableContractError(f"table {view.path} lacks declared column(s) {', '.join(missing)}; rebuild it: `shopgraph build`.")
-    has_retracted = RETRACTED in dataset.schema.names
-    wanted = [*view.schema.names, *([RETRACTED] if has_retracted else [])]
-    rows = dataset.to_table(columns=wanted, filter=filter).combine_chunks()
+    return dataset, [*view.schema.names, *([RETRACTED] if RETRACTED in dataset.schema.names else [])]
+
+
+def _served(rows: pa.Table, view: View) -> pa.Table:
+    """Rows of the table as the view serves them, and whether each is retracted."""
     columns = [column_served(rows[name]) if pa.types.is_decimal(rows[name].type) else rows[name] for name in view.schema.names]
-    retracted = rows[RETRACTED] if has_retracted else pa.chunked_array([pa.nulls(rows.num_rows, pa.string())])
+    retracted = rows[RETRACTED] if RETRACTED in rows.column_names else pa.chunked_array([pa.nulls(rows.num_rows, pa.string())])
     return pa.table(columns, names=view.schema.names).cast(view.schema).append_column(RETRACTED, retracted)
 
 

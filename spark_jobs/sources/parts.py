@@ -21,6 +21,7 @@ import pyarrow as pa
 from features.mapping import FILE_FORMATS, Source
 from infra.errors import IngestError, TableContractError
 from infra.lake import foreign_table
+from infra.postgres import SCHEME, address, with_passfile
 from spark_jobs.sources import arrow_files, csv_files, explode, json_lines, postgres
 from spark_jobs.sources.seen import Seen
 from spark_jobs.sources.text import COMPRESSIONS
@@ -207,8 +208,8 @@ def _files_when_read(uri: str, source: Source, seen: Seen) -> Collection[str] | 
 
 
 def _postgres_part(source: Source, folder: Path, seen: Seen) -> Part:
-    cursor, url = seen.cursor(source.name, postgres.SCHEME), str(source.url)
-    reading = source.model_copy(update={"url": postgres.with_passfile(url, folder)})
+    cursor, url = seen.cursor(source.name, SCHEME), str(source.url)
+    reading = source.model_copy(update={"url": with_passfile(url, folder)})
     schema = postgres.schema(reading)
     if source.cursor:
         if source.cursor not in schema.names:
@@ -226,7 +227,7 @@ def _postgres_part(source: Source, folder: Path, seen: Seen) -> Part:
     digest = hashlib.sha256(f"{source.name}#{cursor}#{seen.num_reads(source.name)}".encode()).hexdigest()
     return Part(
         source,
-        postgres.address(url),
+        address(url),
         0,
         None,
         digest,

@@ -7,6 +7,7 @@ from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from features.services import Service
@@ -95,6 +96,34 @@ def test_online_rows_equal_the_frame_at_the_same_instant(store: FeatureStore) ->
     days = store.online_rows("demand", {"item_id": ["a", "a"], "ds": [date(2024, 4, 30), "2023-04-24"]})
     assert days["price_mean"] == [18.5, None]
     assert days["is_open"] == [True, None]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 1000])
+def test_latest_rows_in_parts_are_the_rows_that_are_kept_online(size: int, settings: Settings, shop: Shop, lake: Lake) -> None:
+    store, table = FeatureStore(settings, shop, lake), FEATURE_TABLES["user_history"]
+    for day in range(4):
+        rows = [
+            {
+                "user_id": f"u{number}",
+                "item_ids": [f"i{day}"],
+                "event_types": ["view"],
+                "event_timestamp": NOON - (3 - day) * DAY,
+                "created_timestamp": NOON - (3 - day) * DAY,
+                "retracted": "nothing" if (number, day) == (4, 2) else None,
+            }
+            for number in range(7)
+            if day == 0 or number % day == 0
+        ]
+        lake.write(table.path, pa.Table.from_pylist(rows, schema=table.stored_schema), "append", digest=str(day))
+    for as_of in (NOON, NOON - DAY, NOON - 9 * DAY):
+        total, parts = store.latest_in_parts("user_history", as_of, 3, size)
+        found = list(parts)
+        assert {len(part) for part in found[:-1]} <= {size}
+        assert sum(map(len, found)) == total
+        assert pa.concat_tables([VIEWS["user_history"].schema.empty_table(), *found]).equals(store.latest("user_history", as_of))
+    total, parts = store.latest_in_parts("user_history", NOON, 3, size, pc.field("user_id") > "u2")
+    assert {user for part in parts for user in part["user_id"].to_pylist()} == {"u3", "u5", "u6"}
+    assert total == 3
 
 
 def test_a_mistaken_key_is_named(store: FeatureStore) -> None:

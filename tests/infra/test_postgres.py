@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from infra.errors import IngestError
-from spark_jobs.sources.postgres import PASSFILE, address, keep_password, tables, with_passfile, without_password
+from infra.errors import SettingsError
+from infra.postgres import PASSFILE, address, connection, keep_password, with_passfile, without_password
 
 
 def test_each_database_keeps_its_password_and_a_new_one_replaces_the_old(tmp_path: Path) -> None:
@@ -71,8 +71,8 @@ def test_the_password_file_is_named_in_the_address(tmp_path: Path) -> None:
     ],
 )
 def test_a_bad_address_is_refused_and_not_quoted(url: str, tmp_path: Path) -> None:
-    for use in (address, tables, lambda bad: without_password(bad, tmp_path)):
-        with pytest.raises(IngestError, match="a database address cannot be read") as caught:
+    for use in (address, lambda bad: connection(bad).__enter__(), lambda bad: without_password(bad, tmp_path)):
+        with pytest.raises(SettingsError, match="a database address cannot be read") as caught:
             use(url)
         assert "heim" not in str(caught.value)
         assert caught.value.__cause__ is caught.value.__context__ is None
