@@ -14,7 +14,8 @@ _HERE = Path(__file__).parent
 
 def task_digest(task: str) -> str:
     """Fingerprint of the code that fits a model: the files of its folder and the trainer's."""
-    return code_digest(*sorted((_HERE / task).glob("*.py")), *(_HERE / file for file in ("trainer.py", "dropout.py", "resume.py")))
+    shared = ("trainer.py", "optimizer.py", "dropout.py", "resume.py")
+    return code_digest(*sorted((_HERE / task).glob("*.py")), *(_HERE / file for file in shared))
 
 
 def rows_digest(rows: pa.Table) -> str:

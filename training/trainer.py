@@ -31,6 +31,7 @@ from infra.errors import DivergedError, EngineError, SettingsError, ShopgraphErr
 from infra.processes import is_open
 from infra.settings import Settings, ray_token
 from training.dropout import Drawing, Share
+from training.optimizer import AdamW
 from training.resume import Checkpoint, FitResult
 
 Batch = dict[str, Tensor]
@@ -128,11 +129,13 @@ def fit(
     _check_precision(config, device)
     torch.manual_seed(config.seed)
     module = task.build().to(device)
+    if device.type == "cuda" or config.compile:
+        _make_dense(module)
     share = _shared(module, rank, world_size, device)
     network: nn.Module = nn.parallel.DistributedDataParallel(module) if world_size > 1 else module
     if config.compile:
         network = torch.compile(network, dynamic=True)  # type: ignore[assignment]  # batches differ in width
-    optimizer = torch.optim.AdamW(_parameter_groups(module, config.weight_decay), lr=config.learning_rate)
+    optimizer = AdamW(_parameter_groups(module, config.weight_decay), lr=config.learning_rate)
     begins = [0]  # the step that each epoch begins with, and the end
     for epoch in range(config.epochs):
         begins.append(begins[-1] + task.num_steps(epoch))
@@ -165,7 +168,7 @@ def fit(
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             if config.clip_norm is not None:
-                nn.utils.clip_grad_norm_(module.parameters(), config.clip_norm)
+                _clip(module, config.clip_norm)
             optimizer.step()
             losses += torch.tensor([float(loss.detach()), 1.0], dtype=torch.float64)
             step += 1
@@ -435,6 +438,25 @@ def _parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, 
     decayed = [p for p in module.parameters() if p.requires_grad and p.ndim > 1]
     plain = [p for p in module.parameters() if p.requires_grad and p.ndim <= 1]
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
+
+
+def _make_dense(module: nn.Module) -> None:
+    """Let tables have dense gradients: a GPU moves whole tables in no time, and neither NCCL nor the compiler takes sparse ones."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Embedding):
+            layer.sparse = False
+
+
+def _clip(module: nn.Module, most: float) -> None:
+    """As `nn.utils.clip_grad_norm_`, with sparse gradients among the others."""
+    for parameter in module.parameters():
+        if parameter.grad is not None and parameter.grad.is_sparse:
+            parameter.grad = parameter.grad.coalesce()
+    gradients = [p.grad for p in module.parameters() if p.grad is not None]
+    values = [gradient.values() if gradient.is_sparse else gradient for gradient in gradients]
+    scale = (most / (nn.utils.get_total_norm(values) + 1e-6)).clamp(max=1.0)
+    for value in values:
+        value.mul_(scale)
 
 
 def _schedule(step: int, total_steps: int, config: FitConfig) -> float:

@@ -41,7 +41,7 @@ def test_a_checkpoint_belongs_to_one_shop_task_and_content(settings: Settings) -
 def test_other_code_is_another_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoints, "_HERE", tmp_path)
     (tmp_path / "demand").mkdir()
-    for file in ("demand/model.py", "trainer.py", "dropout.py", "resume.py"):
+    for file in ("demand/model.py", "trainer.py", "optimizer.py", "dropout.py", "resume.py"):
         (tmp_path / file).write_text("x = 1\n")
     before = checkpoints.task_digest("demand")
     (tmp_path / "demand" / "model.py").write_text("x = 2\n")

@@ -420,9 +420,10 @@ class RecommenderTask:
             if world_size > 1:
                 batch["num_rows"] = torch.tensor(len(windows))
             if self.config.num_negatives:
-                drawn = rng.choice(len(self._proposal), self.config.num_negatives, p=self._proposal)
+                uniform = rng.random(self.config.num_negatives)
+                drawn, times = np.unique(self._proposal_sums.searchsorted(uniform, side="right"), return_counts=True)
                 batch["negatives"] = torch.from_numpy(drawn)
-                batch["negative_log_weights"] = torch.from_numpy(-np.log(self._proposal[drawn] * len(drawn))).float()
+                batch["negative_log_weights"] = torch.from_numpy(np.log(times / (self._proposal[drawn] * len(uniform)))).float()
             yield batch
 
     def loss(self, module: nn.Module, batch: dict[str, Tensor]) -> Tensor:
@@ -478,6 +479,11 @@ class RecommenderTask:
         counts = self.sequences.item_counts(len(self.encoder.items))
         proposal: NDArray[np.float64] = 0.5 / len(counts) + 0.5 * counts / counts.sum()
         return proposal
+
+    @cached_property
+    def _proposal_sums(self) -> NDArray[np.float64]:
+        sums = self._proposal.cumsum()
+        return np.asarray(sums / sums[-1])
 
     def _collate(self, windows: Ints, weight: float, width: int) -> dict[str, Tensor]:
         """One batch; each pair weighs `weight`, so that the losses of all ranks average to the mean over the global batch."""

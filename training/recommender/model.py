@@ -252,6 +252,62 @@ class CatalogueSoftmax(torch.autograd.Function):
         return states, weight, bias, None, bonus, None, None, None
 
 
+class SampledSoftmax(torch.autograd.Function):
+    """Softmax loss over the wanted item and drawn ones, with its gradient, a few rows at a time, as `CatalogueSoftmax` has it."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        states: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        seen: Tensor,
+        bonus: Tensor,
+        pair_rows: Tensor,
+        pair_places: Tensor,
+        wanted: Tensor,
+        pair_weights: Tensor,
+    ) -> Tensor:
+        """Scores of the drawn items follow from `states` (R, D), `weight` (N, D) and `bias` (N,).
+
+        Args:
+            seen: (R, S) places among the drawn items whose score gets `bonus` (R, S).
+            pair_rows: (P,) ascending.
+            pair_places: (P,) place of the wanted item among the drawn ones, which is left out of them; N: it is not there.
+            wanted: (P,) score of the wanted item.
+        """
+        loss = states.new_zeros(())
+        gradients = [torch.empty_like(states), torch.zeros_like(weight), torch.zeros_like(bias), torch.empty_like(bonus)]
+        gradient_wanted = torch.empty_like(wanted)
+        step = max(1, 2**20 // len(weight))
+        starts = torch.arange(0, len(states), step, device=states.device)
+        edges = [*torch.searchsorted(pair_rows, starts).tolist(), len(pair_rows)]
+        for index, start in enumerate(starts.tolist()):
+            block, part = slice(start, start + step), slice(edges[index], edges[index + 1])
+            rows, weights = pair_rows[part] - start, pair_weights[part]
+            scores = torch.addmm(bias, states[block], weight.T).scatter_add_(1, seen[block], bonus[block])
+            others = scores[rows]
+            drawn = torch.nonzero(pair_places[part] < len(weight)).flatten()
+            others[drawn, pair_places[part][drawn]] = -torch.inf
+            log_sums = torch.logaddexp(torch.logsumexp(others, dim=1), wanted[part])
+            loss += ((log_sums - wanted[part]) * weights).sum()
+            gradient_wanted[part] = ((wanted[part] - log_sums).exp() - 1) * weights
+            others.sub_(log_sums[:, None]).exp_().mul_(weights[:, None])
+            scores.zero_().index_add_(0, rows, others)
+            torch.mm(scores, weight, out=gradients[0][block])
+            gradients[1].addmm_(scores.T, states[block])
+            gradients[2] += scores.sum(dim=0)
+            torch.gather(scores, 1, seen[block], out=gradients[3][block])
+        ctx.save_for_backward(*gradients, gradient_wanted)
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradients that `forward` left, times that of the loss; None for what is not learned."""
+        states, weight, bias, bonus, wanted = (gradient * grad_outputs[0] for gradient in ctx.saved_tensors)
+        return states, weight, bias, None, bonus, None, None, wanted, None
+
+
 class Said:
     """What is said of the items of a network, on the device where it is asked."""
 
@@ -278,12 +334,13 @@ class Network(nn.Module):
         super().__init__()
         self.config = config
         self.said: Said | None = None
-        self.item = nn.Embedding(num_items, config.dim)
+        is_sampled = config.num_negatives is not None
+        self.item = nn.Embedding(num_items, config.dim, sparse=is_sampled)  # a step then costs what the items it names cost
         self.event = nn.Embedding(num_event_types, config.dim)
         self.position = nn.Embedding(config.max_length, config.dim)
         self.item_bias = nn.Parameter(torch.zeros(num_items))
         if num_words:
-            self.word = nn.Embedding(num_words, config.dim)
+            self.word = nn.Embedding(num_words, config.dim, sparse=is_sampled)
             self.new_bias = nn.Parameter(torch.zeros(()))
             self.taken_for_new = Chosen(config.new_share)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_blocks))
@@ -316,7 +373,9 @@ class Network(nn.Module):
         if self.training:
             drawn = self.taken_for_new(len(self.item_bias), own.device)  # for all items: which are named differs between workers
             is_new = is_new | (drawn if ids is None else drawn[ids])
-        said = functional.embedding_bag(words, self.word.weight, offsets, mode="mean", include_last_offset=True)
+        said = functional.embedding_bag(
+            words, self.word.weight, offsets, mode="mean", include_last_offset=True, sparse=self.word.sparse
+        )
         return torch.where(is_new[:, None], 0.0, own) + said, torch.where(is_new, self.new_bias, bias)
 
     @torch.no_grad()
@@ -389,8 +448,8 @@ class Network(nn.Module):
             pair_rows: (P,) indices into `rows`.
             pair_targets: (P,) the item that follows.
             pair_weights: (P,) weight of each pair; they say what the sum is a mean of.
-            negatives: (N,) items drawn for the whole batch; None: all items.
-            negative_log_weights: (N,) minus the log of how often each was expected to be drawn (Bengio & Senecal 2008).
+            negatives: (N,) distinct items, ascending, drawn for the whole batch; None: all items.
+            negative_log_weights: (N,) log of how often each was drawn, less that of how often it was expected (Bengio & Senecal 2008).
         """
         if negatives is None or negative_log_weights is None:
             vectors, biases = self.items()
@@ -404,20 +463,21 @@ class Network(nn.Module):
         states = self.states(self.acts(functional.embedding(places, vectors), events, lengths)).flatten(0, 1)[rows]
         seen, bonus = self._repeats(states, rows, items)
         states, vectors = self._towards(states), self._lengthless(vectors)
-        if negatives is None or negative_log_weights is None:
-            with torch.autocast(states.device.type, enabled=False):  # bfloat16 would lose the end of so long a sum
+        with torch.autocast(states.device.type, enabled=False):  # bfloat16 would lose the end of so long a sum
+            states = states.to(vectors.dtype)
+            if negatives is None or negative_log_weights is None:
                 return CatalogueSoftmax.apply(  # type: ignore[no-any-return, no-untyped-call]
-                    states.to(vectors.dtype), vectors, biases, seen, bonus, pair_rows, pair_targets, pair_weights
+                    states, vectors, biases, seen, bonus, pair_rows, pair_targets, pair_weights
                 )
-        seen, bonus = seen[pair_rows], bonus[pair_rows]
-        wanted = (states[pair_rows] * vectors[wanted_at]).sum(dim=1) + biases[wanted_at]
-        wanted = wanted + (bonus * (seen == pair_targets[:, None])).sum(dim=1)
-        others = functional.linear(states, vectors[drawn_at], biases[drawn_at] + negative_log_weights)[pair_rows]
-        others = others + ((seen[:, :, None] == negatives) * bonus[:, :, None]).sum(dim=1)
-        others = others.masked_fill(negatives == pair_targets[:, None], -torch.inf)
-        losses = torch.logsumexp(torch.cat([wanted[:, None], others], dim=1), dim=1) - wanted
-        loss: Tensor = (losses * pair_weights).sum()
-        return loss
+            wanted = (states[pair_rows] * vectors[wanted_at]).sum(dim=1) + biases[wanted_at]
+            wanted = wanted + (bonus[pair_rows] * (seen[pair_rows] == pair_targets[:, None])).sum(dim=1)
+            seen_at, is_drawn = _places(negatives, seen)
+            wanted_place, is_drawn_too = _places(negatives, pair_targets)
+            wanted_place = torch.where(is_drawn_too, wanted_place, len(negatives))
+            return SampledSoftmax.apply(  # type: ignore[no-any-return, no-untyped-call]
+                states, vectors[drawn_at], biases[drawn_at] + negative_log_weights, seen_at, bonus * is_drawn,
+                pair_rows, wanted_place, wanted, pair_weights,
+            )  # fmt: skip
 
     def _towards(self, states: Tensor) -> Tensor:
         """States as scores are made of them: directions over the temperature, where there is one."""
@@ -436,6 +496,12 @@ class Network(nn.Module):
         lag = (rows % L)[:, None] - torch.arange(L, device=items.device)
         bonus = self.repeat(states) + self.repeat_lag[lag.clamp(0, self.config.max_length - 1)]
         return seen, bonus * (lag >= 0)
+
+
+def _places(ascending: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """Where each value stands in distinct ascending ones, and whether it does; where not, some place."""
+    places = torch.searchsorted(ascending, values).clamp_(max=len(ascending) - 1)
+    return places, ascending[places] == values
 
 
 def network_scores(network: Network, items: Sequence[Ints], events: Sequence[Ints]) -> Floats:

@@ -196,10 +196,35 @@ def test_sampled_softmax_estimates_the_full_one() -> None:
     full = network(**inputs).item()
     proposal = np.linspace(1, 5, 11) / np.linspace(1, 5, 11).sum()
     rng = np.random.default_rng(0)
-    drawn = rng.choice(11, 20_000, p=proposal)
-    weights = torch.from_numpy(-np.log(proposal[drawn] * len(drawn)))
+    drawn, times = np.unique(rng.choice(11, 20_000, p=proposal), return_counts=True)
+    weights = torch.from_numpy(np.log(times / (proposal[drawn] * 20_000)))
     estimate = network(**inputs, negatives=torch.from_numpy(drawn), negative_log_weights=weights).item()
     assert estimate == pytest.approx(full, rel=0.02)
+
+
+@pytest.mark.parametrize(("repeats", "temperature"), [(True, None), (False, None), (True, 0.2)])
+def test_sampled_softmax_is_as_written_down_with_its_gradients(repeats: bool, temperature: float | None) -> None:
+    """A wanted item does not count among the drawn ones, and one of the history has its bonus wherever it stands."""
+    network, inputs = double_network(repeats, temperature), loss_inputs()
+    negatives = torch.tensor([1, 2, 4, 9])
+    weights = torch.tensor([0.3, -0.2, 0.1, 0.5], dtype=torch.float64)
+    found = network(**inputs, negatives=negatives, negative_log_weights=weights)
+    (3 * found).backward()
+    fused = {name: parameter.grad for name, parameter in network.named_parameters()}
+    network.zero_grad()
+    states = network.states(network.acts(network.item(inputs["items"]), inputs["events"], inputs["lengths"])).flatten(0, 1)[
+        inputs["rows"]
+    ]
+    logits = nn.functional.linear(network._towards(states), network._lengthless(network.item.weight), network.item_bias)
+    logits = logits.scatter_add(1, *network._repeats(states, inputs["rows"], inputs["items"]))
+    plain = torch.zeros((), dtype=torch.float64)
+    for row, target, weight in zip(inputs["pair_rows"], inputs["pair_targets"], inputs["pair_weights"], strict=True):
+        others = (logits[row, negatives] + weights)[negatives != target]
+        plain = plain + weight * (torch.logsumexp(torch.cat([logits[row, target][None], others]), 0) - logits[row, target])
+    (3 * plain).backward()
+    assert found.item() == pytest.approx(plain.item(), rel=1e-12)
+    for name, parameter in network.named_parameters():
+        torch.testing.assert_close(fused[name], parameter.grad, msg=name)
 
 
 def test_padding_and_later_acts_change_nothing() -> None:
