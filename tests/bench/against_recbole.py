@@ -11,15 +11,13 @@ import os
 import subprocess
 import sys
 import tempfile
-import venv
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from report import ROOT, Figure, figure, public_set
+from report import ROOT, Figure, environment, figure, public_set
 
 HERE = Path(__file__).parent
-ENVIRONMENT = ROOT / "build" / "bench" / "recbole"
 
 
 def figures(say: Callable[[str], None]) -> list[Figure]:
@@ -27,7 +25,7 @@ def figures(say: Callable[[str], None]) -> list[Figure]:
     source = public_set("amazon_beauty/sequences.parquet").parent
     threads = str(os.cpu_count())
     say("RecBole's environment")
-    python = _environment()
+    python = environment("recbole")
     say("one epoch and one evaluation: ours")
     ours = _run(sys.executable, HERE / "sequences.py", source, threads)
     say("one epoch and one evaluation: RecBole's, some five minutes on two cores")
@@ -42,16 +40,6 @@ def figures(say: Callable[[str], None]) -> list[Figure]:
         figure(f"{ranking}, s; {what}", ours["evaluate_s"], peer["evaluate_s"], better="less", least_ratio=3),
         figure(f"most memory held, MB; {what}", ours["peak_mb"], peer["peak_mb"], better="less"),
     ]
-
-
-def _environment() -> Path:
-    """The interpreter of RecBole's environment, made if it is not there."""
-    python, ready = ENVIRONMENT / "bin" / "python", ENVIRONMENT / "ready"
-    if not ready.exists():
-        venv.create(ENVIRONMENT, clear=True, with_pip=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", "-r", HERE / "peers" / "recbole.txt"], check=True)
-        ready.touch()
-    return python
 
 
 def _run(*command: str | Path) -> dict[str, Any]:

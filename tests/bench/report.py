@@ -7,8 +7,10 @@ import io
 import json
 import multiprocessing
 import statistics
+import subprocess
 import sys
 import time
+import venv
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -105,6 +107,18 @@ def peak_memory_mb(work: Callable[..., Any], *arguments: Any, every_s: float = 0
     if child.exitcode:
         raise RuntimeError(f"{work.__name__} ended with exit code {child.exitcode}")
     return peak / 2**20
+
+
+def environment(peer: str) -> Path:
+    """The interpreter of a peer's environment under build/bench/, made of peers/<peer>.txt if it is not there."""
+    folder = ROOT / "build" / "bench" / peer
+    python, ready = folder / "bin" / "python", folder / "ready"
+    if not ready.exists():
+        venv.create(folder, clear=True, with_pip=True)
+        wanted = Path(__file__).parent / "peers" / f"{peer}.txt"
+        subprocess.run([python, "-m", "pip", "install", "--quiet", "-r", wanted], check=True)
+        ready.touch()
+    return python
 
 
 def public_set(path: str) -> Path:

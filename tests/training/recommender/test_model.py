@@ -121,6 +121,17 @@ def test_the_kind_of_act_matters(recommender: Recommender) -> None:
     assert [score for _, score in viewed] != [score for _, score in bought]
 
 
+def test_a_list_is_the_same_however_many_are_asked_at_once(recommender: Recommender, monkeypatch: pytest.MonkeyPatch) -> None:
+    histories, kinds = [["a"], [], ["b", "c"], ["a", "d"], ["c"]], [["view"], [], ["view", "purchase"], ["view"] * 2, ["purchase"]]
+    exclude = [{"b"}, {"a"}, set(), {"c"}, {"d"}]
+    whole = recommender.recommend(histories, 3, exclude, event_types=kinds)
+    monkeypatch.setattr("training.recommender.model._SCORES", 2 * len(recommender.encoder.items))
+    parts = recommender.recommend(histories, 3, exclude, event_types=kinds)
+    assert [names(found) for found in parts] == [names(found) for found in whole]
+    for found, same in zip(parts, whole, strict=True):
+        assert [score for _, score in found] == pytest.approx([score for _, score in same], abs=1e-5)
+
+
 def test_similar_items(recommender: Recommender) -> None:
     found = recommender.similar("a", 3)
     assert sorted(names(found)) == ["b", "c", "d"]
