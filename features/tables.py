@@ -566,6 +566,7 @@ RECOMMENDATIONS = Table(
             required=True,
         ),
         Column("model_version", "int", "registered version of the recommender", required=True),
+        Column("graph_version", "string", "digest of the graph that answered, which pins the ranker too", required=True),
         Column("scored_at", "timestamp", "the instant the lists are from: what was known by then counts", "UTC", True),
     ),
     keys=("user_id", "rank"),

@@ -7,10 +7,11 @@ follows from the model version, the table versions, k and the instant. The desti
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -20,21 +21,21 @@ import serving
 from features.columns import USER_ID, VISITOR_PREFIX
 from features.shop import Shop
 from features.store import FeatureStore
-from features.tables import ITEM_ACTIVITY, ITEM_CATALOG, RECOMMENDATIONS, USER_HISTORY
+from features.tables import FEATURE_TABLES, RECOMMENDATIONS, USER_HISTORY
 from infra import clock
-from infra.errors import TableContractError
+from infra.errors import EngineError, TableContractError
 from infra.home import Home
 from infra.lake import Lake, digest_of
 from infra.settings import Settings
 from infra.source import code_digest
 from serving.destinations import destination
-from serving.graph import Manifest, compose
+from serving.graph import Manifest, compose, newest
 from serving.loading import Loader
 from serving.nodes.user_history import History, UserHistory
 from serving.problems import Problem
 from serving.products import Content, Recommend
 from serving.schemas import RecommendRequest
-from training import recommender
+from training import ranker, recommender
 from training.tracking import Tracking
 
 TABLE = RECOMMENDATIONS
@@ -58,7 +59,7 @@ class Report:
     found: int | None
     as_of: datetime
     model_version: int
-    history_version: int
+    graph_version: str
 
 
 def recommend_all(
@@ -77,7 +78,8 @@ def recommend_all(
 
     Args:
         to: see `serving.destinations.destination`.
-        model: number, alias or run id of a version; None: the newest.
+        model: number, alias or run id of a version of `recommender`; None: the newest. Beside it the newest `ranker`, where there is one;
+            what it reads of the users comes from the online store, as in every answer.
         say: told what is done.
         progress: called with users scored and users in all.
         shard: users that are scored between two files.
@@ -87,7 +89,7 @@ def recommend_all(
         pydantic.ValidationError: `k` is outside what the API takes.
         TableContractError: `user_history` was never built, or the destination is somebody else's table.
         ModelNotFoundError: there is no such version.
-        EngineError: MLflow or the destination cannot be used.
+        EngineError: MLflow, the destination or, for the ranker, the online store cannot be used.
         HomeError: another such run of this shop is going on.
     """
     home = Home(settings).create()
@@ -95,13 +97,15 @@ def recommend_all(
     lake = Lake.open(settings, shop.name)
     target = destination(to, TABLE, settings, shop)
     RecommendRequest(k=k)
-    paths = (USER_HISTORY.path, ITEM_CATALOG.path, ITEM_ACTIVITY.path)
-    versions = {path: version for path in paths if (version := lake.version(path)) is not None}
+    versions = {t.path: version for t in FEATURE_TABLES.values() if (version := lake.version(t.path)) is not None}
     if USER_HISTORY.path not in versions:
         raise TableContractError(f"table {USER_HISTORY.path} of shop {shop.name} does not exist; run `shopgraph build`.")
     say("fetching the model")
-    saved = Tracking(settings, shop.name).fetch("recommender", model)
-    manifest = compose(shop.name, "recommend", {"recommender": saved}, shop.source_weights)
+    tracking = Tracking(settings, shop.name)
+    models = newest("recommend", lambda name: tracking.fetch(name, model if name == "recommender" else None))
+    manifest = compose(shop.name, "recommend", models, shop.source_weights, shop.ranking)
+    pins = {f"{name} version {pin.version}": pin.digest for name, pin in manifest.pins.items()}
+    made_by: dict[str, Any] = {"model_version": manifest.pins["recommender"].version, "graph_version": manifest.version}
     mode = settings.now or shop.now
     key = digest_of(versions, manifest.canonical(), k, shard, repr(TABLE), _code())
     with home.lock(f"recommend-{shop.name}"):
@@ -111,17 +115,19 @@ def recommend_all(
         if not target.holds(digest):
             say("loading the model")
             graph = _graph(Loader(settings, shop, lake), manifest, as_of)
-            users, found = _score(graph, saved.version, k, shards, versions[USER_HISTORY.path], shard, progress)
+            users, found = _score(graph, made_by, k, shards, versions[USER_HISTORY.path], shard, progress)
             say("writing")
-            told = {"inputs": versions, "model": f"{saved.name} version {saved.version}", "model_digest": saved.digest, "k": k}
-            target.replace(shards.files(), digest, {**told, "as_of": as_of.isoformat()})
+            told = {"inputs": versions, "models": pins, "graph": manifest.version, "k": k, "as_of": as_of.isoformat()}
+            target.replace(shards.files(), digest, told)
         shards.remove()
-    return Report(target.address, users is None, users, found, as_of, saved.version, versions[USER_HISTORY.path])
+    return Report(target.address, users is None, users, found, as_of, **made_by)
 
 
 def _code() -> str:
     """A digest of all that says what a list holds: the lists of other code are others, and none of them is half done."""
-    return code_digest(*(file for package in (serving, recommender) for file in sorted(Path(package.__path__[0]).glob("**/*.py"))))
+    return code_digest(
+        *(file for package in (serving, recommender, ranker) for file in sorted(Path(package.__path__[0]).glob("**/*.py")))
+    )
 
 
 @dataclass(frozen=True)
@@ -195,7 +201,13 @@ def _graph(loader: Loader, manifest: Manifest, as_of: datetime) -> Recommend:
 
 
 def _score(
-    graph: Recommend, version: int, k: int, shards: _Shards, history: int, size: int, progress: Callable[[int, int], None]
+    graph: Recommend,
+    made_by: Mapping[str, Any],
+    k: int,
+    shards: _Shards,
+    history: int,
+    size: int,
+    progress: Callable[[int, int], None],
 ) -> tuple[int, int]:
     """Score the shards that are not there yet; users in all, and of how many a list was there."""
     histories, as_of = graph.history, shards.as_of
@@ -209,7 +221,7 @@ def _score(
             users = histories.take(part)
             batches = (users[start : start + _BATCH] for start in range(0, len(users), _BATCH))
             lists = [items for batch in batches for items in _answers(graph, batch, k, as_of)]
-            shards.put(number, _rows(users, lists, version, as_of))
+            shards.put(number, _rows(users, lists, made_by, as_of))
         done += len(part)
         progress(done, total)
     return total, found
@@ -220,19 +232,22 @@ def _answers(graph: Recommend, users: Sequence[str], k: int, as_of: datetime) ->
     requests = [
         RecommendRequest.model_construct(user_id=user, k=k) for user in users
     ]  # ids of the tables may be longer than the API's
-    answers = graph.answer(requests, as_of)
-    assert not any(isinstance(answer, Problem) for answer in answers)  # only a forecast is refused there
-    return [answer["items"] for answer in answers if not isinstance(answer, Problem)]
+    answers = [answer for answer in graph.answer(requests, as_of) if not isinstance(answer, Problem)]  # only a forecast is refused
+    if any("unranked" in answer["degraded"] for answer in answers):
+        raise EngineError(
+            "the ranker cannot read the online store, so the lists would be unranked; run `shopgraph features materialize`, then again."
+        )
+    return [answer["items"] for answer in answers]
 
 
-def _rows(users: Sequence[str], lists: Sequence[Sequence[Content]], version: int, as_of: datetime) -> pa.Table:
+def _rows(users: Sequence[str], lists: Sequence[Sequence[Content]], made_by: Mapping[str, Any], as_of: datetime) -> pa.Table:
     """Rows of the table."""
     flat = [(user, rank, item) for user, items in zip(users, lists, strict=True) for rank, item in enumerate(items, 1)]
     columns = {
         "user_id": [user for user, _, _ in flat],
         "rank": [rank for _, rank, _ in flat],
         **{name: [item[name] for _, _, item in flat] for name in ("item_id", "score", "source")},
-        "model_version": [version] * len(flat),
+        **{name: [value] * len(flat) for name, value in made_by.items()},
         "scored_at": [as_of] * len(flat),
     }
     return pa.table(columns, schema=TABLE.schema)

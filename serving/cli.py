@@ -122,7 +122,7 @@ def recommend(
     ones are known by `--items` alone.
 
     With --all every user with a history is scored, by what the tables say. A run that was killed goes on where it stopped; the lists
-    replace those of the destination in one step when all are there, and the same again writes nothing. The password of a database comes
+    replace those of the destination in one step when all are there; run twice, they are there once. The password of a database comes
     from the shop's file `pgpass`, ~/.pgpass or PGPASSWORD, the keys of S3 from the settings.
 
     shopgraph recommend --user u0000001\n

@@ -197,6 +197,18 @@ def test_a_list_is_ranked_by_the_features_of_the_point_in_time_join(shop: Instal
     assert seen > 1000
 
 
+def test_the_lists_of_all_users_are_those_of_the_endpoint(shop: Installation) -> None:
+    report = json.loads(shop.shopgraph("recommend", "--all", "--to", "recommendations", "-k", "5", "--json"))
+    rows = shop.rows("scores/recommendations").to_pylist()
+    users = sorted({row["user_id"] for row in rows})
+    assert len(users) == report["users"] > 50
+    for user in (*users[::25], a_user(shop)):
+        asked = shop.post("/v1/recommend", {"user_id": user, "k": 5}).json()["items"]
+        own = sorted((row["rank"], row["item_id"]) for row in rows if row["user_id"] == user)
+        assert [item for _, item in own] == [one["item_id"] for one in asked], user
+    assert "holds these lists already" in shop.shopgraph("recommend", "--all", "--to", "recommendations", "-k", "5")
+
+
 @pytest.mark.parametrize(
     ("path", "body", "status"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import signal
@@ -14,15 +15,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 from pydantic import ValidationError
+from typer.testing import CliRunner
 
+import shopgraph
 from features.columns import CREATED_TIMESTAMP, EVENT_TIMESTAMP
+from features.store import FeatureStore
 from features.tables import RECOMMENDATIONS, USER_HISTORY
-from infra.errors import HomeError, SettingsError, TableContractError
+from infra.errors import EngineError, HomeError, ModelNotFoundError, SettingsError, TableContractError
 from infra.home import Home
 from infra.lake import Lake
 from infra.settings import Settings
 from serving.bulk import Report, recommend_all
-from tests.serving.conftest import ITEMS, NOW, Ask, ServedShop, keep, save_recommender
+from serving.recommend import Asked, recommend
+from tests.serving.conftest import ITEMS, NOW, Ask, ServedShop, keep, save_ranker, save_recommender
 from training.tracking import Saved, Tracking
 
 _PROCESSES = multiprocessing.get_context("forkserver")
@@ -39,8 +44,16 @@ def registered(settings: Settings) -> Saved:
 def run(settings: Settings, saved: Saved, **more: Any) -> Report:
     """`recommend_all` with that model, into the lake, in shards of five users."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Tracking, "fetch", lambda *_: saved)
+        patch.setattr(Tracking, "fetch", lambda _, name, version: fetched(name, saved))
         return recommend_all(settings, **{"to": "recommendations", "k": 4, "shard": 5, **more})
+
+
+def fetched(name: str, *kept: Saved) -> Saved:
+    """What a registry gives that holds these alone."""
+    for saved in kept:
+        if saved.name == f"sample.{name}":
+            return saved
+    raise ModelNotFoundError(name)
 
 
 def killed(settings: Settings, saved: Saved, after: int) -> None:
@@ -93,10 +106,9 @@ def lists(lake: Lake) -> pa.Table:
     return lake.read(RECOMMENDATIONS.path).sort_by([("user_id", "ascending"), ("rank", "ascending")]).combine_chunks()
 
 
-def test_the_lists_are_those_of_the_endpoint(served: ServedShop, post: Ask) -> None:
-    saved = registered(served.settings)
-    report = run(served.settings, saved, k=9, shard=2)
-    rows = lists(served.lake)
+def test_the_lists_are_those_of_the_endpoint(told_shop: ServedShop, post: Ask) -> None:
+    report = run(told_shop.settings, registered(told_shop.settings), k=9, shard=2)
+    rows = lists(told_shop.lake)
     assert report.users == 4
     assert set(rows["user_id"].to_pylist()) == {"u1", "u2", "u_liked", "u_strange"}  # the visitor is none
     for user in ("u1", "u2", "u_liked", "u_strange"):
@@ -108,6 +120,32 @@ def test_the_lists_are_those_of_the_endpoint(served: ServedShop, post: Ask) -> N
         assert own["source"].to_pylist() == [item["source"] for item in asked]
     assert set(rows["model_version"].to_pylist()) == {1}
     assert set(rows["scored_at"].to_pylist()) == {NOW} == {report.as_of}
+
+
+def test_a_ranker_orders_the_lists_and_without_its_features_there_are_none(
+    told_shop: ServedShop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = told_shop.settings
+    made = keep(Home(settings), "ranker", 1, save_ranker)
+    folder = Home(settings).model_folder("sample.ranker", 1, made.digest)
+    both = registered(settings), Saved(folder, "sample.ranker", 1, made.digest, made.run_id, {})
+    monkeypatch.setattr(Tracking, "fetch", lambda _, name, version=None: fetched(name, *both))
+    report = recommend_all(settings, "recommendations", 9)
+    rows = lists(told_shop.lake)
+    for user in ("u1", "u2", "u_liked"):
+        asked = recommend(settings, Asked(user), 9)
+        own = rows.filter(pc.field("user_id") == user)
+        assert own["item_id"].to_pylist() == [item["item_id"] for item in asked["items"]]
+        assert own["score"].to_pylist() == pytest.approx([item["score"] for item in asked["items"]], rel=1e-5)
+        assert set(own["graph_version"].to_pylist()) == {asked["graph_version"]} == {report.graph_version}
+
+    def away(*_: Any, **__: Any) -> dict[str, list[Any]]:
+        raise EngineError("the online store does not answer")
+
+    monkeypatch.setattr(FeatureStore, "online_rows", away)
+    with pytest.raises(EngineError, match="the lists would be unranked; run `shopgraph features materialize`"):
+        recommend_all(settings, "recommendations", 8)
+    assert lists(told_shop.lake).equals(rows)
 
 
 def test_the_same_again_writes_nothing_and_another_k_replaces_all(settings: Settings) -> None:
@@ -122,7 +160,7 @@ def test_the_same_again_writes_nothing_and_another_k_replaces_all(settings: Sett
     run(settings, saved, k=2)
     assert lists(lake).equals(rows.filter(pc.field("rank") <= 2).combine_chunks())
     entry = lake.history(RECOMMENDATIONS.path, 1)[0]
-    assert (entry["model"], entry["k"]) == ("sample.recommender version 1", "2")
+    assert (entry["models"], entry["k"]) == (json.dumps({"recommender version 1": saved.digest}), "2")
     assert not list((Home(settings).path / "cache" / "recommend").rglob("*.parquet"))
 
 
@@ -156,6 +194,13 @@ def test_killed_twice_it_goes_on_and_ends_as_if_it_never_stopped(now: str, setti
     assert lists(lake).equals(lists(other))
 
 
+def test_a_shop_of_nobody_gets_no_list(settings: Settings) -> None:
+    lake, saved = shop_of(settings), registered(settings)
+    before = settings.model_copy(update={"now": (NOW - timedelta(days=9)).isoformat()})  # any history
+    assert run(before, saved).users == 0
+    assert lake.num_rows(RECOMMENDATIONS.path) == 0
+
+
 def test_what_another_instant_began_is_not_gone_on_with(settings: Settings) -> None:
     lake, saved = shop_of(settings), registered(settings)
     killed(settings, saved, 10)
@@ -187,3 +232,20 @@ def test_what_cannot_be_scored_is_refused(settings: Settings) -> None:
         run(settings, registered(settings), k=0)
     with pytest.raises(SettingsError, match="a database address cannot be read"):
         run(settings, registered(settings), to="postgresql://u:ge/heim@h/db")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--all"], "--all and --to go together"),
+        (["--to", "recommendations"], "--all and --to go together"),
+        (["--all", "--to", "recommendations", "--user", "u1"], "leave out --user, --visitor, --items and --placement"),
+        (["--all", "--to", "recommendations", "--placement", "trending"], "leave out --user"),
+        (["--all", "--to", "recommendations", "-k", "201"], "k: Input should be less than or equal to 200, got 201"),
+    ],
+)
+def test_what_does_not_fit_together_is_told(arguments: list[str], told: str, settings: Settings) -> None:
+    shop_of(settings)
+    done = CliRunner().invoke(shopgraph.app, ["--home", str(settings.home), "recommend", *arguments])
+    assert isinstance(done.exception, SettingsError)
+    assert told in str(done.exception)
