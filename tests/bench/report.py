@@ -110,14 +110,14 @@ def peak_memory_mb(work: Callable[..., Any], *arguments: Any, every_s: float = 0
 
 
 def environment(peer: str) -> Path:
-    """The interpreter of a peer's environment under build/bench/, made of peers/<peer>.txt if it is not there."""
+    """The interpreter of a peer's environment under build/bench/, made of peers/<peer>.txt where it is not there or was made of another."""
     folder = ROOT / "build" / "bench" / peer
     python, ready = folder / "bin" / "python", folder / "ready"
-    if not ready.exists():
+    wanted = Path(__file__).parent / "peers" / f"{peer}.txt"
+    if not ready.exists() or ready.read_text() != wanted.read_text():
         venv.create(folder, clear=True, with_pip=True)
-        wanted = Path(__file__).parent / "peers" / f"{peer}.txt"
         subprocess.run([python, "-m", "pip", "install", "--quiet", "-r", wanted], check=True)
-        ready.touch()
+        ready.write_text(wanted.read_text())
     return python
 
 
