@@ -7,6 +7,7 @@ times the width as in ours. The last line is JSON: targets, epoch_s, evaluate_s,
 """
 
 import json
+import os
 import resource
 import sys
 import time
@@ -32,7 +33,8 @@ def write_atomic(source: Path, folder: Path) -> None:
 
 
 def main() -> None:
-    source, scratch, threads = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+    source, scratch, threads = Path(sys.argv[1]).resolve(), Path(sys.argv[2]).resolve(), int(sys.argv[3])
+    os.chdir(scratch)  # RecBole writes logs where it runs
     torch.set_num_threads(threads)
     write_atomic(source, scratch)
     config = Config(
