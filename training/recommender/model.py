@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -206,6 +206,35 @@ class Block(nn.Module):
         return out
 
 
+class _Blocks:
+    """Scores of some rows at a time, and the gradients that come back through them; arguments as of `CatalogueSoftmax`."""
+
+    def __init__(self, states: Tensor, weight: Tensor, bias: Tensor, seen: Tensor, bonus: Tensor, pair_rows: Tensor) -> None:
+        self.inputs = states, weight, bias, seen, bonus
+        self.pair_rows = pair_rows
+        self.gradients = [torch.empty_like(states), torch.zeros_like(weight), torch.zeros_like(bias), torch.empty_like(bonus)]
+        """Of states, weight, bias and bonus."""
+
+    def __iter__(self) -> Iterator[tuple[slice, slice, Tensor, Tensor]]:
+        """Rows, pairs that belong to them, the row of each pair within them, and the scores of the rows."""
+        states, weight, bias, seen, bonus = self.inputs
+        step = max(1, 2**20 // len(weight))
+        starts = torch.arange(0, len(states), step, device=states.device)
+        edges = [*torch.searchsorted(self.pair_rows, starts).tolist(), len(self.pair_rows)]
+        for index, start in enumerate(starts.tolist()):
+            block, part = slice(start, start + step), slice(edges[index], edges[index + 1])
+            scores = torch.addmm(bias, states[block], weight.T).scatter_add_(1, seen[block], bonus[block])
+            yield block, part, self.pair_rows[part] - start, scores
+
+    def back(self, block: slice, scores: Tensor) -> None:
+        """Take up the gradient of the scores of some rows."""
+        states, weight, _, seen, _ = self.inputs
+        torch.mm(scores, weight, out=self.gradients[0][block])
+        self.gradients[1].addmm_(scores.T, states[block])
+        self.gradients[2] += scores.sum(dim=0)
+        torch.gather(scores, 1, seen[block], out=self.gradients[3][block])
+
+
 class CatalogueSoftmax(torch.autograd.Function):
     """Softmax loss over all items, with its gradient, a few rows at a time: the (R, I) scores never exist as a whole.
 
@@ -226,25 +255,16 @@ class CatalogueSoftmax(torch.autograd.Function):
         pair_weights: Tensor,
     ) -> Tensor:
         """As `Network.forward`; `seen` (R, S) are items whose score gets `bonus` (R, S); `pair_rows` ascend."""
-        loss = states.new_zeros(())
-        gradients = [torch.empty_like(states), torch.zeros_like(weight), torch.zeros_like(bias), torch.empty_like(bonus)]
-        step = max(1, 2**20 // len(weight))
-        starts = torch.arange(0, len(states), step, device=states.device)
-        edges = [*torch.searchsorted(pair_rows, starts).tolist(), len(pair_rows)]
-        for index, start in enumerate(starts.tolist()):
-            block, part = slice(start, start + step), slice(edges[index], edges[index + 1])
-            rows, targets, weights = pair_rows[part] - start, pair_targets[part], pair_weights[part]
-            scores = torch.addmm(bias, states[block], weight.T).scatter_add_(1, seen[block], bonus[block])
+        loss, blocks = states.new_zeros(()), _Blocks(states, weight, bias, seen, bonus, pair_rows)
+        for block, part, rows, scores in blocks:
+            targets, weights = pair_targets[part], pair_weights[part]
             log_sums = torch.logsumexp(scores, dim=1)
             loss += ((log_sums[rows] - scores[rows, targets]) * weights).sum()
             row_weights = torch.zeros_like(log_sums).index_add_(0, rows, weights)
             scores.sub_(log_sums[:, None]).exp_().mul_(row_weights[:, None])
             scores.index_put_((rows, targets), -weights, accumulate=True)
-            torch.mm(scores, weight, out=gradients[0][block])
-            gradients[1].addmm_(scores.T, states[block])
-            gradients[2] += scores.sum(dim=0)
-            torch.gather(scores, 1, seen[block], out=gradients[3][block])
-        ctx.save_for_backward(*gradients)
+            blocks.back(block, scores)
+        ctx.save_for_backward(*blocks.gradients)
         return loss
 
     @staticmethod
@@ -278,16 +298,10 @@ class SampledSoftmax(torch.autograd.Function):
             pair_places: (P,) place of the wanted item among the drawn ones, which is left out of them; N: it is not there.
             wanted: (P,) score of the wanted item.
         """
-        loss = states.new_zeros(())
-        gradients = [torch.empty_like(states), torch.zeros_like(weight), torch.zeros_like(bias), torch.empty_like(bonus)]
+        loss, blocks = states.new_zeros(()), _Blocks(states, weight, bias, seen, bonus, pair_rows)
         gradient_wanted = torch.empty_like(wanted)
-        step = max(1, 2**20 // len(weight))
-        starts = torch.arange(0, len(states), step, device=states.device)
-        edges = [*torch.searchsorted(pair_rows, starts).tolist(), len(pair_rows)]
-        for index, start in enumerate(starts.tolist()):
-            block, part = slice(start, start + step), slice(edges[index], edges[index + 1])
-            rows, weights = pair_rows[part] - start, pair_weights[part]
-            scores = torch.addmm(bias, states[block], weight.T).scatter_add_(1, seen[block], bonus[block])
+        for block, part, rows, scores in blocks:
+            weights = pair_weights[part]
             others = scores[rows]
             drawn = torch.nonzero(pair_places[part] < len(weight)).flatten()
             others[drawn, pair_places[part][drawn]] = -torch.inf
@@ -296,11 +310,8 @@ class SampledSoftmax(torch.autograd.Function):
             gradient_wanted[part] = ((wanted[part] - log_sums).exp() - 1) * weights
             others.sub_(log_sums[:, None]).exp_().mul_(weights[:, None])
             scores.zero_().index_add_(0, rows, others)
-            torch.mm(scores, weight, out=gradients[0][block])
-            gradients[1].addmm_(scores.T, states[block])
-            gradients[2] += scores.sum(dim=0)
-            torch.gather(scores, 1, seen[block], out=gradients[3][block])
-        ctx.save_for_backward(*gradients, gradient_wanted)
+            blocks.back(block, scores)
+        ctx.save_for_backward(*blocks.gradients, gradient_wanted)
         return loss
 
     @staticmethod
