@@ -25,6 +25,7 @@ from training.demand.encoder import Encoder
 from training.demand.model import Forecaster
 from training.demand.panel import COLUMNS, Panel
 from training.demand.recipes import Recipe
+from training.metrics.comparison import signed
 from training.metrics.names import with_interval
 from training.splits import rolling_origins
 from training.trainer import Tuning
@@ -222,7 +223,7 @@ def _card(
     """What the model is, what it was judged on, and where it falls short."""
     first, last = panel.day(test.origin), panel.day(test.origin + test.actual.shape[1] - 1)
     verdicts = [
-        f"- {metric.upper()} over `{name}`: {mean:+.4f} [{lo:+.4f}, {hi:+.4f}]" + ("" if lo > 0 else ", NOT above zero: it stands")
+        f"- {metric.upper()} over `{name}`: {signed(mean, lo, hi)}" + ("" if lo > 0 else ", NOT above zero: it stands")
         for name, intervals in gains.items()
         for metric, (mean, lo, hi) in intervals.items()
     ]

@@ -18,6 +18,11 @@ def comparison(reports: Mapping[str, Mapping[str, float]], metrics: Sequence[str
     return "\n".join(lines)
 
 
+def signed(mean: float, low: float, high: float) -> str:
+    """A difference with its interval, as model cards show it."""
+    return f"{mean:+.4f} [{low:+.4f}, {high:+.4f}]"
+
+
 def cell(values: Mapping[str, float], name: str, decimals: int = 4) -> str:
     """A value with its interval, `<name>`, `<name>_lo` and `<name>_hi` of `values`, as such tables show it; `-` where it is undefined."""
     if name not in values:

@@ -15,6 +15,7 @@ from features.days import day_number, day_of
 from features.tables import INTERACTIONS
 from infra import clock, log
 from training.context import Context
+from training.metrics.comparison import signed
 from training.propensity import data, evaluate
 from training.propensity.baselines import BASELINES
 from training.propensity.data import Parts, PropensityTask, Rows
@@ -178,7 +179,7 @@ def _card(
         for days in evaluate.WITHIN
     ]
     verdicts = [
-        f"- {metric} over `{name}`: {mean:+.4f} [{lo:+.4f}, {hi:+.4f}]" + ("" if lo > 0 else ", NOT above zero: it stands")
+        f"- {metric} over `{name}`: {signed(mean, lo, hi)}" + ("" if lo > 0 else ", NOT above zero: it stands")
         for name, found in gains.items()
         for metric, (mean, lo, hi) in found.items()
     ]

@@ -18,7 +18,7 @@ from infra import log
 from infra.errors import TableContractError
 from training import splits
 from training.context import Context
-from training.metrics.comparison import cell
+from training.metrics.comparison import cell, signed
 from training.metrics.intervals import paired_interval
 from training.metrics.names import with_interval
 from training.ranker import evaluate
@@ -223,7 +223,7 @@ def _card(
     begin, tuned_from, end = (_day(instant) for instant in parts.begins)
     found = parts.test.labels[:, 0].sum() / parts.test.num_wanted.sum()
     verdicts = [
-        f"- {metric} over `{name}`: {mean:+.4f} [{lo:+.4f}, {hi:+.4f}]" + ("" if lo > 0 else ", NOT above zero")
+        f"- {metric} over `{name}`: {signed(mean, lo, hi)}" + ("" if lo > 0 else ", NOT above zero")
         for name, one in gains.items()
         for metric in evaluate.PER_LIST
         for mean, lo, hi in [one[metric]]

@@ -19,6 +19,7 @@ from infra import log
 from infra.errors import TableContractError
 from training.checkpoints import rows_digest
 from training.context import Context
+from training.metrics.comparison import signed
 from training.metrics.names import with_interval
 from training.metrics.ranking import RankingReport
 from training.recommender import evaluate, placements
@@ -327,8 +328,7 @@ def _card(
             "",
             "Paired gain in ndcg_at_10 (95 % bootstrap over users):",
             *(
-                f"- over `{name}`: {mean:+.4f} [{lo:+.4f}, {hi:+.4f}], "
-                + ("above zero" if lo > 0 else "NOT above zero: the floor stands")
+                f"- over `{name}`: {signed(mean, lo, hi)}, " + ("above zero" if lo > 0 else "NOT above zero: the floor stands")
                 for name, (mean, lo, hi) in gains.items()
             ),
             *(f"- `{name}` was not run: {why}" for name, why in too_large.items()),
