@@ -33,6 +33,7 @@ from training.recommender.sources import blended, shares_of, softmax
 
 Content = dict[str, Any]
 Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
 
 _SHARPNESS = 0.1
 """Of likeness as a share: cosines that differ by so much differ by a factor of e."""
@@ -106,10 +107,16 @@ class Placements:
                 answers[row] = self._trending(ask, allowed)
             else:
                 by_history.append(row)
-        personal = [row for row in by_history if asks[row].wanted.placement == "for_you" and self._is_personal(asks[row].history)]
+        read: dict[int, tuple[Ints, Ints]] = {}
+        if self.ranking:
+            histories = {row: asks[row].history for row in by_history if asks[row].wanted.placement == "for_you"}
+            read = {row: self.model.encoder.read(one.item_ids, one.event_types) for row, one in histories.items()}
+        personal = [row for row, (items, _) in read.items() if len(items)]
         ranked = None
-        if self.ranking and personal:
-            ranked = self._ranked([asks[row] for row in personal], [masks[row] for row in personal], at)
+        if personal:
+            ranked = self._ranked(
+                [asks[row] for row in personal], [masks[row] for row in personal], [read[row] for row in personal], at
+            )
         if ranked is not None:
             for row, content in zip(personal, ranked, strict=True):
                 answers[row] = content
@@ -120,19 +127,21 @@ class Placements:
         for rows in scored.values():  # lists under one mask share one pass through the network
             for row, content in zip(rows, self._by_history([asks[row] for row in rows], masks[rows[0]]), strict=True):
                 answers[row] = content
-        if self.ranking and ranked is None:
+        if ranked is None:
             for row in personal:
                 answers[row]["degraded"].append("unranked")
         return answers
 
-    def _is_personal(self, history: History) -> bool:
-        return self.model.is_personal(history.item_ids, history.event_types)
+    def _ranked(
+        self, asks: Sequence[Ask], masks: Sequence[Bools], read: Sequence[tuple[Ints, Ints]], at: datetime
+    ) -> list[Content] | None:
+        """What follows from the histories, of which none is empty, in the order of the ranker; None where it has none to give.
 
-    def _ranked(self, asks: Sequence[Ask], masks: Sequence[Bools], at: datetime) -> list[Content] | None:
-        """What follows from the histories, of which none is empty, in the order of the ranker; None where it has none to give."""
+        Args:
+            read: what the encoder reads of each history.
+        """
         assert self.ranking is not None
         encoder = self.model.encoder
-        read = [encoder.read(ask.history.item_ids, ask.history.event_types) for ask in asks]
         allowed = np.empty((len(asks), len(encoder.items)), dtype=np.bool_)
         for row, (ask, mask, (items, _)) in enumerate(zip(asks, masks, read, strict=True)):
             allowed[row] = mask
@@ -171,7 +180,7 @@ class Placements:
         )
         contents = []
         for ask, history, items in zip(asks, histories, best, strict=True):
-            is_personal = self._is_personal(history)
+            is_personal = self.model.is_personal(history.item_ids, history.event_types)
             degraded = list(history.degraded)
             if ask.wanted.placement != "for_you":
                 degraded.append("unknown_item")

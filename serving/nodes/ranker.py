@@ -35,7 +35,7 @@ from training.ranker.encoder import (
     USUAL_PRICE,
     Crossed,
     floats,
-    in_history,
+    in_histories,
     item_values,
     user_values,
 )
@@ -96,10 +96,11 @@ class Ranking:
         rows = self.store.online_rows(SERVICE.name, {USER_ID: people}, at, USER_VIEWS)
         person = {name: _floats(rows[name]) for name in USER_FEATURES}
         category, price = _categories(facts, found.item), facts.price[found.item]
+        newest = [(items[-HISTORY_STEPS:], kinds[-HISTORY_STEPS:]) for items, kinds in histories]
         crossed = Crossed(
             found.shares,
             found.rank.astype(np.float64),
-            _before(histories, found),
+            in_histories(newest, found.history, found.item),
             self._affinity(people, own, category, at),
             category,
             np.asarray(rows[MAIN_CATEGORY], dtype=object)[own],
@@ -136,16 +137,6 @@ def _categories(facts: Facts, items: slice | Ints) -> NDArray[np.object_]:
     words = np.asarray(facts.category[items], dtype=object)
     words[words == ""] = None
     return words
-
-
-def _before(histories: Sequence[tuple[Ints, Sequence[str]]], found: Retrieved) -> dict[str, Floats]:
-    """What the newest acts of each history say of its candidates."""
-    ends = np.searchsorted(found.history, np.arange(len(histories) + 1))
-    parts = [
-        in_history(items[-HISTORY_STEPS:], kinds[-HISTORY_STEPS:], found.item[ends[row] : ends[row + 1]])
-        for row, (items, kinds) in enumerate(histories)
-    ]
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def _floats(values: Sequence[Any]) -> Floats:

@@ -32,7 +32,7 @@ from training.ranker.encoder import (
     Crossed,
     Encoder,
     floats,
-    in_history,
+    in_histories,
     item_values,
     user_values,
 )
@@ -200,15 +200,12 @@ def _affinity(store: FeatureStore, users: Sequence[str], at: Ints, own: Ints, ca
 
 
 def _histories(sessions: Sessions, numbers: Ints, recommender: Recommender, found: Retrieved) -> dict[str, Floats]:
-    """What `in_history` says of each list's candidates."""
-    ends = np.r_[0, np.cumsum(np.bincount(found.history, minlength=len(numbers)))]
-    items, events = sessions.history.served(numbers)
+    """What the histories say of each list's candidates."""
     words = recommender.encoder.event_types
-    parts = [
-        in_history(items[place], [words[event] for event in events[place]], found.item[ends[place] : ends[place + 1]])
-        for place in range(len(numbers))
+    histories = [
+        (items, [words[event] for event in events]) for items, events in zip(*sessions.history.served(numbers), strict=True)
     ]
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return in_histories(histories, found.history, found.item)
 
 
 def tasks_of(labels: NDArray[np.int64], least: int) -> tuple[str, ...]:

@@ -116,7 +116,7 @@ class Crossed:
     rank: Floats
     """Place among the candidates by the blended share, from 0."""
     before: Mapping[str, Floats]
-    """What `in_history` gives."""
+    """What `in_histories` gives."""
     affinity: Columns
     """The user's affinity to the item's category."""
     category: NDArray[np.object_]
@@ -166,6 +166,18 @@ def in_history(items: Ints, kinds: Sequence[str], candidates: Ints) -> dict[str,
     for name, wanted in _KINDS.items():
         found[name] = (np.bincount(hit[np.isin(words, wanted)], minlength=len(candidates)) > 0).astype(np.float64)
     return found
+
+
+def in_histories(histories: Sequence[tuple[Ints, Sequence[str]]], own: Ints, candidates: Ints) -> dict[str, Floats]:
+    """What `in_history` says of each candidate by the history it belongs to, (candidates,) each.
+
+    Args:
+        histories: items and kinds of the acts of each.
+        own: number of each candidate's history, ascending.
+    """
+    ends = np.searchsorted(own, np.arange(len(histories) + 1))
+    parts = [in_history(items, kinds, candidates[ends[row] : ends[row + 1]]) for row, (items, kinds) in enumerate(histories)]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 @dataclass(frozen=True)
