@@ -19,6 +19,7 @@ from features.definitions import OURS
 from features.shop import RankingRules
 from infra.errors import ModelNotFoundError, ReleaseError
 from serving.schemas import MAX_HORIZON, MAX_K, MAX_SERIES, MAX_TEXTS
+from training.recommender.names import SOURCES
 
 M = TypeVar("M")
 Product = Literal["recommend", "forecast", "sentiment"]
@@ -32,13 +33,11 @@ OPTIONAL: dict[Product, tuple[str, ...]] = {"recommend": ("ranker",), "forecast"
 
 
 WEIGHTS: Mapping[str, Mapping[str, float]] = {
-    "bought_together": {"purchases": 0.98, "near": 0.0199, "similar": 0.0001},
+    "bought_together": {"purchases": 0.98, "co_occurrence": 0.0199, "similar": 0.0001},
     "trending": {"trending": 0.99, "popular": 0.01},
 }
 """How much each source of a blended placement counts, where `source_weights` of shop.yaml says nothing else. The first one speaks, the
 others fill what it leaves. Those of for_you are learned (`training.recommender.blend`)."""
-LEARNED = ("network", "near", "follows")
-"""The sources of for_you."""
 
 
 class _Frozen(BaseModel):
@@ -209,7 +208,7 @@ def compose(
 
 
 def _weights(said: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
-    known = {"for_you": LEARNED, **{placement: tuple(of) for placement, of in WEIGHTS.items()}}
+    known = {"for_you": SOURCES, **{placement: tuple(of) for placement, of in WEIGHTS.items()}}
     for placement, of in said.items():
         if placement not in known:
             raise ReleaseError(f"source_weights of shop.yaml: expected {', '.join(known)}, got {placement!r}.")

@@ -229,11 +229,11 @@ class Placements:
     def _beside(self, basket: Sequence[str]) -> dict[Source, Floats]:
         """What speaks for each item beside those of a basket, (I,) by source; each is at least 0."""
         places = np.array([self.model.encoder.index[item] for item in basket], dtype=np.int64)
-        near = self.model.counted.get("near")
+        near = self.model.counted.get("co_occurrence")
         size = len(self.model.encoder.items)
         return {
             "purchases": self.purchases.together.scores([places])[0],
-            "near": near.scores([places])[0] if near else np.zeros(size, dtype=np.float32),
+            "co_occurrence": near.scores([places])[0] if near else np.zeros(size, dtype=np.float32),
             "similar": softmax(self.model.cosines(basket)[None] / np.float32(_SHARPNESS))[0],
         }
 

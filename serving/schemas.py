@@ -26,7 +26,7 @@ MAX_TEXT_CHARS = 10_000
 MAX_PLACEMENTS = 10
 
 Placement = Literal["for_you", "similar", "bought_together", "buy_again", "trending"]
-Source = Literal["history", "similar", "purchases", "near", "trending", "popular"]
+Source = Literal["history", "similar", "purchases", "co_occurrence", "trending", "popular"]
 RecommendReason = Literal[
     "unknown_user",
     "unknown_visitor",

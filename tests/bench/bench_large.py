@@ -28,7 +28,8 @@ from training.metrics.ranking import top_k
 from training.optimizer import AdamW
 from training.recommender.data import DataConfig, RecommenderTask, Sequences
 from training.recommender.model import Config, Encoder, Network, Recommender
-from training.recommender.sources import NEAR, NETWORK, Near
+from training.recommender.names import NETWORK
+from training.recommender.sources import Near
 from training.trainer import _clip
 
 SIZES = (200_000, 1_000_000)
@@ -103,7 +104,9 @@ def recommender_of(num_items: int) -> Recommender:
     parts = rng.random(size, dtype=np.float32), rng.integers(0, num_items, size, dtype=np.int32), ends
     table = sparse.csr_array(parts, shape=(num_items, num_items))
     network = Network(CONFIG, num_items, 1).eval()
-    return Recommender(CONFIG, encoder_of(num_items), network, {NEAR: Near(table, 0.8)}, {NETWORK: 0.6, NEAR: 0.4})
+    return Recommender(
+        CONFIG, encoder_of(num_items), network, {"co_occurrence": Near(table, 0.8)}, {NETWORK: 0.6, "co_occurrence": 0.4}
+    )
 
 
 def answers(num_items: int) -> dict[str, float]:

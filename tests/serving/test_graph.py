@@ -39,18 +39,20 @@ def test_another_model_or_table_version_is_another_graph(other: Registered) -> N
 
 
 def test_weights_of_a_shop_make_another_graph_and_none_leave_its_name() -> None:
-    plain, said = (compose("sample", "recommend", {"recommender": MODEL}, weights) for weights in ({}, {"for_you": {"near": 0.5}}))
+    plain, said = (
+        compose("sample", "recommend", {"recommender": MODEL}, weights) for weights in ({}, {"for_you": {"co_occurrence": 0.5}})
+    )
     assert "weights" not in json.loads(plain.canonical())
     assert plain.version == compose("sample", "recommend", {"recommender": MODEL}).version != said.version
     assert Manifest.model_validate_json(said.canonical()) == said
-    assert compose("sample", "sentiment", {"sentiment": MODEL}, {"for_you": {"near": 0.5}}).weights == {}
+    assert compose("sample", "sentiment", {"sentiment": MODEL}, {"for_you": {"co_occurrence": 0.5}}).weights == {}
 
 
 @pytest.mark.parametrize(
     ("weights", "told"),
     [
-        ({"similar": {"near": 1.0}}, "expected for_you, bought_together, trending, got 'similar'"),
-        ({"for_you": {"popular": 1.0}}, "expected network, near, follows, got popular"),
+        ({"similar": {"co_occurrence": 1.0}}, "expected for_you, bought_together, trending, got 'similar'"),
+        ({"for_you": {"tea": 1.0}}, "expected network, co_occurrence, .*, content, popular, got tea"),
         ({"trending": {"trending": 0.0, "popular": 0.0}}, "all weights are 0"),
     ],
 )

@@ -76,12 +76,12 @@ def test_where_purchases_say_nothing_what_stands_near_in_histories_does(served: 
     graph = graph_of(served)
     table = np.zeros((len(ITEMS), len(ITEMS)), dtype=np.float32)
     table[8, 4] = 1.0
-    model = replace(graph.model, counted={"near": Near(sparse.csr_array(table), 0.5)})
+    model = replace(graph.model, counted={"co_occurrence": Near(sparse.csr_array(table), 0.5)})
     graph.placements = Placements(model, graph.placements.purchases, graph.rules)
     request = RecommendRequest(placement="bought_together", item_id="i8", k=3)
     (content,) = graph.answer([request], NOW)
     assert isinstance(content, Mapping)
-    assert (content["items"][0]["item_id"], content["items"][0]["source"]) == ("i4", "near")
+    assert (content["items"][0]["item_id"], content["items"][0]["source"]) == ("i4", "co_occurrence")
     assert content["degraded"] == ["no_purchases"]
 
 

@@ -9,15 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.metrics.ranking import top_k
+from training.recommender import names
 from training.recommender.model import Recommender
-from training.recommender.sources import COUNTED, NETWORK, blended
+from training.recommender.sources import blended
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 RETRIEVAL = "retrieval"
 """The blend of the sources, as the recommender orders by it."""
-SOURCES = (NETWORK, *COUNTED, RETRIEVAL)
+SOURCES = (*names.SOURCES, RETRIEVAL)
 NUM_CANDIDATES = 200
 
 

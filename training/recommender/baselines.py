@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -22,6 +22,8 @@ from training.splits import DAY_US
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
 
+NEIGHBOURS = 200
+"""Of each item, those others it speaks for the most that a served model keeps."""
 _ROWS = 4096
 """Systems of equations that are solved together."""
 
@@ -44,6 +46,16 @@ class Baseline(Protocol):
 
     def __call__(self, history: Sequences, users: Ints) -> Floats:
         """Score of every item for some users of `history`, (users, items)."""
+        ...
+
+
+@runtime_checkable
+class Paired(Protocol):
+    """A floor that knows how strongly one item speaks for another, so that it can be a source beside the network."""
+
+    @property
+    def near(self) -> Near:
+        """What it learned."""
         ...
 
 
@@ -95,10 +107,14 @@ class Repetition:
         """Count what is popular; what was taken before is read from the history asked about."""
         self.popularity.fit(sequences, num_items)
 
+    @property
+    def near(self) -> Near:
+        """What was taken before speaks for itself."""
+        return Near(sparse.eye_array(len(self.popularity.counts), dtype=np.float32, format="csr"), 0.5 ** (1 / self.half_life))
+
     def __call__(self, history: Sequences, users: Ints) -> Floats:
-        weights = recency_weights(_histories(history, users), 0.5 ** (1 / self.half_life), len(self.popularity.counts))
         popular = self.popularity(history, users)
-        scores: Floats = weights.toarray() + popular / (popular.max() + 1) * np.float32(1e-3)
+        scores: Floats = self.near.scores(_histories(history, users)) + popular / (popular.max() + 1) * np.float32(1e-3)
         return scores
 
 
@@ -106,7 +122,7 @@ class Repetition:
 class ItemKNN:
     """Sum over the history of cosine similarities between items' users (Deshpande & Karypis 2004), nearest neighbours only."""
 
-    neighbours: int = 200
+    neighbours: int = NEIGHBOURS
     shrinkage: float = 10.0
     decay: float = 0.98
     """Weight of an act relative to the next newer one; 1: plain ItemKNN."""
@@ -129,8 +145,13 @@ class ItemKNN:
         whole = sparse.csr_array((cosine, (common.row, common.col)), shape=common.shape)
         self.table = Near(whole, self.decay).strongest(self.neighbours).table
 
+    @property
+    def near(self) -> Near:
+        """Whom the same people took."""
+        return Near(self.table, self.decay)
+
     def __call__(self, history: Sequences, users: Ints) -> Floats:
-        return Near(self.table, self.decay).scores(_histories(history, users))
+        return self.near.scores(_histories(history, users))
 
 
 @dataclass
@@ -171,7 +192,7 @@ class CoOccurrence:
 
     @property
     def near(self) -> Near:
-        """What was counted, as a source beside the network."""
+        """What stood near, or followed."""
         return Near(self.table, self.decay)
 
     def __call__(self, history: Sequences, users: Ints) -> Floats:
@@ -205,6 +226,16 @@ class Ease:
         inverse.diagonal().zero_()
         # row by row: SciPy would copy a matrix of columns as a whole each time it is asked
         self.weights = np.ascontiguousarray(inverse.numpy())
+
+    @property
+    def near(self) -> Near:
+        """The greatest positive weights of each item; what an item speaks against is left out."""
+        size = len(self.weights)
+        values, places = torch.topk(torch.from_numpy(self.weights), min(NEIGHBOURS, size), dim=1)
+        rows = np.repeat(np.arange(size), values.shape[1])
+        table = sparse.csr_array((values.clamp(min=0).flatten().numpy(), (rows, places.flatten().numpy())), shape=(size, size))
+        table.eliminate_zeros()
+        return Near(table, self.decay)
 
     def __call__(self, history: Sequences, users: Ints) -> Floats:
         return np.asarray(

@@ -2,47 +2,90 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from itertools import combinations
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from training.metrics.ranking import ndcg_at, num_targets, worst_ranks
+from training.metrics.ranking import ndcg_at, num_targets, top_k, worst_ranks
 from training.recommender.data import Queries
 from training.recommender.model import Recommender
-from training.recommender.sources import NETWORK, blended
+from training.recommender.names import NETWORK, POPULAR
+from training.recommender.sources import Floats, Ints
 
-Ints = NDArray[np.int64]
+STEPS = 20
+"""Sources are drawn that often, so weights are multiples of a twentieth or a little more."""
+_KEPT = 100
+"""Items of each source that are weighed against each other: what is beyond them all is hardly among the first ten of a blend."""
+_SHARES = 16_000_000
+"""Shares of one source that are held at a time."""
 
-STEPS = 10
-"""Weights are chosen in tenths."""
+
+@dataclass(frozen=True)
+class _Field:
+    """Of each query, the items that any source has among its best, and those that were wanted."""
+
+    shares: dict[str, Floats]
+    """Source -> (queries, places) its share of each, -1 at places that stand for nothing."""
+    targets: list[Ints]
+    """Per query, the places of the wanted items; -1: not in the catalogue."""
+
+    def ndcg(self, shares: Floats) -> float:
+        """Mean ndcg_at_10 of a blend."""
+        return float(ndcg_at(worst_ranks(shares, self.targets), num_targets(self.targets), 10).mean())
 
 
 def fit_weights(recommender: Recommender, queries: Queries, users: Ints) -> dict[str, float]:
-    """Weight of each source: those tenths that add up to 1 with the best mean ndcg_at_10 over these users of `queries`.
+    """Weight of each source, together 1, that rank best by mean ndcg_at_10 over these users of `queries`.
 
-    Of equal ones those with most for the network win. Memory is bounded by a few times 16 M shares. Users whose history is empty are not
-    asked.
+    Ensemble selection (Caruana et al. 2004): from nothing, again and again the source is added, with replacement, with which the blend
+    ranks best; of all blends on the way the best one stands, the shortest of equal ones. So it ranks there no worse than any source alone,
+    and the number of sources hardly matters, as it would to a grid. Users whose history is empty are not asked.
     """
-    names = (NETWORK, *recommender.counted)
-    equal = replace(recommender, weights=dict.fromkeys(names, 1.0))
-    grid = [dict(zip(names, tenths, strict=True)) for tenths in _splits(len(names))]
-    gains = np.zeros(len(grid))
+    names = (NETWORK, *recommender.counted, POPULAR)
     asked = users[np.diff(queries.history.offsets)[users] > 0]
-    step = max(1, 16_000_000 // len(recommender.encoder.items))
-    for start in range(0, len(asked), step):
-        some = asked[start : start + step]
-        shares = equal.sources(*queries.history.served(some))
-        targets = [queries.targets[user] for user in some]
-        counts = num_targets(targets)
-        for place, tenths in enumerate(grid):
-            gains[place] += ndcg_at(worst_ranks(blended(shares, tenths), targets), counts, 10).sum()
-    return {name: tenth / STEPS for name, tenth in grid[int(np.argmax(gains))].items()}
+    if not len(asked):
+        return dict.fromkeys(names, 0.0) | {NETWORK: 1.0}
+    field = _field(replace(recommender, weights=dict.fromkeys(names, 1.0)), queries, asked)
+    drawn: list[str] = []
+    blends: list[float] = []
+    total = np.zeros_like(field.shares[NETWORK])
+    for _ in range(STEPS):
+        found = {name: field.ndcg(total + field.shares[name]) for name in names}
+        drawn.append(max(found, key=lambda name: found[name]))
+        blends.append(found[drawn[-1]])
+        total += field.shares[drawn[-1]]
+    best = drawn[: int(np.argmax(blends)) + 1]
+    return {name: round(best.count(name) / len(best), 4) for name in names}
 
 
-def _splits(parts: int) -> list[tuple[int, ...]]:
-    """Every way to split STEPS among so many, those that give most to the first ones first."""
-    bars = combinations(range(STEPS + parts - 1), parts - 1)  # stars and bars
-    found = [np.diff((-1, *places, STEPS + parts - 1)) - 1 for places in bars]
-    return sorted((tuple(map(int, split)) for split in found), reverse=True)
+def _field(recommender: Recommender, queries: Queries, users: Ints) -> _Field:
+    parts = []
+    step = max(1, _SHARES // len(recommender.encoder.items))
+    for start in range(0, len(users), step):
+        some = users[start : start + step]
+        parts.append(_kept(recommender.sources(*queries.history.served(some)), [queries.targets[user] for user in some]))
+    width = max(part.shares[NETWORK].shape[1] for part in parts)
+    shares = {name: np.concatenate([_widened(part.shares[name], width) for part in parts]) for name in parts[0].shares}
+    return _Field(shares, [wanted for part in parts for wanted in part.targets])
+
+
+def _kept(shares: dict[str, Floats], targets: Sequence[Ints]) -> _Field:
+    most = max(map(len, targets))
+    wanted = np.stack([np.pad(items, (0, most - len(items)), constant_values=-1) for items in targets])
+    columns = np.concatenate([wanted, *(top_k(share, _KEPT) for share in shares.values())], axis=1)
+    order = np.argsort(columns, axis=1, kind="stable")  # a wanted item is the first of its like
+    ascending = np.take_along_axis(columns, order, axis=1)
+    is_again = np.zeros(columns.shape, dtype=np.bool_)
+    np.put_along_axis(is_again, order[:, 1:], ascending[:, 1:] == ascending[:, :-1], axis=1)
+    is_void: NDArray[np.bool_] = is_again | (columns < 0)
+    kept = {
+        name: np.where(is_void, np.float32(-1), np.take_along_axis(share, np.maximum(columns, 0), axis=1))
+        for name, share in shares.items()
+    }
+    return _Field(kept, [np.where(items >= 0, np.arange(len(items)), -1) for items in targets])
+
+
+def _widened(shares: Floats, width: int) -> Floats:
+    return np.pad(shares, ((0, 0), (0, width - shares.shape[1])), constant_values=-1)

@@ -26,6 +26,7 @@ from training import splits
 from training.metrics import ranking
 from training.recommender.content import Vocabulary
 from training.recommender.model import Config, Encoder, Network, Recommender, Said, pad
+from training.recommender.sources import Content, row_shares
 
 Ints = NDArray[np.int64]
 Scores = NDArray[np.floating]
@@ -304,14 +305,8 @@ def _start_words(words: Tensor, items: Tensor, said: Said) -> None:
     shape = (len(items), len(words))
     table = sparse.csr_array((np.ones(len(bags), dtype=np.float32), bags, offsets), shape=shape)
     taken = sparse.diags_array((~is_new).astype(np.float32)) @ table
-    words.copy_(torch.from_numpy(_row_means(sparse.csr_array(taken.T)) @ items.numpy()))
-    items.sub_(torch.from_numpy(_row_means(table) @ words.numpy()))
-
-
-def _row_means(table: sparse.csr_array) -> sparse.csr_array:
-    """Each row divided by its sum, so that a product with it is a mean."""
-    sums = np.asarray(table.sum(axis=1)).ravel()
-    return sparse.csr_array(sparse.diags_array((1 / np.maximum(sums, 1)).astype(np.float32)) @ table)
+    words.copy_(torch.from_numpy(row_shares(sparse.csr_array(taken.T)) @ items.numpy()))
+    items.sub_(torch.from_numpy(row_shares(table) @ words.numpy()))
 
 
 def _user_association(sequences: Sequences, num_items: int) -> sparse.csr_array:
@@ -388,6 +383,14 @@ class RecommenderTask:
         """The words of items that somebody took; what is said of others alone cannot be learned."""
         is_new = self._is_new
         return Vocabulary.of(words for words, new in zip(self.told or (), is_new, strict=False) if not new)
+
+    @property
+    def content(self) -> Content | None:
+        """What is said of the items, counted; None where nothing is."""
+        if self.told is None or not len(self.vocabulary):
+            return None
+        bags = self.vocabulary.bags(self.told)
+        return Content.of(bags.offsets, bags.words, len(self.vocabulary), self.sequences.item_counts(len(self.encoder.items)))
 
     @property
     def _is_new(self) -> NDArray[np.bool_]:

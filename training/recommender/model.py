@@ -29,7 +29,8 @@ from infra.errors import ModelNotFoundError
 from training.dropout import Chosen, Dropout
 from training.metrics.ranking import top_k
 from training.recommender.content import Bags, Row, Vocabulary, words_of
-from training.recommender.sources import COUNTED, NETWORK, Near, blended, shares_of, softmax
+from training.recommender.names import CONTENT, NETWORK, PAIRED, POPULAR, SOURCES
+from training.recommender.sources import Content, Near, Source, blended, shares_of, softmax
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
@@ -537,8 +538,8 @@ class Recommender:
     config: Config
     encoder: Encoder
     network: Network = field(repr=False)
-    counted: Mapping[str, Near] = field(default_factory=dict, repr=False)
-    """Sources beside the network, by name."""
+    counted: Mapping[str, Source] = field(default_factory=dict, repr=False)
+    """Sources beside the network and what is popular, by name."""
     weights: Mapping[str, float] = field(default_factory=lambda: {NETWORK: 1.0})
     """Source (see `training.recommender.sources`) -> its weight in the blend."""
     vocabulary: Vocabulary = field(default_factory=Vocabulary, repr=False)
@@ -564,7 +565,12 @@ class Recommender:
         network.tell(bags, np.arange(size) >= old)
         popularity = (*self.encoder.popularity, *([0.0] * len(new)))
         encoder = replace(self.encoder, items=(*self.encoder.items, *new), popularity=popularity)
-        counted = {name: near.resized(size) for name, near in self.counted.items()}
+        counted: dict[str, Source] = {}
+        for name, source in self.counted.items():
+            if isinstance(source, Near):
+                counted[name] = source.resized(size)
+            elif isinstance(source, Content):
+                counted[name] = source.told(bags.offsets[old:], bags.words)
         return replace(self, encoder=encoder, network=network.fused(), counted=counted)
 
     @classmethod
@@ -574,7 +580,8 @@ class Recommender:
         Raises:
             ModelNotFoundError: an earlier version of shopgraph wrote it, whose networks are others.
         """
-        if not (folder / "vocabulary.json").exists():
+        weights = json.loads((folder / "blend.json").read_text())
+        if not (folder / "vocabulary.json").exists() or not set(weights) <= set(SOURCES):
             raise ModelNotFoundError(
                 f"the recommender in {folder} is of an earlier shopgraph; run `shopgraph train recommender` again."
             )
@@ -583,9 +590,10 @@ class Recommender:
         vocabulary = Vocabulary.load(folder / "vocabulary.json")
         network = Network(config, len(encoder.items), len(encoder.event_types), len(vocabulary))
         network.load_state_dict(load_file(folder / "weights.safetensors"))
-        weights = json.loads((folder / "blend.json").read_text())
-        files = {name: folder / f"{name}.safetensors" for name in COUNTED}
-        counted = {name: Near.load(file) for name, file in files.items() if file.exists()}
+        counted: dict[str, Source] = {}
+        for name in (*PAIRED, CONTENT):
+            if (file := folder / f"{name}.safetensors").exists():
+                counted[name] = Content.load(file) if name == CONTENT else Near.load(file)
         return cls(config, encoder, network.eval(), counted, weights, vocabulary)
 
     def save(self, folder: Path) -> None:
@@ -594,8 +602,8 @@ class Recommender:
         (folder / "config.json").write_text(self.config.model_dump_json(indent=2))
         self.encoder.save(folder / "encoder.json")
         (folder / "blend.json").write_text(json.dumps(dict(self.weights)))
-        for name, near in self.counted.items():
-            near.save(folder / f"{name}.safetensors")
+        for name, source in self.counted.items():
+            source.save(folder / f"{name}.safetensors")
         self.vocabulary.save(folder / "vocabulary.json")
         save_file({name: value.contiguous() for name, value in self.network.state_dict().items()}, folder / "weights.safetensors")
 
@@ -622,11 +630,12 @@ class Recommender:
             scores = network_scores(self.network, items, events)
             self._ban_seen(scores, items, -np.inf)
             found[NETWORK] = softmax(scores)
-        for name, near in self.counted.items():
-            if self.weights.get(name):
-                scores = near.scores(items)
-                self._ban_seen(scores, items, 0.0)
-                found[name] = shares_of(scores)
+        others = {name: source.scores(items) for name, source in self.counted.items() if self.weights.get(name)}
+        if self.weights.get(POPULAR):
+            others[POPULAR] = np.tile(np.asarray(self.encoder.popularity, dtype=np.float32), (len(items), 1))
+        for name, scores in others.items():
+            self._ban_seen(scores, items, 0.0)
+            found[name] = shares_of(scores)
         return found
 
     def shares(self, items: Sequence[Ints], events: Sequence[Ints]) -> Floats:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -20,9 +22,22 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
 
 _TINY = np.finfo(np.float32).tiny
-NETWORK, NEAR, FOLLOWS = "network", "near", "follows"
-COUNTED = {NEAR: "co_occurrence", FOLLOWS: "markov_chain"}
-"""What is counted beside the network: source -> the floor that counts it."""
+_RECENT = 0.98
+"""Weight of an act of the history, where words are read, relative to the next newer one: taste lasts longer than a train of thought."""
+_PRIOR = 1.0
+"""Acts that an item which nobody took yet is given beside the others of its word."""
+
+
+class Source(Protocol):
+    """What counting knows, as it stands beside a network and is kept with it."""
+
+    def scores(self, histories: Sequence[Ints]) -> Floats:
+        """What speaks for each item, (histories, items), 0 where nothing does; a history is its items, oldest first."""
+        ...
+
+    def save(self, path: Path) -> None:
+        """Write it as one safetensors file."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -73,6 +88,59 @@ class Near:
         return cls(sparse.csr_array((num_items, num_items), dtype=np.float32), 1.0)
 
 
+@dataclass(frozen=True)
+class Content:
+    """Whose words the items of a history share: the share of each word in it, times that of each item among those of the word.
+
+    A word that few items have says more by itself. What nobody took yet counts as one that was taken once.
+    """
+
+    said: sparse.csr_array
+    """(items, words) 1 where a word is said of an item."""
+    taken: Floats
+    """(items,) acts on each."""
+
+    @classmethod
+    def of(cls, offsets: Ints, words: Ints, num_words: int, taken: Ints) -> Content:
+        """Words of item i are `words[offsets[i]:offsets[i + 1]]`, distinct numbers below `num_words`."""
+        said = sparse.csr_array((np.ones(len(words), dtype=np.float32), words, offsets), shape=(len(taken), num_words))
+        return cls(said, taken.astype(np.float32))
+
+    @cached_property
+    def _of_item(self) -> sparse.csr_array:
+        """(items, words) share of each word in what is said of an item."""
+        return row_shares(self.said)
+
+    @cached_property
+    def _of_word(self) -> sparse.csr_array:
+        """(words, items) share of each item in the acts on those of a word."""
+        return row_shares(sparse.csr_array((self.said.multiply((self.taken + _PRIOR)[:, None])).T))
+
+    def scores(self, histories: Sequence[Ints]) -> Floats:
+        """As of `Source`."""
+        taste = recency_weights(histories, _RECENT, self.said.shape[0]) @ self._of_item
+        return np.asarray((taste @ self._of_word).toarray(), dtype=np.float32)
+
+    def told(self, offsets: Ints, words: Ints) -> Content:
+        """The same with more items, which nobody took; arguments as of `of`, of the new ones alone."""
+        new = Content.of(offsets, words, self.said.shape[1], np.zeros(len(offsets) - 1, dtype=np.int64))
+        said = sparse.csr_array(sparse.vstack([self.said, new.said]))
+        return Content(said, np.concatenate([self.taken, new.taken]))
+
+    def save(self, path: Path) -> None:
+        """Write it as one safetensors file."""
+        parts = {"indptr": self.said.indptr, "indices": self.said.indices, "taken": self.taken}
+        size = torch.tensor(self.said.shape[1], dtype=torch.int64)
+        save_file({**{name: torch.from_numpy(part) for name, part in parts.items()}, "num_words": size}, path)
+
+    @classmethod
+    def load(cls, path: Path) -> Content:
+        """What `save` wrote."""
+        parts = load_file(path)
+        offsets, words = (parts[name].numpy().astype(np.int64) for name in ("indptr", "indices"))
+        return cls.of(offsets, words, int(parts["num_words"]), parts["taken"].numpy())
+
+
 def recency_weights(histories: Sequence[Ints], decay: float, num_items: int) -> sparse.csr_array:
     """(histories, items): each act weighs `decay` per act that came after it; acts on one item add up."""
     lengths = np.fromiter(map(len, histories), np.int64, len(histories))
@@ -96,6 +164,12 @@ def blended(shares: Mapping[str, Floats], weights: Mapping[str, float]) -> Float
     for weight, share in heard:
         total += weight * share
     return shares_of(total)
+
+
+def row_shares(table: sparse.csr_array) -> sparse.csr_array:
+    """As `shares_of`, of a table that is mostly empty."""
+    sums = np.asarray(table.sum(axis=1)).ravel()
+    return sparse.csr_array(sparse.diags_array((1 / np.maximum(sums, _TINY)).astype(np.float32)) @ table)
 
 
 def shares_of(scores: Floats) -> Floats:

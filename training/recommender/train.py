@@ -23,7 +23,7 @@ from training.metrics.comparison import signed
 from training.metrics.names import with_interval
 from training.metrics.ranking import RankingReport
 from training.recommender import evaluate, placements
-from training.recommender.baselines import Baseline, CoOccurrence, fitted, floors
+from training.recommender.baselines import NEIGHBOURS, Baseline, Paired, fitted, floors
 from training.recommender.blend import fit_weights
 from training.recommender.content import READ, told_before, words_of
 from training.recommender.data import (
@@ -37,17 +37,16 @@ from training.recommender.data import (
     split,
 )
 from training.recommender.model import Recommender
+from training.recommender.names import CONTENT, PAIRED
 from training.recommender.purchases import Purchases
 from training.recommender.recipes import Recipe
-from training.recommender.sources import COUNTED
+from training.recommender.sources import Near, Source
 from training.splits import Split
 from training.tracking import Run
 from training.trainer import OnEpoch, Trained, Tuning
 from training.trainer import train as fit
 
 TASK = "recommender"
-NEIGHBOURS = 200
-"""Of each item, what stands near it that a served model keeps."""
 
 
 def train(recipe: Recipe, context: Context) -> dict[str, Any]:
@@ -73,10 +72,10 @@ def train(recipe: Recipe, context: Context) -> dict[str, Any]:
         trained = _fit(recipe, context, parts, inputs, tuning, refit, run.epoch)
         seconds = time.perf_counter() - started
         queries = make_queries(parts.test, final.encoder)
-        chosen, too_large = choose_floors(tuning, final, context.settings.train_memory_gb)
+        chosen = choose_floors(tuning, final, context.settings.train_memory_gb)
         _, recommender = blend(trained, tuning, final, chosen)
         answers = {TASK: _ask(scorer(recommender), queries, final)}
-        answers |= {name: _ask(floor, queries, final) for name, floor in chosen.items()}
+        answers |= {name: _ask(floor, queries, final) for name, floor in chosen.late.items()}
         counts = final.sequences.item_counts(len(final.encoder.items))
         reports = {name: evaluate.metrics(answer, counts, seed) for name, answer in answers.items()}
         others = {name: answer for name, answer in answers.items() if name != TASK}
@@ -87,7 +86,7 @@ def train(recipe: Recipe, context: Context) -> dict[str, Any]:
         segments = evaluate.segments(answers[TASK], answers[hardest], queries, counts, seed)
         run.table(segments, "segments.parquet")
         run.tags({f"weight_{name}": str(weight) for name, weight in recommender.weights.items()})
-        run.tags({f"not_run_{name}": why for name, why in too_large.items()})
+        run.tags({f"not_run_{name}": why for name, why in chosen.not_run.items()})
         run.tags({"hardest_floor": hardest, "num_cold_users": str(queries.num_cold_users)})
         _log_answer(run, TASK, answers, reports, queries, counts, context)
         zone = context.shop.time_zone
@@ -97,7 +96,7 @@ def train(recipe: Recipe, context: Context) -> dict[str, Any]:
             run.table(pa.Table.from_pylist([row for one in judged for row in one.rows(seed)]), "placements.parquet")
         run.figure(evaluate.gains_over_floors(gains), "gains_over_floors.png")
         card = _card(
-            recipe, parts, recommender, queries, reports, gains, segments, too_large, trained.tuned.best_epoch + 1, seconds
+            recipe, parts, recommender, queries, reports, gains, segments, chosen.not_run, trained.tuned.best_epoch + 1, seconds
         )
         card += placements.section(judged, seed)
         run.note(card)
@@ -105,7 +104,7 @@ def train(recipe: Recipe, context: Context) -> dict[str, Any]:
             recommender.save(Path(folder))
             purchases.save(Path(folder))
             registered = context.tracking.register(run, TASK, Path(folder), recommender.network.input_spec, card)
-    for name, floor in chosen.items():
+    for name, floor in chosen.late.items():
         content = {"name": name, "settings": floor.settings, "data": recipe.data.model_dump()}
         with context.tracking.run(TASK, name=name, role="baseline", recipe=content, inputs=inputs, tags=tags) as floor_run:
             _log_answer(floor_run, name, answers, reports, queries, counts, context)
@@ -185,7 +184,7 @@ def retrieval(recipe: Recipe, context: Context) -> Retrieval:
     parts, catalog, inputs, _ = _read(recipe, context)
     tuning, final = (_task(recipe, parts, catalog, is_tuning=is_tuning) for is_tuning in (True, False))
     trained = _fit(recipe, context, parts, inputs, tuning, final)
-    chosen, _ = choose_floors(tuning, final, context.settings.train_memory_gb, COUNTED.values())
+    chosen = choose_floors(tuning, final, context.settings.train_memory_gb, PAIRED)
     early, late = blend(trained, tuning, final, chosen)
     return Retrieval(parts, inputs, early, late)
 
@@ -210,54 +209,56 @@ def _fit(
     )
 
 
-def blend(
-    trained: Trained, tuning: RecommenderTask, final: RecommenderTask, ran: Mapping[str, Baseline]
-) -> tuple[Recommender, Recommender]:
-    """The networks of both fits beside what was counted, weighed as the tuned ones rank best on the validation part.
+@dataclass(frozen=True)
+class Floors:
+    """Each kind of floor that fits the memory, in its setting that is best on the validation part."""
 
-    Args:
-        ran: the floors that were run, each in its best setting, fitted on what the final network was fitted on.
-    """
-    alone = final.restored(trained.final.state)
-    early = tuning.restored(trained.tuned.state)
-    known, before = {}, {}
-    for source, name in COUNTED.items():
-        if isinstance(floor := ran.get(name), CoOccurrence):
-            same = replace(floor)
-            same.fit(tuning.sequences, len(tuning.encoder.items))
-            known[source], before[source] = floor.near.strongest(NEIGHBOURS), same.near.strongest(NEIGHBOURS)
+    early: dict[str, Near]
+    """Of those that can be sources, what they knew before the validation part."""
+    late: dict[str, Baseline]
+    """All of them, fitted on what the final network was fitted on."""
+    not_run: dict[str, str]
+    """Name -> why, of those that do not fit."""
+
+
+def blend(trained: Trained, tuning: RecommenderTask, final: RecommenderTask, ran: Floors) -> tuple[Recommender, Recommender]:
+    """The networks of both fits beside what was counted, weighed as the tuned ones rank best on the validation part."""
+    late = {name: floor.near.strongest(NEIGHBOURS) for name, floor in ran.late.items() if isinstance(floor, Paired)}
     assert tuning.val is not None
-    early = replace(early, counted=before)
+    early = replace(tuning.restored(trained.tuned.state), counted=_beside(tuning, ran.early))
     weights = fit_weights(early, tuning.val, tuning.val_users)
-    return replace(early, weights=weights), replace(alone, counted=known, weights=weights)
+    return replace(early, weights=weights), replace(
+        final.restored(trained.final.state), counted=_beside(final, late), weights=weights
+    )
 
 
-def choose_floors(
-    tuning: RecommenderTask, final: RecommenderTask, memory_gb: float, only: Collection[str] | None = None
-) -> tuple[dict[str, Baseline], dict[str, str]]:
-    """Each kind of floor (or `only` some) in its best setting on the validation part, then fitted on what the model was fitted on.
+def _beside(task: RecommenderTask, paired: Mapping[str, Near]) -> dict[str, Source]:
+    """The sources beside a network of the task."""
+    return {**paired, **({CONTENT: content} if (content := task.content) else {})}
 
-    Returns:
-        Name -> floor, and name -> why for each that does not fit the memory and is not run.
-    """
+
+def choose_floors(tuning: RecommenderTask, final: RecommenderTask, memory_gb: float, only: Collection[str] | None = None) -> Floors:
+    """The floors (or `only` some), chosen and fitted; those that need more memory than that are not run."""
     val = tuning.val
     assert val is not None
-    chosen, too_large = {}, {}
+    ran = Floors({}, {}, {})
     for name, candidates in floors().items():
         if only is not None and name not in only:
             continue
         needed = max(floor.memory(final.sequences, len(final.encoder.items)) for floor in candidates) / 1e9
         if needed > memory_gb:
-            too_large[name] = f"needs about {needed:,.1f} GB, SHOPGRAPH_TRAIN_MEMORY_GB is {memory_gb:g}"
-            log.get(__name__).warning("baseline not run", baseline=name, why=too_large[name])
+            ran.not_run[name] = f"needs about {needed:,.1f} GB, SHOPGRAPH_TRAIN_MEMORY_GB is {memory_gb:g}"
+            log.get(__name__).warning("baseline not run", baseline=name, why=ran.not_run[name])
             continue
         best = candidates[0]
         if len(candidates) > 1:
             asked = fitted(candidates, tuning.sequences, len(tuning.encoder.items))
             best = max(asked, key=lambda floor: _ask(floor, val, tuning).means["ndcg_at_10"])
+        if isinstance(best, Paired):  # each has settings to choose from, so it was fitted
+            ran.early[name] = best.near.strongest(NEIGHBOURS)
         best.fit(final.sequences, len(final.encoder.items))
-        chosen[name] = best
-    return chosen, too_large
+        ran.late[name] = best
+    return ran
 
 
 def _ask(scorer: Any, queries: Queries, task: RecommenderTask) -> RankingReport:
@@ -309,8 +310,8 @@ def _card(
             "",
             f"What a user takes next, out of {len(recommender.encoder.items)} items, from the newest {recipe.model.max_length} acts of "
             "the history.",
-            "A causal transformer with a softmax over the catalogue and tied item embeddings, blended with what stands near the "
-            f"history in those of others: {', '.join(f'{name} {weight:g}' for name, weight in recommender.weights.items())}.",
+            "A causal transformer with a softmax over the catalogue and tied item embeddings, blended with what was counted: "
+            f"{', '.join(f'{name} {weight:g}' for name, weight in recommender.weights.items() if weight)}.",
             "",
             f"Protocol `{recipe.data.protocol}`; asked: {asked if by_time else 'the last act of each user'}. Test part: "
             f"{min(times):%Y-%m-%d} to {max(times):%Y-%m-%d}, touched once; split {parts.digest[:12]}.",

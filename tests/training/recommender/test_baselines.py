@@ -6,6 +6,7 @@ import torch
 from training.recommender.baselines import CoOccurrence, Ease, Ials, ItemKNN, Popularity, Repetition, floors, taken
 from training.recommender.data import DataConfig, RecommenderTask, Sequences, ask, make_encoder, make_queries, make_sequences, split
 from training.recommender.model import Config
+from training.recommender.names import PAIRED
 from training.recommender.sources import shares_of
 from training.recommender.train import choose_floors
 from training.splits import DAY_US
@@ -132,8 +133,29 @@ def test_a_floor_that_does_not_fit_the_memory_is_named_and_not_run(cycle: pa.Tab
     encoder = make_encoder(parts.train, 28)
     acts, val = make_sequences(parts.train, encoder), make_queries(parts.val, encoder)
     task = RecommenderTask(Config(dim=8), DataConfig(), encoder, acts, val, 4, 3)
-    chosen, too_large = choose_floors(task, task, memory_gb=4e-6)
-    assert {"popularity", "popularity_7d", "repetition"} <= set(chosen)
-    assert "ease" in too_large
-    assert "SHOPGRAPH_TRAIN_MEMORY_GB is 4e-06" in too_large["ease"]
-    assert set(chosen) | set(too_large) == set(floors())
+    ran = choose_floors(task, task, memory_gb=4e-6)
+    assert {"popularity", "popularity_7d", "repetition"} <= set(ran.late)
+    assert set(ran.early) == {"repetition"}
+    assert "ease" in ran.not_run
+    assert "SHOPGRAPH_TRAIN_MEMORY_GB is 4e-06" in ran.not_run["ease"]
+    assert set(ran.late) | set(ran.not_run) == set(floors())
+
+
+def test_every_paired_floor_has_a_source_that_ranks_as_it_does(cycle: pa.Table) -> None:
+    parts = split(cycle, DataConfig(val_days=14, test_days=14))
+    encoder = make_encoder(parts.train, 28)
+    task = RecommenderTask(
+        Config(dim=8), DataConfig(), encoder, make_sequences(parts.train, encoder), make_queries(parts.val, encoder), 4, 3
+    )
+    ran = choose_floors(task, task, memory_gb=1)
+    assert set(ran.early) == set(PAIRED)
+    assert task.val is not None
+    users = np.arange(len(task.val))
+    histories = task.val.history.served(users)[0]
+    for name, near in ran.early.items():
+        scores, own = near.scores(histories), ran.late[name](task.val.history, users)
+        assert (scores >= 0).all()
+        spoken = scores > 0
+        # ease leaves out what it speaks against, repetition what is popular; of what is left the order is the floor's
+        if name != "ease":
+            assert scores[spoken] == pytest.approx(own[spoken], abs=2e-3)

@@ -9,10 +9,22 @@ from scipy import sparse
 
 from infra.errors import ModelNotFoundError
 from training.recommender.blend import fit_weights
-from training.recommender.data import DataConfig, RecommenderTask, make_encoder, make_queries, make_sequences, near_counts, split
+from training.recommender.data import (
+    DataConfig,
+    RecommenderTask,
+    ask,
+    make_encoder,
+    make_queries,
+    make_sequences,
+    near_counts,
+    scorer,
+    split,
+)
 from training.recommender.model import Config, Recommender
-from training.recommender.sources import FOLLOWS, NEAR, NETWORK, Floats, Ints, Near, blended, recency_weights, shares_of
+from training.recommender.names import NETWORK, PAIRED, POPULAR
+from training.recommender.sources import Content, Floats, Ints, Near, blended, recency_weights, shares_of
 
+NEAR, FOLLOWS = "co_occurrence", "markov_chain"
 TABLE = np.array([[0.0, 2.0, 0.5], [1.0, 0.0, 0.0], [0.5, 0.5, 0.0]], dtype=np.float32)
 
 
@@ -38,6 +50,25 @@ def test_near_comes_back_as_it_was_saved(tmp_path: Path) -> None:
         back = Near.load(tmp_path / "near.safetensors")
         assert back.decay == near.decay
         assert np.array_equal(back.table.toarray(), near.table.toarray())
+
+
+def test_content_takes_the_share_of_a_word_times_that_of_an_item_in_it(tmp_path: Path) -> None:
+    # items 0 and 1 are tea, 1 and 2 are green, of 3 nothing is said; taken 3, 1, 0 and 5 times
+    content = Content.of(np.array([0, 1, 3, 4, 4]), np.array([0, 0, 1, 1]), 2, np.array([3, 1, 0, 5]))
+    tea, green = np.array([4, 2, 0, 0]) / 6, np.array([0, 2, 1, 0]) / 3
+    content.save(tmp_path / "content.safetensors")
+    for same in (content, Content.load(tmp_path / "content.safetensors")):
+        scores = same.scores([history(0), history(1), history(2, 0), history(3), history()])
+        assert scores[:3] == pytest.approx(np.array([tea, tea / 2 + green / 2, 0.98 * green + tea]), rel=1e-5)
+        assert not scores[3:].any()
+
+
+def test_content_knows_an_item_the_minute_it_is_listed() -> None:
+    content = Content.of(np.array([0, 1, 2]), np.array([0, 1]), 2, np.array([9, 4]))
+    grown = content.told(np.array([0, 1, 1]), np.array([1]))
+    assert grown.scores([history(1)])[0] == pytest.approx([0, 5 / 6, 1 / 6, 0])
+    assert grown.scores([history(2)])[0] == pytest.approx([0, 5 / 6, 1 / 6, 0])
+    assert content.scores([history(1)])[0] == pytest.approx([0, 1])
 
 
 def test_a_blend_is_the_mean_of_shares_and_who_says_nothing_leaves_the_word_to_the_others() -> None:
@@ -106,6 +137,30 @@ def test_the_source_that_knows_gets_the_weight(task: RecommenderTask, knows: str
     weights = fit_weights(oracle, task.val, task.val_users)
     assert weights[knows] >= 0.5
     assert sum(weights.values()) == pytest.approx(1)
+
+
+def test_a_blend_ranks_no_worse_than_any_of_its_sources_where_it_was_chosen(task: RecommenderTask) -> None:
+    rng = np.random.default_rng(5)
+    size = len(task.encoder.items)
+    follows = np.roll(np.eye(size, dtype=np.float32), 1, axis=1)
+    counted = {
+        name: Near(sparse.csr_array((follows * known + rng.random((size, size)) * 0.8).astype(np.float32)), decay=0.1)
+        for name, known in zip(PAIRED, (0.9, 0.7, 0.5, 0.0, 0.0), strict=True)
+    }
+    assert task.val is not None
+    model = Recommender(task.config, task.encoder, task.build().eval(), counted, {})
+    weights = fit_weights(model, task.val, task.val_users)
+    assert set(weights) == {NETWORK, *PAIRED, POPULAR}
+    assert sum(weights.values()) == pytest.approx(1, abs=1e-3)
+
+    def rank(weights: dict[str, float]) -> float:
+        assert task.val is not None
+        asked = ask(scorer(replace(model, weights=weights)), task.val, size, task.config.repeats, task.val_users)
+        return asked.means["ndcg_at_10"]
+
+    alone = [rank({name: 1.0}) for name in weights]
+    assert rank(weights) >= max(alone)
+    assert rank(weights) > sorted(alone)[-2] + 0.01
 
 
 def test_only_sources_of_weight_are_asked_and_scores_are_logs_of_their_blend(task: RecommenderTask) -> None:
