@@ -178,8 +178,7 @@ def test_a_list_is_ranked_by_the_features_of_the_point_in_time_join(shop: Instal
     visits = [{"interaction_id": f"visit {user}", "user_id": user, "session_id": f"visit {user}", **comes} for user in users]
     told = pa.Table.from_pylist([{name: visit.get(name) for name in rows.column_names} for visit in visits], schema=rows.schema)
     instant = to_microseconds(at)
-    holdout, asked = splits.every_session(pa.concat_tables([rows, told]), instant, instant + 2)
-    sessions = Sessions.of(holdout, graph.model, asked)
+    sessions = Sessions.of(splits.every_session(pa.concat_tables([rows, told]), instant, instant + 2), graph.model)
     lists = make_lists(sessions, graph.model, store, np.arange(len(sessions)))
     ranker = graph.placements.ranking.ranker
     values = ranker.values(lists.candidates)

@@ -7,6 +7,7 @@ Leave-one-out (last act = test, last but one = validation) is kept to compare wi
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -36,6 +37,8 @@ class Holdout:
     targets: pa.Table
     num_cold_users: int = 0
     """Users (or acts, where each is asked for) in the part without any history: not scored, only counted."""
+    askers: tuple[str, ...] | None = None
+    """Where questions are numbered users, who asks each of them, in their order; None: each user asks one."""
 
 
 @dataclass(frozen=True)
@@ -121,16 +124,13 @@ def time_split(interactions: pa.Table, val_days: float, test_days: float, target
     )
 
 
-def every_session(interactions: pa.Table, start: int, until: int) -> tuple[Holdout, tuple[str, ...]]:
+def every_session(interactions: pa.Table, start: int, until: int) -> Holdout:
     """Each session that begins in [start, until), asked for with what its user did before it and was known by then.
 
     Each question is a user of its own, `<user>#<number>`; of who has no history nothing is asked.
 
     Args:
         start, until: microseconds UTC.
-
-    Returns:
-        The part, and who asks each of its questions, in their order.
 
     Raises:
         ValueError: there is no such session.
@@ -145,8 +145,8 @@ def every_session(interactions: pa.Table, start: int, until: int) -> tuple[Holdo
     kept = np.unique(question)
     if not len(kept):
         raise ValueError("no session of a user with a history begins in this part; make it longer")
-    owners = np.asarray(rows[USER_ID].take(asked[kept]).to_pylist(), dtype=str)
-    names = _numbered(owners)
+    askers = tuple(rows[USER_ID].take(asked[kept]).to_pylist())
+    names = _numbered(askers)
     place = np.full(len(asked), -1)
     place[kept] = np.arange(len(kept))
     of_session = np.full(len(first), -1)  # the question that each session is
@@ -156,7 +156,7 @@ def every_session(interactions: pa.Table, start: int, until: int) -> tuple[Holdo
     targets = targets[np.argsort(acts[targets], kind="stable")]
     history = _named(rows.take(pa.array(before)), names[place[question]])
     num_cold = int(((time[first] >= start) & (time[first] < until)).sum()) - len(kept)
-    return Holdout(history, _named(rows.take(pa.array(targets)), names[acts[targets]]), num_cold), tuple(owners.tolist())
+    return Holdout(history, _named(rows.take(pa.array(targets)), names[acts[targets]]), num_cold, askers)
 
 
 def _each_act(rows: pa.Table, users: NDArray[np.int64], known: NDArray[np.int64], acts: NDArray[np.int64], where: str) -> Holdout:
@@ -169,9 +169,10 @@ def _each_act(rows: pa.Table, users: NDArray[np.int64], known: NDArray[np.int64]
     if not len(kept):
         raise ValueError(f"no user acts after another act in the {where}; make it longer")
     number = np.cumsum(np.bincount(question, minlength=len(asked)) > 0) - 1
-    names = _numbered(np.asarray(rows[USER_ID].take(asked[kept]).to_pylist(), dtype=str))
+    askers = tuple(rows[USER_ID].take(asked[kept]).to_pylist())
+    names = _numbered(askers)
     history = _named(rows.take(pa.array(before)), names[number[question]])
-    return Holdout(history, _named(rows.take(pa.array(asked[kept])), names), len(acts) - len(warm))
+    return Holdout(history, _named(rows.take(pa.array(asked[kept])), names), len(acts) - len(warm), askers)
 
 
 def _histories(
@@ -185,8 +186,8 @@ def _histories(
     return question[is_known], before[is_known]
 
 
-def _numbered(users: NDArray[np.str_]) -> NDArray[np.str_]:
-    return np.char.add(np.char.add(users, "#"), np.arange(len(users)).astype(str))
+def _numbered(users: Sequence[str]) -> NDArray[np.str_]:
+    return np.array([f"{user}#{number}" for number, user in enumerate(users)])
 
 
 def _named(rows: pa.Table, users: NDArray[np.str_]) -> pa.Table:

@@ -134,7 +134,7 @@ def learn(parts: Split, recipe: Recipe, say: Callable[[str], None]) -> Fitted:
     say(f"fitting again, {epochs} epochs")
     recommender = final.restored(fit(final, recipe.fit.model_copy(update={"epochs": epochs, "patience": None})).state)
     say("fitting the floors")
-    chosen, _ = choose_floors(replace(tuning, val=val), final, Settings.load().train_memory_gb)
+    chosen = choose_floors(replace(tuning, val=val), final, Settings.load().train_memory_gb).late
     return Fitted(recommender, final, chosen)
 
 

@@ -106,8 +106,7 @@ def test_features_are_those_of_the_point_in_time_join_at_the_same_instant(served
         }
         for number, (user, item, kind, when) in enumerate(acts)
     ]
-    holdout, names = splits.every_session(rows_of(INTERACTIONS, told), at, at + 2)
-    sessions = Sessions.of(holdout, graph.model, names)
+    sessions = Sessions.of(splits.every_session(rows_of(INTERACTIONS, told), at, at + 2), graph.model)
     assert set(sessions.at.tolist()) == {at}
     store = FeatureStore(served.settings, served.shop, served.lake)
     lists = make_lists(sessions, graph.model, store, np.arange(len(sessions)))

@@ -148,8 +148,8 @@ def test_rolling_origins_end_where_the_test_part_begins() -> None:
 
 def test_every_session_is_asked_with_what_was_known_before_it_and_no_more() -> None:
     start, until = (round((START + timedelta(days=day)).timestamp() * 1e6) for day in (11, 25))
-    holdout, users = splits.every_session(LONG, start, until)
-    assert users == ("u", "u", "u")  # v acts too late, w has no history
+    holdout = splits.every_session(LONG, start, until)
+    assert holdout.askers == ("u", "u", "u")  # v acts too late, w has no history
     assert holdout.num_cold_users == 0
     questions = list(dict.fromkeys(holdout.targets["user_id"].to_pylist()))
     found = [
@@ -157,7 +157,7 @@ def test_every_session_is_asked_with_what_was_known_before_it_and_no_more() -> N
         for question in questions
     ]
     assert found == [[["a", "b"], ["c", "d"]], [["a", "b", "c", "d"], ["e"]], [["a", "b", "c", "d", "e"], ["f"]]]
-    assert splits.every_session(LONG, start, until + 1)[0].num_cold_users == 1
+    assert splits.every_session(LONG, start, until + 1).num_cold_users == 1
 
 
 def test_an_act_known_later_than_a_session_begins_is_not_in_its_history() -> None:
@@ -165,8 +165,8 @@ def test_an_act_known_later_than_a_session_begins_is_not_in_its_history() -> Non
     known = [START + timedelta(days=day) for day in (1, 7, 3)]
     rows = rows.append_column("created_timestamp", pa.array(known, pa.timestamp("us", tz="UTC")))
     begin, end = (round((START + timedelta(days=day)).timestamp() * 1e6) for day in (2.5, 4))
-    holdout, users = splits.every_session(rows, begin, end)
-    assert (users, items(holdout.history), items(holdout.targets)) == (("u",), ["a"], ["c"])
+    holdout = splits.every_session(rows, begin, end)
+    assert (holdout.askers, items(holdout.history), items(holdout.targets)) == (("u",), ["a"], ["c"])
 
 
 def test_a_part_without_a_session_of_a_known_user_is_told() -> None:

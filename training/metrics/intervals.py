@@ -10,24 +10,37 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 
 DRAWS = 2000
 _LEVELS = (0.025, 0.975)
 
 
-def mean_interval(values: Floats, seed: int, draws: int = DRAWS) -> tuple[float, float, float]:
+def mean_interval(values: Floats, seed: int, draws: int = DRAWS, owners: Ints | None = None) -> tuple[float, float, float]:
     """Mean of `values` (n,) and its 95 % interval `(mean, lo, hi)`.
 
+    Args:
+        owners: (n,) a number from 0 for whose each value is; those of one are drawn together, as they are alike (the cluster
+            bootstrap, Field & Welsh 2007). None: each is of its own.
+
     Raises:
-        ValueError: no value, or one that is not finite.
+        ValueError: no value, one that is not finite, or not as many owners.
     """
     values = _checked(values)
+    if owners is not None:
+        if owners.shape != values.shape:
+            raise ValueError(f"each value needs its owner: got {len(values)} and {len(owners)}")
+        sums, counts = (np.bincount(owners, of).astype(np.float64) for of in (values, np.ones(len(values))))
+        return ratio_interval(sums[counts > 0], counts[counts > 0], seed, draws)
     lo, hi = np.quantile(_resampled_sums(values[:, None], seed, draws)[:, 0] / len(values), _LEVELS)
     return float(values.mean()), float(lo), float(hi)
 
 
-def paired_interval(a: Floats, b: Floats, seed: int, draws: int = DRAWS) -> tuple[float, float, float]:
+def paired_interval(a: Floats, b: Floats, seed: int, draws: int = DRAWS, owners: Ints | None = None) -> tuple[float, float, float]:
     """Mean of `a - b`, both (n,) in the same order of the same units, and its 95 % interval `(mean, lo, hi)`.
+
+    Args:
+        owners: as of `mean_interval`.
 
     Raises:
         ValueError: different lengths, no value, or one that is not finite.
@@ -35,7 +48,7 @@ def paired_interval(a: Floats, b: Floats, seed: int, draws: int = DRAWS) -> tupl
     a, b = _checked(a), _checked(b)
     if a.shape != b.shape:
         raise ValueError(f"paired values must speak of the same units: got {len(a)} and {len(b)}")
-    return mean_interval(a - b, seed, draws)
+    return mean_interval(a - b, seed, draws, owners)
 
 
 def ratio_interval(numerators: Floats, denominators: Floats, seed: int, draws: int = DRAWS) -> tuple[float, float, float]:

@@ -41,19 +41,15 @@ class Sessions:
         return len(self.users)
 
     @classmethod
-    def of(cls, holdout: splits.Holdout, recommender: Recommender, names: tuple[str, ...] | None = None) -> Sessions:
-        """The questions of a holdout part, one session each.
-
-        Args:
-            names: the users, where those of the part are numbered; see `splits.every_session`.
-        """
+    def of(cls, holdout: splits.Holdout, recommender: Recommender) -> Sessions:
+        """The questions of a holdout part, one session each."""
         queries = make_queries(holdout, recommender.encoder)
         done = make_sequences(holdout.targets, recommender.encoder, collapse=False)
         starts = np.minimum.reduceat(splits.microseconds(holdout.targets), done.offsets[:-1])
         acts = pa.table(
             {"session": done.owners, "item": done.items, EVENT_TYPE: holdout.targets[EVENT_TYPE]}  # rows in the same order
         )
-        return cls(names or queries.history.users, starts - 1, queries.history, queries.targets, acts)
+        return cls(queries.askers, starts - 1, queries.history, queries.targets, acts)
 
 
 def retrieved(recommender: Recommender, sessions: Sessions, chosen: Ints) -> Retrieved:

@@ -144,8 +144,7 @@ def _parts(recipe: Recipe, context: Context, first: Retrieval, *, with_test: boo
         return make_lists(sessions, recommender, store, chosen)
 
     def window(start: int, until: int) -> Lists:
-        holdout, users = splits.every_session(first.parts.refit, start, until)
-        return lists(Sessions.of(holdout, first.early, users), first.early)
+        return lists(Sessions.of(splits.every_session(first.parts.refit, start, until), first.early), first.early)
 
     try:
         learned, tuned = window(begin, tuned_from), window(tuned_from, end)

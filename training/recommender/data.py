@@ -109,6 +109,13 @@ class Queries:
     targets: tuple[Ints, ...]
     """Per user, distinct catalogue indices, -1 for each target that is not in the catalogue."""
     num_cold_users: int
+    askers: tuple[str, ...]
+    """Who asks each question; of one user there may be several."""
+
+    @cached_property
+    def owners(self) -> Ints:
+        """(questions,) number of the one who asks."""
+        return np.unique(np.array(self.askers), return_inverse=True)[1]
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -186,7 +193,8 @@ def make_queries(holdout: splits.Holdout, encoder: Encoder) -> Queries:
         strangers = {names[row] for row in range(part.start, part.stop) if targets.items[row] < 0}
         known = np.unique(targets.items[part])
         wanted.append(np.r_[known[known >= 0], np.full(len(strangers), -1, dtype=np.int64)])
-    return Queries(make_sequences(holdout.history, encoder), tuple(wanted), holdout.num_cold_users)
+    history = make_sequences(holdout.history, encoder)
+    return Queries(history, tuple(wanted), holdout.num_cold_users, holdout.askers or history.users)
 
 
 Scorer = Callable[[Sequences, Ints], Scores]

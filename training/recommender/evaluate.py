@@ -30,19 +30,21 @@ HISTORY_BUCKETS = (1, 4, 16, 64, 256)
 """Lower bounds of the segments by length of history."""
 
 
-def metrics(report: RankingReport, counts: Ints, seed: int) -> dict[str, float]:
-    """Test metrics with 95 % intervals; `counts` (items,) are the acts on each item in training."""
+def metrics(report: RankingReport, queries: Queries, counts: Ints, seed: int) -> dict[str, float]:
+    """Test metrics with 95 % intervals over who asks; `counts` (items,) are the acts on each item in training."""
     found: dict[str, float] = {}
     for name, values in report.per_query.items():
-        found |= with_interval(f"test_{name}", mean_interval(values, seed))
-    found |= with_interval("test_novelty_at_10", mean_interval(novelty_at_10(report.lists, counts), seed))
+        found |= with_interval(f"test_{name}", mean_interval(values, seed, owners=queries.owners))
+    novelty = novelty_at_10(report.lists, counts)
+    found |= with_interval("test_novelty_at_10", mean_interval(novelty, seed, owners=queries.owners))
     return found | with_interval("test_coverage_at_10", coverage_interval(report.lists, len(report.relevant)))
 
 
-def gains(model: RankingReport, floors: Reports, seed: int) -> dict[str, Interval]:
+def gains(model: RankingReport, floors: Reports, queries: Queries, seed: int) -> dict[str, Interval]:
     """Paired gain in ndcg_at_10 over each floor `(mean, lo, hi)`, the hardest floor first; above zero the model is better."""
     found = {
-        name: paired_interval(model.per_query["ndcg_at_10"], floor.per_query["ndcg_at_10"], seed) for name, floor in floors.items()
+        name: paired_interval(model.per_query["ndcg_at_10"], floor.per_query["ndcg_at_10"], seed, owners=queries.owners)
+        for name, floor in floors.items()
     }
     return dict(sorted(found.items(), key=lambda item: item[1][0]))
 
@@ -78,7 +80,9 @@ def segments(model: RankingReport, floor: RankingReport, queries: Queries, count
     rows = []
     for name, mask in masks.items():
         if mask.any():
-            value, gain = mean_interval(ours[mask], seed), paired_interval(ours[mask], theirs[mask], seed)
+            owners = queries.owners[mask]
+            value = mean_interval(ours[mask], seed, owners=owners)
+            gain = paired_interval(ours[mask], theirs[mask], seed, owners=owners)
             ends = (("", 0), ("_lo", 1), ("_hi", 2))
             found = {f"{what}{end}": of[place] for what, of in (("ndcg_at_10", value), ("gain", gain)) for end, place in ends}
             rows.append({"segment": name, "num_queries": int(mask.sum()), **found})
@@ -95,11 +99,11 @@ def segments_table(rows: pa.Table) -> str:
 
 
 def per_user(report: RankingReport, queries: Queries, pseudonym: Callable[[str], str]) -> pa.Table:
-    """One row per user asked, so that any two runs can be paired later; users as keyed hashes."""
+    """One row per question, so that any two runs can be paired later; who asks as keyed hashes."""
     rows = np.arange(0, len(queries), -(-len(queries) // MAX_USERS))
     return pa.table(
         {
-            USER_ID: pa.array([pseudonym(queries.history.users[row]) for row in rows]),
+            USER_ID: pa.array([pseudonym(queries.askers[row]) for row in rows]),
             "num_history": np.diff(queries.history.offsets)[rows],
             "num_targets": np.array([len(queries.targets[row]) for row in rows]),
             **{name: values[rows] for name, values in report.per_query.items()},

@@ -77,9 +77,9 @@ def train(recipe: Recipe, context: Context) -> dict[str, Any]:
         answers = {TASK: _ask(scorer(recommender), queries, final)}
         answers |= {name: _ask(floor, queries, final) for name, floor in chosen.late.items()}
         counts = final.sequences.item_counts(len(final.encoder.items))
-        reports = {name: evaluate.metrics(answer, counts, seed) for name, answer in answers.items()}
+        reports = {name: evaluate.metrics(answer, queries, counts, seed) for name, answer in answers.items()}
         others = {name: answer for name, answer in answers.items() if name != TASK}
-        gains = evaluate.gains(answers[TASK], others, seed)
+        gains = evaluate.gains(answers[TASK], others, queries, seed)
         hardest, gain = next(iter(gains.items()))
         reports[TASK] |= with_interval("test_ndcg_at_10_gain", gain)
 

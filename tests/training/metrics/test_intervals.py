@@ -38,6 +38,25 @@ def test_ratio_is_pooled_not_a_mean_of_ratios() -> None:
     assert lo <= ratio <= hi
 
 
+def test_values_of_one_owner_are_drawn_together() -> None:
+    own = np.random.default_rng(0).normal(3.0, 2.0, 400)
+    owners = np.repeat(np.arange(400) * 2, 25)  # numbers that own nothing are between them
+    mean, lo, hi = mean_interval(own, seed=1)
+    assert mean_interval(np.repeat(own, 25), 1, owners=owners) == pytest.approx((mean, lo, hi), abs=0.1 * (hi - lo))
+    alone = mean_interval(np.repeat(own, 25), 1)
+    assert alone[2] - alone[1] < 0.3 * (hi - lo)  # as though each of the 10,000 had told something new
+    assert paired_interval(np.repeat(own, 25), np.zeros(10_000), 1, owners=owners)[1:] == pytest.approx(
+        (lo, hi), abs=0.1 * (hi - lo)
+    )
+
+
+def test_who_has_more_values_weighs_more_in_the_mean() -> None:
+    mean, lo, hi = mean_interval(np.array([1.0, 1.0, 1.0, 5.0]), 1, owners=np.array([0, 0, 0, 7]))
+    assert (mean, lo, hi) == pytest.approx((2, 1, 5))
+    with pytest.raises(ValueError, match="got 2 and 3"):
+        mean_interval(np.zeros(2), 1, owners=np.zeros(3, dtype=np.int64))
+
+
 def test_equal_seeds_give_equal_intervals() -> None:
     values = np.random.default_rng(0).random(100)
     assert mean_interval(values, 3) == mean_interval(values, 3) != mean_interval(values, 4)

@@ -120,6 +120,5 @@ def store(settings: Settings, lake: Lake) -> FeatureStore:
 @pytest.fixture
 def lists(interactions: pa.Table, recommender: Recommender, store: FeatureStore) -> Lists:
     """What would have been retrieved in the sessions of days 40 to 50."""
-    holdout, users = splits.every_session(interactions, microseconds(40), microseconds(50))
-    sessions = Sessions.of(holdout, recommender, users)
+    sessions = Sessions.of(splits.every_session(interactions, microseconds(40), microseconds(50)), recommender)
     return make_lists(sessions, recommender, store, np.arange(len(sessions)))

@@ -19,8 +19,7 @@ from training.recommender.model import Recommender
 
 
 def sessions_of(rows: pa.Table, start: float, until: float, recommender: Recommender) -> Sessions:
-    holdout, users = splits.every_session(rows, microseconds(start), microseconds(until))
-    return Sessions.of(holdout, recommender, users)
+    return Sessions.of(splits.every_session(rows, microseconds(start), microseconds(until)), recommender)
 
 
 def test_labels_are_what_the_session_did_with_each_candidate(

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -23,7 +25,7 @@ def asked(cycle: pa.Table) -> tuple[Queries, dict[str, RankingReport]]:
 
 def test_metrics_have_listed_names_and_hold_their_mean(asked: tuple[Queries, dict[str, RankingReport]]) -> None:
     report = asked[1]["good"]
-    found = evaluate.metrics(report, np.arange(20), seed=1)
+    found = evaluate.metrics(report, asked[0], np.arange(20), seed=1)
     assert all(check(name) == name for name in found)
     assert found["test_ndcg_at_10"] == pytest.approx(report.per_query["ndcg_at_10"].mean())
     for name in RANKING:
@@ -32,10 +34,29 @@ def test_metrics_have_listed_names_and_hold_their_mean(asked: tuple[Queries, dic
 
 def test_gains_name_the_hardest_floor_first(asked: tuple[Queries, dict[str, RankingReport]]) -> None:
     report = asked[1]["good"]
-    found = evaluate.gains(report, {"popularity": asked[1]["popularity"], "itself": report}, seed=1)
+    found = evaluate.gains(report, {"popularity": asked[1]["popularity"], "itself": report}, asked[0], seed=1)
     assert list(found) == ["itself", "popularity"]
     assert found["itself"] == (0, 0, 0)
     assert found["popularity"][1] > 0
+
+
+def test_questions_of_one_user_are_drawn_together(cycle: pa.Table) -> None:
+    parts = split(cycle, DataConfig(val_days=14, test_days=14, target="act"))
+    encoder = make_encoder(parts.refit, 28)
+    queries, acts = make_queries(parts.test, encoder), make_sequences(parts.refit, encoder)
+    assert set(queries.askers) <= set(cycle["user_id"].to_pylist())
+    assert len(set(queries.askers)) == queries.owners.max() + 1 < len(queries)
+    floor = CoOccurrence(decay=0.5)
+    floor.fit(acts, len(encoder.items))
+    report = ask(floor, queries, len(encoder.items), True)
+    values = np.array([float(user[-1] > "4") for user in queries.askers])  # some users are easy, others are not
+    easy = replace(report, per_query={"ndcg_at_10": values})
+    together = evaluate.metrics(easy, queries, np.arange(20), seed=1)
+    apart = evaluate.metrics(easy, replace(queries, askers=queries.history.users), np.arange(20), seed=1)
+    assert together["test_ndcg_at_10"] == pytest.approx(apart["test_ndcg_at_10"])
+    widths = [found["test_ndcg_at_10_hi"] - found["test_ndcg_at_10_lo"] for found in (together, apart)]
+    assert widths[0] > 1.5 * widths[1]
+    assert set(evaluate.per_user(report, queries, str)["user_id"].to_pylist()) == set(queries.askers)
 
 
 def test_segments_part_users_and_wanted_items() -> None:
@@ -90,12 +111,12 @@ def test_plots_show_model_and_floors(asked: tuple[Queries, dict[str, RankingRepo
     assert (good.get_label(), popularity.get_label()) == ("good", "popularity")
     assert np.mean(good.get_ydata()) > np.mean(popularity.get_ydata())
     assert len(evaluate.ndcg_by_history(reports, queries).axes[0].lines) == 2
-    gains = evaluate.gains(reports["good"], {"popularity": reports["popularity"]}, seed=1)
+    gains = evaluate.gains(reports["good"], {"popularity": reports["popularity"]}, queries, seed=1)
     assert [tick.get_text() for tick in evaluate.gains_over_floors(gains).axes[0].get_yticklabels()] == ["popularity"]
 
 
 def test_table_holds_every_metric_of_everybody(asked: tuple[Queries, dict[str, RankingReport]]) -> None:
-    text = evaluate.table({name: evaluate.metrics(report, np.arange(20), 1) for name, report in asked[1].items()})
+    text = evaluate.table({name: evaluate.metrics(report, asked[0], np.arange(20), 1) for name, report in asked[1].items()})
     assert (
         text.splitlines()[0]
         == "| test part | ndcg_at_10 | recall_at_10 | recall_at_20 | mrr_at_20 | coverage_at_10 | novelty_at_10 |"
