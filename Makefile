@@ -56,7 +56,7 @@ docs: setup ## regenerate docs/settings.md, docs/dictionary.md and serving/opena
 bench: setup ## every benchmark area; each alone: make bench-<area>
 	@missed=0; for file in tests/bench/bench_*.py; do $(PY) $$file || missed=1; done; exit $$missed
 
-bench-%: setup ## one benchmark area: tables, features, online, fresh, recommender, large, demand, sentiment, serving
+bench-%: setup ## one benchmark area: tables, features, online, fresh, recommender, large, sessions, demand, sentiment, serving
 	@$(PY) tests/bench/bench_$*.py
 
 clean: ## remove caches and build output; never a home

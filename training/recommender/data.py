@@ -55,7 +55,7 @@ class DataConfig(BaseModel):
     start: Start = Field("users", description="What items are alike by before training: who takes them, or what they are near to.")
     content: bool = Field(True, description="Learn what the words of `item_catalog` say of an item, so that new ones are known.")
     popular_days: PositiveFloat = Field(28, description="Window of the popular list that answers an empty history.")
-    max_val_queries: PositiveInt = Field(5000, description="Users of the validation part scored after each epoch, at most.")
+    max_val_queries: PositiveInt = Field(5000, description="Questions of the validation part by which epochs, floors and weights are chosen, at most.")
 
 
 @dataclass(frozen=True)

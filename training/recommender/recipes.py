@@ -63,3 +63,16 @@ def sequences() -> Recipe:
         model=Config(dim=128, dropout=0.5, repeats=False),
         fit=FitConfig(epochs=12, batch_size=128, learning_rate=1e-3, warmup_steps=100, schedule="cosine", clip_norm=1.0),
     )
+
+
+def sessions() -> Recipe:
+    """Sessions of strangers: each act asked for given those before it, however often an item comes again (Diginetica).
+
+    Tuned on the validation part of Diginetica.
+    """
+    return Recipe(
+        name="sessions",
+        data=DataConfig(target="act", objective="next_item", start="near", event_types=None, collapse=False),
+        model=Config(dim=128, num_blocks=1, max_length=20, dropout=0.3, temperature=0.07, num_negatives=8192),
+        fit=FitConfig(epochs=6, batch_size=256, learning_rate=1e-3, warmup_steps=200, schedule="cosine", clip_norm=1.0),
+    )

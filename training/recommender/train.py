@@ -65,9 +65,9 @@ def train(recipe: Recipe, context: Context) -> dict[str, Any]:
     title = f"{TASK} {recipe.name}"
     with context.tracking.run(TASK, name=title, role="model", recipe=recipe.model_dump(), inputs=inputs, tags=tags) as run:
         started = time.perf_counter()
-        tuning = _task(recipe, parts, catalog, is_tuning=True)
+        tuning = make_task(recipe, parts, catalog, is_tuning=True)
         # published leave-one-out tables do not fit again
-        refit = _task(recipe, parts, catalog, is_tuning=False) if recipe.data.protocol == "time" else None
+        refit = make_task(recipe, parts, catalog, is_tuning=False) if recipe.data.protocol == "time" else None
         final = refit or tuning
         trained = _fit(recipe, context, parts, inputs, tuning, refit, run.epoch)
         seconds = time.perf_counter() - started
@@ -121,7 +121,7 @@ def train(recipe: Recipe, context: Context) -> dict[str, Any]:
 def tuning(recipe: Recipe, context: Context) -> Tuning:
     """What a search for the recipe's values fits (raises as `train`)."""
     parts, catalog, inputs, tags = _read(recipe, context)
-    task = _task(recipe, parts, catalog, is_tuning=True)
+    task = make_task(recipe, parts, catalog, is_tuning=True)
     return Tuning(task, inputs, tags, (inputs, parts.digest, rows_digest(parts.refit)))
 
 
@@ -145,7 +145,7 @@ def _catalog(recipe: Recipe, context: Context, inputs: dict[str, int]) -> pa.Tab
     return current_rows(context.lake, ITEM_CATALOG, version, READ)
 
 
-def _task(recipe: Recipe, parts: Split, catalog: pa.Table | None, *, is_tuning: bool) -> RecommenderTask:
+def make_task(recipe: Recipe, parts: Split, catalog: pa.Table | None, *, is_tuning: bool) -> RecommenderTask:
     """While tuning: learn from the training part, watch the validation part. Then: learn from all before the test part."""
     rows, asked = (parts.train, parts.val) if is_tuning else (parts.refit, parts.test)
     told = None
@@ -182,7 +182,7 @@ def retrieval(recipe: Recipe, context: Context) -> Retrieval:
     if recipe.data.protocol != "time":
         raise TableContractError(f"retrieval at an instant needs the protocol time, got {recipe.data.protocol}.")
     parts, catalog, inputs, _ = _read(recipe, context)
-    tuning, final = (_task(recipe, parts, catalog, is_tuning=is_tuning) for is_tuning in (True, False))
+    tuning, final = (make_task(recipe, parts, catalog, is_tuning=is_tuning) for is_tuning in (True, False))
     trained = _fit(recipe, context, parts, inputs, tuning, final)
     chosen = choose_floors(tuning, final, context.settings.train_memory_gb, PAIRED)
     early, late = blend(trained, tuning, final, chosen)
@@ -253,7 +253,7 @@ def choose_floors(tuning: RecommenderTask, final: RecommenderTask, memory_gb: fl
         best = candidates[0]
         if len(candidates) > 1:
             asked = fitted(candidates, tuning.sequences, len(tuning.encoder.items))
-            best = max(asked, key=lambda floor: _ask(floor, val, tuning).means["ndcg_at_10"])
+            best = max(asked, key=lambda floor: _ask(floor, val, tuning, tuning.val_users).means["ndcg_at_10"])
         if isinstance(best, Paired):  # each has settings to choose from, so it was fitted
             ran.early[name] = best.near.strongest(NEIGHBOURS)
         best.fit(final.sequences, len(final.encoder.items))
@@ -261,8 +261,8 @@ def choose_floors(tuning: RecommenderTask, final: RecommenderTask, memory_gb: fl
     return ran
 
 
-def _ask(scorer: Any, queries: Queries, task: RecommenderTask) -> RankingReport:
-    return ask(scorer, queries, len(task.encoder.items), task.config.repeats)
+def _ask(scorer: Any, queries: Queries, task: RecommenderTask, users: evaluate.Ints | None = None) -> RankingReport:
+    return ask(scorer, queries, len(task.encoder.items), task.config.repeats, users)
 
 
 def _log_answer(
