@@ -26,7 +26,7 @@ from training import splits
 from training.metrics import ranking
 from training.recommender.content import Vocabulary
 from training.recommender.model import Config, Encoder, Network, Recommender, Said, pad
-from training.recommender.sources import Content, row_shares
+from training.recommender.sources import Content, Floats, row_shares
 
 Ints = NDArray[np.int64]
 Scores = NDArray[np.floating]
@@ -52,10 +52,15 @@ class DataConfig(BaseModel):
     objective: Literal["next_item", "next_session", "both"] = Field(
         "both", description="What follows a position: the next act, each item of the next session, or either."
     )
+    half_life_days: PositiveFloat | None = Field(
+        None, description="Days after which what followed an act counts half in what is learned; null: all counts alike."
+    )
     start: Start = Field("users", description="What items are alike by before training: who takes them, or what they are near to.")
     content: bool = Field(True, description="Learn what the words of `item_catalog` say of an item, so that new ones are known.")
     popular_days: PositiveFloat = Field(28, description="Window of the popular list that answers an empty history.")
-    max_val_queries: PositiveInt = Field(5000, description="Questions of the validation part by which epochs, floors and weights are chosen, at most.")
+    max_val_queries: PositiveInt = Field(
+        5000, description="Questions of the validation part by which epochs, floors and weights are chosen, at most."
+    )
 
 
 @dataclass(frozen=True)
@@ -463,6 +468,15 @@ class RecommenderTask:
         return Pairs.of(self.sequences, self.data.objective)
 
     @cached_property
+    def _fading(self) -> Floats:
+        """(pairs,) how much each pair counts for its age, 1 on average."""
+        if self.data.half_life_days is None:
+            return np.ones(len(self._pairs.targets), dtype=np.float32)
+        age = (self.sequences.time.max() - self.sequences.time) / (self.data.half_life_days * splits.DAY_US)
+        weights = np.repeat(0.5**age, np.diff(self._pairs.offsets))
+        return np.asarray(weights / weights.mean(), dtype=np.float32)
+
+    @cached_property
     def _windows(self) -> Ints:
         """(windows, 3): positions [start, stop) that are read, and the first that is scored.
 
@@ -497,11 +511,11 @@ class RecommenderTask:
         return np.asarray(sums / sums[-1])
 
     def _collate(self, windows: Ints, weight: float, width: int) -> dict[str, Tensor]:
-        """One batch; each pair weighs `weight`, so that the losses of all ranks average to the mean over the global batch."""
+        """One batch; a pair weighs `weight` on average, so that the losses of all ranks average to the mean over the global batch."""
         sequences, pairs = self.sequences, self._pairs
         batch = pad([sequences.items[a:b] for a, b, _ in windows], [sequences.events[a:b] for a, b, _ in windows], width)
         width = batch["items"].shape[1]
-        rows, pair_rows, targets = [], [], []
+        rows, pair_rows, targets, weights = [], [], [], []
         num_rows = 0
         for index, (start, stop, scored_from) in enumerate(windows):
             counts = np.diff(pairs.offsets[scored_from : stop + 1])
@@ -509,8 +523,10 @@ class RecommenderTask:
             rows.append(index * width + scored_from - start + scored)
             pair_rows.append(num_rows + np.repeat(np.arange(len(scored)), counts[scored]))
             targets.append(pairs.targets[pairs.offsets[scored_from] : pairs.offsets[stop]])
+            weights.append(self._fading[pairs.offsets[scored_from] : pairs.offsets[stop]])
             num_rows += len(scored)
         flat = [np.concatenate([np.empty(0, dtype=np.int64), *parts]) for parts in (rows, pair_rows, targets)]
         batch |= dict(zip(("rows", "pair_rows", "pair_targets"), map(torch.from_numpy, flat), strict=True))
-        batch["pair_weights"] = torch.full((len(flat[2]),), weight)
+        fading = np.concatenate([np.empty(0, dtype=np.float32), *weights])
+        batch["pair_weights"] = torch.from_numpy(fading) * weight
         return batch

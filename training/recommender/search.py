@@ -19,6 +19,12 @@ SPACES: dict[str, Space] = {
         "model.num_blocks": (1, 2),
         "data.objective": ("next_item", "next_session", "both"),
     },
+    "sessions": {
+        "fit.learning_rate": Range(low=3e-4, high=3e-3, log=True),
+        "model.dropout": Range(low=0.1, high=0.6),
+        "model.temperature": Range(low=0.04, high=0.15, log=True),
+        "data.half_life_days": Range(low=7, high=200, log=True),
+    },
     "sequences": {
         "fit.learning_rate": Range(low=3e-4, high=5e-3, log=True),
         "fit.weight_decay": Range(low=1e-4, high=0.3, log=True),

@@ -133,6 +133,23 @@ def test_an_epoch_shows_every_pair_once(cycle: pa.Table, objective: str) -> None
     assert sorted(shown) == sorted(wanted)
 
 
+def test_what_followed_long_ago_counts_less_and_the_mean_stays_one(cycle: pa.Table) -> None:
+    plain, fading = (task(cycle, Config(dim=8, max_length=6), half_life_days=days) for days in (None, 5.0))
+    assert set(plain._fading.tolist()) == {1.0}
+    assert fading._fading.mean() == pytest.approx(1, rel=1e-5)
+    acts, by_age = fading.sequences, {}
+    for user in range(len(acts)):
+        part = acts.of(user)
+        batch = fading._collate(np.array([[part.start, min(part.stop, part.start + 6), part.start]]), 1.0, 6)
+        places = part.start + batch["rows"][batch["pair_rows"]].numpy()
+        ages = (acts.time.max() - acts.time[places]) / splits.DAY_US
+        by_age |= dict(zip(ages.tolist(), batch["pair_weights"].tolist(), strict=True))
+    ages, weights = np.array(list(by_age)), np.array(list(by_age.values()))
+    newest = ages.argmin()
+    assert ages.max() > 20
+    assert weights == pytest.approx(weights[newest] * 0.5 ** ((ages - ages[newest]) / 5), rel=1e-4)
+
+
 def test_batches_are_a_function_of_seed_and_epoch(cycle: pa.Table) -> None:
     made = task(cycle, Config(dim=8, max_length=6, num_negatives=5))
     first, again, other = (next(iter(made.batches(epoch, 0, 1))) for epoch in (0, 0, 1))
