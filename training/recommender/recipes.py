@@ -72,7 +72,7 @@ def sessions() -> Recipe:
     """
     return Recipe(
         name="sessions",
-        data=DataConfig(target="act", objective="next_item", start="near", event_types=None, collapse=False),
+        data=DataConfig(target="act", objective="next_item", start="near", event_types=None, collapse=False, half_life_days=40),
         model=Config(dim=128, num_blocks=1, max_length=20, dropout=0.3, temperature=0.07, num_negatives=8192),
         fit=FitConfig(epochs=6, batch_size=256, learning_rate=1e-3, warmup_steps=200, schedule="cosine", clip_norm=1.0),
     )
