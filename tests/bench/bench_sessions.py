@@ -17,8 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
 
-from infra.processes import set_quiet_environment
-from infra.settings import Settings
+from infra.settings import Settings, set_quiet_environment
 from report import Figure, figure, public_set, publish
 from training.metrics.comparison import signed
 from training.metrics.intervals import mean_interval, paired_interval
