@@ -27,8 +27,10 @@ from report import Figure, alternate, environment, figure, peak_memory_mb, publi
 from training.metrics.ranking import top_k
 from training.optimizer import AdamW
 from training.recommender.data import DataConfig, RecommenderTask, Sequences
-from training.recommender.model import Config, Encoder, Network, Recommender
+from training.recommender.encoder import Encoder
+from training.recommender.model import Recommender
 from training.recommender.names import NETWORK
+from training.recommender.network import Config, Network
 from training.recommender.sources import Near
 from training.trainer import _clip
 

@@ -39,7 +39,9 @@ from training.recommender.data import (
     scorer,
     split,
 )
-from training.recommender.model import Config, Encoder, Network, Recommendations, Recommender
+from training.recommender.encoder import Encoder
+from training.recommender.model import Recommendations, Recommender
+from training.recommender.network import Config, Network
 from training.recommender.recipes import Recipe, full
 from training.recommender.train import choose_floors
 from training.splits import Split

@@ -36,7 +36,9 @@ from report import REPEATS, Figure, figure, publish
 from serving import servers
 from serving.graph import compose
 from serving.releases import Releases
-from training.recommender.model import Config, Encoder, Network, Recommender
+from training.recommender.encoder import Encoder
+from training.recommender.model import Recommender
+from training.recommender.network import Config, Network
 from training.recommender.purchases import Purchases
 from training.tracking.registry import Saved
 

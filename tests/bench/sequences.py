@@ -22,7 +22,8 @@ from bench_recommender import train_epoch
 from spark_jobs.sources import explode
 from spark_jobs.sources.arrow_files import parquet_batches
 from training.recommender.data import RecommenderTask, ask, make_encoder, make_queries, make_sequences, scorer, split
-from training.recommender.model import Config, Recommender
+from training.recommender.model import Recommender
+from training.recommender.network import Config
 from training.recommender.recipes import sequences
 
 _SECOND_US = 1_000_000

@@ -38,8 +38,11 @@ from training.demand.panel import Panel
 from training.ranker import encoder as ranker_encoder
 from training.ranker import model as ranker
 from training.ranker.candidates import SOURCES
-from training.recommender import model as recommender
 from training.recommender.content import Vocabulary
+from training.recommender.encoder import Encoder as HistoryEncoder
+from training.recommender.model import Recommender
+from training.recommender.network import Config as RecommenderConfig
+from training.recommender.network import Network as RecommenderNetwork
 from training.recommender.purchases import Purchases
 from training.sentiment import encoder as sentiment_encoder
 from training.sentiment import model as sentiment
@@ -172,12 +175,12 @@ def keep(home: Home, name: str, version: int, save: Callable[[Path, int], None])
 
 def save_recommender(folder: Path, seed: int, items: tuple[str, ...] = ITEMS) -> None:
     torch.manual_seed(seed)
-    config = recommender.Config(dim=8, num_blocks=1, num_heads=1, max_length=10)
+    config = RecommenderConfig(dim=8, num_blocks=1, num_heads=1, max_length=10)
     popularity = tuple(float(value) for value in np.linspace(0.3, 0.01, len(items)))
-    encoder = recommender.Encoder(items, ("view", "purchase"), popularity)
+    encoder = HistoryEncoder(items, ("view", "purchase"), popularity)
     vocabulary = Vocabulary(("brand=a", "brand=b"))
-    network = recommender.Network(config, len(items), 2, len(vocabulary))
-    recommender.Recommender(config, encoder, network, vocabulary=vocabulary).save(folder)
+    network = RecommenderNetwork(config, len(items), 2, len(vocabulary))
+    Recommender(config, encoder, network, vocabulary=vocabulary).save(folder)
     Purchases.learn(purchases(), encoder, "Europe/Berlin").save(folder)
 
 

@@ -22,7 +22,9 @@ from serving.products import Recommend
 from serving.schemas import RecommendRequest
 from tests.serving.conftest import ITEMS, NOW, Ask, Registered, ServedShop, purchases
 from tests.serving.test_recommend import ON_SALE, ids, recommend
-from training.recommender.model import Config, Encoder, Network, Recommender
+from training.recommender.encoder import Encoder
+from training.recommender.model import Recommender
+from training.recommender.network import Config, Network
 from training.recommender.purchases import Purchases
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from features.columns import HISTORY_STEPS
 from features.tables import INTERACTIONS, USER_HISTORY
 from spark_jobs.user_history import transform
-from training.recommender.model import Encoder
+from training.recommender.encoder import Encoder
 
 
 def act(number, at, **row):

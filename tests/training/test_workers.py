@@ -22,7 +22,7 @@ from training.demand.model import Config as DemandConfig
 from training.demand.panel import Panel
 from training.recommender.content import words_of
 from training.recommender.data import DataConfig, RecommenderTask, make_encoder, make_queries, make_sequences, split
-from training.recommender.model import Config
+from training.recommender.network import Config
 from training.trainer import FitConfig, Task, train
 
 CONFIG = FitConfig(epochs=3, batch_size=7, learning_rate=5e-3, schedule="cosine", clip_norm=1.0, seed=3)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from features.columns import EVENT_TIMESTAMP, EVENT_TYPE, ITEM_ID, USER_ID
 from features.days import day_number
-from training.recommender.model import Encoder
+from training.recommender.encoder import Encoder
 from training.splits import session_codes
 
 Ints = NDArray[np.int64]

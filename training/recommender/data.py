@@ -25,7 +25,9 @@ from infra.errors import TableContractError
 from training import splits
 from training.metrics import ranking
 from training.recommender.content import Vocabulary
-from training.recommender.model import Config, Encoder, Network, Recommender, Said, pad
+from training.recommender.encoder import Encoder, pad
+from training.recommender.model import Recommender
+from training.recommender.network import Config, Network, Said
 from training.recommender.sources import Content, Floats, row_shares
 
 Ints = NDArray[np.int64]

@@ -22,7 +22,7 @@ from training.metrics.intervals import mean_interval, paired_interval
 from training.metrics.ranking import ndcg_at, num_targets, worst_ranks
 from training.recommender.again import HORIZON_DAYS
 from training.recommender.bought import Pairs, baskets_of, bought_of, purchases_of
-from training.recommender.model import Encoder
+from training.recommender.encoder import Encoder
 from training.recommender.purchases import Purchases, held_by
 from training.splits import Split
 

@@ -14,7 +14,7 @@ from infra.errors import ModelNotFoundError
 from training.recommender import again
 from training.recommender.again import Again
 from training.recommender.bought import baskets_of, bought_of, purchases_of
-from training.recommender.model import Encoder
+from training.recommender.encoder import Encoder
 from training.recommender.sources import Near
 
 Ints = NDArray[np.int64]

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 from features.columns import HISTORY_STEPS
 from training.recommender.data import DataConfig
-from training.recommender.model import Config
+from training.recommender.network import Config
 from training.trainer import FitConfig
 
 

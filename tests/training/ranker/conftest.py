@@ -18,7 +18,8 @@ from training import splits
 from training.ranker.data import Lists, make_lists
 from training.ranker.retrieval import Sessions
 from training.recommender.data import make_encoder
-from training.recommender.model import Config, Network, Recommender
+from training.recommender.model import Recommender
+from training.recommender.network import Config, Network
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 NUM_ITEMS, NUM_DAYS = 30, 60

@@ -19,7 +19,7 @@ from training.ranker.recipes import DataConfig, Recipe
 from training.ranker.train import train, tuning
 from training.recommender import recipes as recommender
 from training.recommender.data import DataConfig as RetrievalData
-from training.recommender.model import Config as RetrievalModel
+from training.recommender.network import Config as RetrievalModel
 from training.tracking import Tracking
 from training.trainer import FitConfig
 

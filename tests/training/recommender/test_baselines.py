@@ -5,8 +5,8 @@ import torch
 
 from training.recommender.baselines import CoOccurrence, Ease, Ials, ItemKNN, Popularity, Repetition, floors, taken
 from training.recommender.data import DataConfig, RecommenderTask, Sequences, ask, make_encoder, make_queries, make_sequences, split
-from training.recommender.model import Config
 from training.recommender.names import PAIRED
+from training.recommender.network import Config
 from training.recommender.sources import shares_of
 from training.recommender.train import choose_floors
 from training.splits import DAY_US

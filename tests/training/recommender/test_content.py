@@ -12,7 +12,8 @@ import torch
 
 from training.recommender.content import READ, Vocabulary, told_before, words_of
 from training.recommender.data import DataConfig, RecommenderTask, make_encoder, make_queries, make_sequences, split
-from training.recommender.model import Config, Recommender
+from training.recommender.model import Recommender
+from training.recommender.network import Config
 from training.trainer import FitConfig, fit
 
 START = datetime(2024, 1, 1, tzinfo=UTC)

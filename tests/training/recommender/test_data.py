@@ -19,7 +19,9 @@ from training.recommender.data import (
     make_sequences,
     split,
 )
-from training.recommender.model import Config, Encoder, Network, Recommender
+from training.recommender.encoder import Encoder
+from training.recommender.model import Recommender
+from training.recommender.network import Config, Network
 from training.trainer import FitConfig, fit
 
 START = datetime(2024, 1, 1, tzinfo=UTC)

@@ -12,7 +12,9 @@ from torch import nn
 from features.columns import HISTORY_STEPS
 from tests.model_contract import ModelContract
 from training.recommender.data import DataConfig, RecommenderTask, make_encoder, make_queries, make_sequences, split
-from training.recommender.model import Config, Encoder, Network, Recommender, pad
+from training.recommender.encoder import Encoder, pad
+from training.recommender.model import Recommender
+from training.recommender.network import Config, Network
 from training.recommender.recipes import Recipe, full
 from training.trainer import Task
 

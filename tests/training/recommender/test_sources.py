@@ -20,8 +20,9 @@ from training.recommender.data import (
     scorer,
     split,
 )
-from training.recommender.model import Config, Recommender
+from training.recommender.model import Recommender
 from training.recommender.names import NETWORK, PAIRED, POPULAR
+from training.recommender.network import Config
 from training.recommender.sources import Content, Floats, Ints, Near, blended, recency_weights, shares_of
 
 NEAR, FOLLOWS = "co_occurrence", "markov_chain"

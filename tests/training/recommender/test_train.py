@@ -10,7 +10,8 @@ from infra.lake import Lake
 from infra.settings import Settings
 from training.context import Context
 from training.recommender.data import DataConfig
-from training.recommender.model import Config, Recommender
+from training.recommender.model import Recommender
+from training.recommender.network import Config
 from training.recommender.purchases import Purchases
 from training.recommender.recipes import Recipe
 from training.recommender.train import train
