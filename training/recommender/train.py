@@ -315,8 +315,8 @@ def _card(
             "",
             f"Protocol `{recipe.data.protocol}`; asked: {asked if by_time else 'the last act of each user'}. Test part: "
             f"{min(times):%Y-%m-%d} to {max(times):%Y-%m-%d}, touched once; split {parts.digest[:12]}.",
-            f"{len(queries)} users with a history were asked for {targets.num_rows} acts; "
-            f"{queries.num_cold_users} users without one were not asked.",
+            f"{len(set(queries.askers))} users with a history were asked {len(queries)} times, for {targets.num_rows} acts; "
+            f"{queries.num_cold_users} {'acts' if recipe.data.target == 'act' else 'users'} without one were not asked for.",
             f"{unknown:.1%} of the wanted items are new to the catalogue: nobody can hit them, they count as misses for all.",
             f"{epochs} epochs were chosen on the validation part"
             + (", then the network was fitted again on all that precedes the test part" if by_time else "")
