@@ -9,7 +9,7 @@ TESTS ?= not engines and not soak
 PYTEST = $(PY) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-real test test-quick test-engines soak lint format docs bench clean
+.PHONY: help setup demo demo-real test test-quick test-engines soak lint format docs bench bench-recommender-full clean
 
 help: ## what each verb does
 	@grep -hE '^[a-z0-9%-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "%-14s%s\n", $$1, $$2}'
@@ -55,6 +55,9 @@ docs: setup ## regenerate docs/settings.md, docs/dictionary.md and serving/opena
 
 bench: setup ## every benchmark area; each alone: make bench-<area>
 	@missed=0; for file in tests/bench/bench_*.py; do $(PY) $$file || missed=1; done; exit $$missed
+
+bench-recommender-full: setup ## seconds to RecBole's best quality; hours
+	@$(PY) tests/bench/against_recbole.py
 
 bench-%: setup ## one benchmark area: tables, features, online, fresh, recommender, large, sessions, demand, sentiment, serving
 	@$(PY) tests/bench/bench_$*.py

@@ -222,7 +222,7 @@ def main() -> None:
     """Run all, print a table, write build/bench/recommender.json."""
     set_quiet_environment()
     with Console(stderr=True).status("reading") as status:
-        figures = [*bench(interactions(lines()), full(), status.update), *against_recbole.figures(status.update)]
+        figures = [*bench(interactions(lines()), full(), status.update), *against_recbole.short(status.update)]
     publish("recommender", figures)
 
 

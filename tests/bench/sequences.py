@@ -1,9 +1,11 @@
 """Published sequence sets (Amazon Beauty, Toys) as the platform's tables, without Spark, and the work that RecBole is timed with.
 
     python sequences.py <folder with sequences.parquet> <threads>
+    python sequences.py <folder with sequences.parquet> <threads> whole
 
 One epoch of our network at the size of the peer (peers/recbole_sasrec.py) and one full ranking of the validation part, in a
-process of its own; the last line is the same JSON as the peer's, and how many users were asked.
+process of its own; the last line is JSON as the peer's, and how many users were asked. `whole`: the history of the recipe
+`sequences` at its own size, the network alone.
 """
 
 from __future__ import annotations
@@ -24,7 +26,10 @@ from spark_jobs.sources.arrow_files import parquet_batches
 from training.recommender.data import RecommenderTask, ask, make_encoder, make_queries, make_sequences, scorer, split
 from training.recommender.model import Recommender
 from training.recommender.network import Config
-from training.recommender.recipes import sequences
+from training.recommender.recipes import Recipe, sequences
+from training.recommender.train import make_task
+from training.splits import Split
+from training.trainer import fit
 
 _SECOND_US = 1_000_000
 
@@ -42,11 +47,24 @@ def interactions(file: Path) -> pa.Table:
     )
 
 
+def whole(parts: Split, recipe: Recipe) -> list[tuple[float, float]]:
+    """Seconds until each epoch was trained and ranked, and its ndcg_at_10, all users of the validation part asked."""
+    data = recipe.data.model_copy(update={"max_val_queries": parts.val.targets.num_rows})
+    task = make_task(recipe.model_copy(update={"data": data}), parts, None, is_tuning=True)
+    history = []
+    began = time.perf_counter()
+    fit(task, recipe.fit, lambda _, metrics: history.append((time.perf_counter() - began, metrics["val_ndcg_at_10"])))
+    return history
+
+
 def main() -> None:
-    """One epoch and one evaluation, and what they took."""
+    """One epoch and one evaluation, and what they took; or the whole recipe."""
     torch.set_num_threads(int(sys.argv[2]))
     recipe = sequences()
     parts = split(interactions(Path(sys.argv[1]) / "sequences.parquet"), recipe.data)
+    if sys.argv[3:] == ["whole"]:
+        print(json.dumps({"history": whole(parts, recipe)}))
+        return
     encoder = make_encoder(parts.train, recipe.data.popular_days)
     config = Config(dim=64, num_blocks=2, num_heads=2, max_length=50, dropout=0.5, repeats=False)
     acts = make_sequences(parts.train, encoder)
@@ -57,7 +75,7 @@ def main() -> None:
     began = time.perf_counter()
     train_epoch(network, task, recipe)
     trained = time.perf_counter()
-    report = ask(scorer(Recommender(config, encoder, network.eval())), queries, len(encoder.items), repeats=False)
+    ask(scorer(Recommender(config, encoder, network.eval())), queries, len(encoder.items), repeats=False)
     evaluated = time.perf_counter()
     found = {
         "targets": targets,
@@ -65,7 +83,6 @@ def main() -> None:
         "epoch_s": trained - began,
         "evaluate_s": evaluated - trained,
         "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-        "metrics": report.means,
     }
     print(json.dumps(found))
 
