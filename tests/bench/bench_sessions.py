@@ -3,8 +3,8 @@ test session is asked for its next item, all items are ranked. GOALS are above t
 54.2 and 19.0).
 
 Epochs, floors and weights are chosen on the last nine days (of 130) before the tests, then all is fitted again on everything before
-them, as `shopgraph train recommender --recipe sessions` does, in this process. `--val` tells the validation part and leaves the tests
-alone.
+them, as `shopgraph train recommender --recipe sessions --set data.val_days=9` does, in this process. `--val` tells the validation part
+and leaves the tests alone.
 """
 
 from __future__ import annotations

@@ -168,16 +168,24 @@ class RankingReport:
         return replace(self, per_query={name: values[order] for name, values in self.per_query.items()}, lists=self.lists[order])
 
 
-def coverage_interval(lists: Ints, num_items: int) -> tuple[float, float, float]:
+def coverage_interval(lists: Ints, num_items: int, owners: Ints | None = None) -> tuple[float, float, float]:
     """Share of the catalogue that at least one list shows, and its 95 % interval `(share, lo, hi)`.
 
-    By the jackknife over queries (Efron & Stein 1981): a bootstrap would see only 63 % of the lists, and so a smaller share.
+    By the jackknife over those who ask (Efron & Stein 1981): a bootstrap would see only 63 % of the lists, and so a smaller share.
+
+    Args:
+        owners: (queries,) a number from 0 for who asks; None: each query is of its own.
     """
-    flat = lists[lists >= 0]
-    times = np.bincount(flat, minlength=num_items)
+    owners = np.arange(len(lists)) if owners is None else owners
+    is_shown = lists >= 0
+    pairs = np.unique((owners[:, None] * num_items + lists)[is_shown])
+    items = pairs % num_items
+    times = np.bincount(items, minlength=num_items)  # by how many it is seen
     share = float((times > 0).mean())
-    alone = ((lists >= 0) & (times[lists] == 1)).sum(axis=1) / num_items  # what the catalogue loses without this query
-    n = len(lists)
+    present = np.unique(owners)
+    lost = np.bincount(pairs[times[items] == 1] // num_items, minlength=int(present[-1]) + 1)
+    alone = lost[present] / num_items  # what the catalogue loses without this one
+    n = len(present)
     error = 1.96 * float(np.sqrt((n - 1) / n * ((alone - alone.mean()) ** 2).sum()))
     return share, max(0.0, share - error), min(1.0, share + error)
 

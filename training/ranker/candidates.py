@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from training.metrics.ranking import top_k
 from training.recommender import names
 from training.recommender.model import Recommender
-from training.recommender.sources import blended
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -64,7 +63,7 @@ def retrieval_shares(recommender: Recommender, items: Sequence[Ints], events: Se
     known = [row for row, history in enumerate(items) if len(history)]
     if len(known) == len(items):
         shares = recommender.sources(items, events)
-        return {**shares, RETRIEVAL: blended(shares, recommender.weights)}
+        return {**shares, RETRIEVAL: recommender.blend(shares)}
     popularity = np.asarray(recommender.encoder.popularity, dtype=np.float32)
     found = {RETRIEVAL: np.tile(popularity, (len(items), 1))}
     if known:

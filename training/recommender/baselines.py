@@ -53,8 +53,7 @@ class Baseline(Protocol):
 class Paired(Protocol):
     """A floor that knows how strongly one item speaks for another, so that it can be a source beside the network."""
 
-    @property
-    def near(self) -> Near:
+    def source(self) -> Near:
         """What it learned."""
         ...
 
@@ -107,14 +106,13 @@ class Repetition:
         """Count what is popular; what was taken before is read from the history asked about."""
         self.popularity.fit(sequences, num_items)
 
-    @property
-    def near(self) -> Near:
+    def source(self) -> Near:
         """What was taken before speaks for itself."""
         return Near(sparse.eye_array(len(self.popularity.counts), dtype=np.float32, format="csr"), 0.5 ** (1 / self.half_life))
 
     def __call__(self, history: Sequences, users: Ints) -> Floats:
         popular = self.popularity(history, users)
-        scores: Floats = self.near.scores(_histories(history, users)) + popular / (popular.max() + 1) * np.float32(1e-3)
+        scores: Floats = self.source().scores(_histories(history, users)) + popular / (popular.max() + 1) * np.float32(1e-3)
         return scores
 
 
@@ -145,13 +143,12 @@ class ItemKNN:
         whole = sparse.csr_array((cosine, (common.row, common.col)), shape=common.shape)
         self.table = Near(whole, self.decay).strongest(self.neighbours).table
 
-    @property
-    def near(self) -> Near:
+    def source(self) -> Near:
         """Whom the same people took."""
         return Near(self.table, self.decay)
 
     def __call__(self, history: Sequences, users: Ints) -> Floats:
-        return self.near.scores(_histories(history, users))
+        return self.source().scores(_histories(history, users))
 
 
 @dataclass
@@ -190,13 +187,12 @@ class CoOccurrence:
         weights = both.data / popularity[both.row] ** 0.5 / popularity[both.col] ** self.damping
         self.table = sparse.csr_array((weights, (both.row, both.col)), shape=both.shape, dtype=np.float32)
 
-    @property
-    def near(self) -> Near:
+    def source(self) -> Near:
         """What stood near, or followed."""
         return Near(self.table, self.decay)
 
     def __call__(self, history: Sequences, users: Ints) -> Floats:
-        return self.near.scores(_histories(history, users))
+        return self.source().scores(_histories(history, users))
 
 
 @dataclass
@@ -227,8 +223,7 @@ class Ease:
         # row by row: SciPy would copy a matrix of columns as a whole each time it is asked
         self.weights = np.ascontiguousarray(inverse.numpy())
 
-    @property
-    def near(self) -> Near:
+    def source(self) -> Near:
         """The greatest positive weights of each item; what an item speaks against is left out."""
         size = len(self.weights)
         values, places = torch.topk(torch.from_numpy(self.weights), min(NEIGHBOURS, size), dim=1)

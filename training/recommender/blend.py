@@ -15,7 +15,7 @@ from training.recommender.names import NETWORK, POPULAR
 from training.recommender.sources import Floats, Ints
 
 STEPS = 20
-"""Sources are drawn that often, so weights are multiples of a twentieth or a little more."""
+"""Sources are drawn that often at most: weights are parts of a whole of up to twenty."""
 _KEPT = 100
 """Items of each source that are weighed against each other: what is beyond them all is hardly among the first ten of a blend."""
 _SHARES = 16_000_000
@@ -43,11 +43,13 @@ def fit_weights(recommender: Recommender, queries: Queries, users: Ints) -> dict
     ranks best; of all blends on the way the best one stands, the shortest of equal ones. So it ranks there no worse than any source alone,
     and the number of sources hardly matters, as it would to a grid. Users whose history is empty are not asked.
     """
-    names = (NETWORK, *recommender.counted, POPULAR)
+    every = (NETWORK, *recommender.counted, POPULAR)
     asked = users[np.diff(queries.history.offsets)[users] > 0]
     if not len(asked):
-        return dict.fromkeys(names, 0.0) | {NETWORK: 1.0}
-    field = _field(replace(recommender, weights=dict.fromkeys(names, 1.0)), queries, asked)
+        return dict.fromkeys(every, 0.0) | {NETWORK: 1.0}
+    field = _field(replace(recommender, weights=dict.fromkeys(every, 1.0)), queries, asked)
+    # Drawing one that says nothing would leave the blend as it is, and be best wherever every other makes it worse.
+    names = [name for name in every if (field.shares[name] > 0).any()]
     drawn: list[str] = []
     blends: list[float] = []
     total = np.zeros_like(field.shares[NETWORK])
@@ -57,7 +59,7 @@ def fit_weights(recommender: Recommender, queries: Queries, users: Ints) -> dict
         blends.append(found[drawn[-1]])
         total += field.shares[drawn[-1]]
     best = drawn[: int(np.argmax(blends)) + 1]
-    return {name: round(best.count(name) / len(best), 4) for name in names}
+    return {name: round(best.count(name) / len(best), 4) for name in every}
 
 
 def _field(recommender: Recommender, queries: Queries, users: Ints) -> _Field:

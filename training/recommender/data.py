@@ -474,8 +474,8 @@ class RecommenderTask:
         """(pairs,) how much each pair counts for its age, 1 on average."""
         if self.data.half_life_days is None:
             return np.ones(len(self._pairs.targets), dtype=np.float32)
-        age = (self.sequences.time.max() - self.sequences.time) / (self.data.half_life_days * splits.DAY_US)
-        weights = np.repeat(0.5**age, np.diff(self._pairs.offsets))
+        time = np.repeat(self.sequences.time, np.diff(self._pairs.offsets))
+        weights = 0.5 ** ((time.max() - time) / (self.data.half_life_days * splits.DAY_US))
         return np.asarray(weights / weights.mean(), dtype=np.float32)
 
     @cached_property

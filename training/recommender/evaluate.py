@@ -37,7 +37,7 @@ def metrics(report: RankingReport, queries: Queries, counts: Ints, seed: int) ->
         found |= with_interval(f"test_{name}", mean_interval(values, seed, owners=queries.owners))
     novelty = novelty_at_10(report.lists, counts)
     found |= with_interval("test_novelty_at_10", mean_interval(novelty, seed, owners=queries.owners))
-    return found | with_interval("test_coverage_at_10", coverage_interval(report.lists, len(report.relevant)))
+    return found | with_interval("test_coverage_at_10", coverage_interval(report.lists, len(report.relevant), queries.owners))
 
 
 def gains(model: RankingReport, floors: Reports, queries: Queries, seed: int) -> dict[str, Interval]:
@@ -103,6 +103,7 @@ def per_user(report: RankingReport, queries: Queries, pseudonym: Callable[[str],
     rows = np.arange(0, len(queries), -(-len(queries) // MAX_USERS))
     return pa.table(
         {
+            "question": rows,
             USER_ID: pa.array([pseudonym(queries.askers[row]) for row in rows]),
             "num_history": np.diff(queries.history.offsets)[rows],
             "num_targets": np.array([len(queries.targets[row]) for row in rows]),
@@ -148,7 +149,7 @@ def ndcg_by_history(reports: Reports, queries: Queries) -> Figure:
             range(len(present)), [report.per_query["ndcg_at_10"][bucket == one].mean() for one in present], marker="o", label=name
         )
     lower = (0, *HISTORY_BUCKETS)
-    axis.set(xlabel="acts in the history, at least (users)", ylabel="ndcg_at_10", xticks=range(len(present)))
+    axis.set(xlabel="acts in the history, at least (questions)", ylabel="ndcg_at_10", xticks=range(len(present)))
     axis.set_xticklabels([f"{lower[one]} ({np.count_nonzero(bucket == one)})" for one in present])
     axis.set_title("Quality by length of history")
     axis.legend(fontsize=8)

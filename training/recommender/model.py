@@ -30,6 +30,8 @@ _SCORES = 4_000_000
 _ROWS = 256
 """Histories that pass through the network together."""
 _TINY = np.finfo(np.float32).tiny
+_SILENT = np.float32(1e-9)
+"""Part of its popularity that is added to every share."""
 _LEAST = -25.0
 """What the log of a share counts as where it is less, or nothing, so that a fall from it can be told."""
 
@@ -161,16 +163,20 @@ class Recommender:
         """
         known = [row for row, history in enumerate(items) if len(history)]
         if len(known) == len(items):
-            return blended(self.sources(items, events), self.weights)
+            return self.blend(self.sources(items, events))
         shares = np.tile(np.asarray(self.encoder.popularity, dtype=np.float32), (len(items), 1))
         if known:
             shares[known] = self.shares([items[row] for row in known], [events[row] for row in known])
         return shares
 
+    def blend(self, shares: Mapping[str, Floats]) -> Floats:
+        """What `sources` gives as one share of every item; among those of which no source speaks the popular ones come first."""
+        return blended(shares, self.weights) + _SILENT * np.asarray(self.encoder.popularity, dtype=np.float32)
+
     def scores(self, histories: Sequence[Sequence[str]], event_types: Sequence[Sequence[str]] | None = None) -> Floats:
         """Log of the share of every item of the catalogue, (histories, items), acts oldest first; popularity where nothing is read.
 
-        Items that no source gives a share come last, all alike.
+        Items of which no source speaks come last, the popular ones before the others.
         """
         kinds = [None] * len(histories) if event_types is None else event_types
         read = [self.encoder.read(history, its_kinds) for history, its_kinds in zip(histories, kinds, strict=True)]
@@ -226,12 +232,14 @@ class Recommender:
         kinds = [self.encoder.event_types[event] for event in events]
         others = list(dict.fromkeys(names))
         keeps = [[name != other for name in names] for other in (None, *others)]
-        scores = self.scores(
-            [[name for name, is_kept in zip(names, keep, strict=True) if is_kept] for keep in keeps],
-            [[kind for kind, is_kept in zip(kinds, keep, strict=True) if is_kept] for keep in keeps],
-        )
         columns = [self.encoder.index[item] for item in items]
-        scores = np.maximum(scores[:, columns], _LEAST)
+        left = [[[of for of, is_kept in zip(part, keep, strict=True) if is_kept] for keep in keeps] for part in (names, kinds)]
+        step = max(1, _SCORES // len(self.encoder.items))
+        parts = [
+            self.scores(left[0][start : start + step], left[1][start : start + step])[:, columns]
+            for start in range(0, len(keeps), step)
+        ]
+        scores = np.maximum(np.concatenate(parts), _LEAST)
         falls = scores[0] - scores[1:]
         found = []
         for column in range(len(items)):

@@ -65,8 +65,8 @@ class Near:
 
     def resized(self, num_items: int) -> Near:
         """The same for so many items, of which the last stand near nothing."""
-        table = self.table.copy()
-        table.resize(num_items, num_items)
+        offsets = np.pad(self.table.indptr, (0, num_items - self.table.shape[0]), mode="edge")
+        table = sparse.csr_array((self.table.data, self.table.indices, offsets), shape=(num_items, num_items), copy=False)
         return Near(table, self.decay)
 
     def save(self, path: Path) -> None:
@@ -99,6 +99,10 @@ class Content:
     """(items, words) 1 where a word is said of an item."""
     taken: Floats
     """(items,) acts on each."""
+
+    def __post_init__(self) -> None:
+        """Made ready at once: a request should not wait for it."""
+        _ = self._of_item, self._of_word
 
     @classmethod
     def of(cls, offsets: Ints, words: Ints, num_words: int, taken: Ints) -> Content:

@@ -223,7 +223,7 @@ class Floors:
 
 def blend(trained: Trained, tuning: RecommenderTask, final: RecommenderTask, ran: Floors) -> tuple[Recommender, Recommender]:
     """The networks of both fits beside what was counted, weighed as the tuned ones rank best on the validation part."""
-    late = {name: floor.near.strongest(NEIGHBOURS) for name, floor in ran.late.items() if isinstance(floor, Paired)}
+    late = {name: floor.source().strongest(NEIGHBOURS) for name, floor in ran.late.items() if isinstance(floor, Paired)}
     assert tuning.val is not None
     early = replace(tuning.restored(trained.tuned.state), counted=_beside(tuning, ran.early))
     weights = fit_weights(early, tuning.val, tuning.val_users)
@@ -255,7 +255,7 @@ def choose_floors(tuning: RecommenderTask, final: RecommenderTask, memory_gb: fl
             asked = fitted(candidates, tuning.sequences, len(tuning.encoder.items))
             best = max(asked, key=lambda floor: _ask(floor, val, tuning, tuning.val_users).means["ndcg_at_10"])
         if isinstance(best, Paired):  # each has settings to choose from, so it was fitted
-            ran.early[name] = best.near.strongest(NEIGHBOURS)
+            ran.early[name] = best.source().strongest(NEIGHBOURS)
         best.fit(final.sequences, len(final.encoder.items))
         ran.late[name] = best
     return ran

@@ -104,6 +104,16 @@ def test_coverage_interval() -> None:
     assert coverage_interval(same, 4) == (0.25, 0.25, 0.25)
 
 
+def test_coverage_of_who_asks_often_is_no_surer() -> None:
+    lists = np.random.default_rng(0).integers(0, 200, (40, 3))
+    once, often = (
+        coverage_interval(lists, 200),
+        coverage_interval(np.repeat(lists, 9, axis=0), 200, np.repeat(np.arange(40) * 2, 9)),
+    )
+    assert once == pytest.approx(often)
+    assert once[1] < once[0] < once[2]
+
+
 def test_misuse_is_refused() -> None:
     with pytest.raises(ValueError, match="NaN"):
         worst_ranks(np.array([[np.nan]]), [np.array([0])])

@@ -156,6 +156,5 @@ def test_every_paired_floor_has_a_source_that_ranks_as_it_does(cycle: pa.Table) 
         scores, own = near.scores(histories), ran.late[name](task.val.history, users)
         assert (scores >= 0).all()
         spoken = scores > 0
-        # ease leaves out what it speaks against, repetition what is popular; of what is left the order is the floor's
-        if name != "ease":
+        if name != "ease":  # which leaves out what an item speaks against; repetition leaves out what is popular
             assert scores[spoken] == pytest.approx(own[spoken], abs=2e-3)
