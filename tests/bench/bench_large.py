@@ -100,7 +100,7 @@ def training(say: Callable[[str], None]) -> list[Figure]:
 
 
 def recommender_of(num_items: int) -> Recommender:
-    """The two sources of for_you: the network, and what stands near."""
+    """Two of the sources: the network, and what stands near."""
     rng, size = np.random.default_rng(1), num_items * NEIGHBOURS
     ends = np.arange(0, size + 1, NEIGHBOURS, dtype=np.int32)
     parts = rng.random(size, dtype=np.float32), rng.integers(0, num_items, size, dtype=np.int32), ends
