@@ -81,7 +81,7 @@ class Placements:
         self.rules = rules
         self.ranking = ranking
         self.weights = {placement: {**usual, **said.get(placement, {})} for placement, usual in WEIGHTS.items()}
-        self._popular = np.maximum(np.asarray(model.encoder.popularity, dtype=np.float32), np.float32(_LEAST))
+        self._popular = np.maximum(model.encoder.popular, np.float32(_LEAST))
 
     def fill(self, asks: Sequence[Ask], at: datetime, today: date) -> list[Content]:
         """A list each, best first.

@@ -24,6 +24,7 @@ from training.metrics.intervals import mean_interval, paired_interval
 from training.recommender.data import RecommenderTask, ask, make_queries, scorer, split
 from training.recommender.recipes import Recipe, sessions
 from training.recommender.train import blend, choose_floors, make_task
+from training.splits import DAY_US
 from training.trainer import FitResult, Trained, fit
 
 _SESSION_US = 60_000_000
@@ -64,11 +65,12 @@ def bench(recipe: Recipe, say: Callable[[str], None], *, is_test: bool) -> list[
     """Learn, then ask the tests, or the validation part."""
     learned = pq.read_table(public_set("diginetica/train_sessions.parquet"))["items"].to_pylist()
     asked = list(tested())
-    days = (len(asked) - 0.5) * _SESSION_US / 86_400_000_000
+    days = (len(asked) - 0.5) * _SESSION_US / DAY_US
     data = recipe.data.model_copy(update={"val_days": VAL_DAYS, "test_days": days})
     recipe = recipe.model_copy(update={"data": data})
     parts = split(interactions([*learned, *asked]), data)
-    tuning, final = (make_task(recipe, parts, None, is_tuning=is_tuning) for is_tuning in (True, False))
+    tuning = make_task(recipe, parts, None, is_tuning=True)
+    final = make_task(recipe, parts, None, is_tuning=False) if is_test else tuning
 
     def learn(task: RecommenderTask, epochs: int) -> FitResult:
         def tell(epoch: int, metrics: Mapping[str, float]) -> None:
@@ -83,14 +85,14 @@ def bench(recipe: Recipe, say: Callable[[str], None], *, is_test: bool) -> list[
     say("fitting again")
     again = learn(final, tuned.best_epoch + 1) if is_test else tuned
     say("fitting the floors")
-    floors = choose_floors(tuning, final if is_test else tuning, Settings.load().train_memory_gb)
-    _, late = blend(Trained(tuned, again), tuning, final if is_test else tuning, floors)
+    floors = choose_floors(tuning, final, Settings.load().train_memory_gb)
+    _, late = blend(Trained(tuned, again), tuning, final, floors)
     print(f"weights: {late.weights}; not run: {floors.not_run}", file=sys.stderr)
-    task, queries = (final, make_queries(parts.test, final.encoder)) if is_test else (tuning, tuning.val)
+    queries = make_queries(parts.test, final.encoder) if is_test else tuning.val
     assert queries is not None
     say(f"asking {len(queries):,} questions")
     answers = {
-        name: ask(one, queries, len(task.encoder.items), repeats=True).per_query
+        name: ask(one, queries, len(final.encoder.items), repeats=True).per_query
         for name, one in {"recommender": scorer(late), **floors.late}.items()
     }
     figures = []

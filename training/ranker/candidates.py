@@ -60,16 +60,8 @@ def retrieval_shares(recommender: Recommender, items: Sequence[Ints], events: Se
     Args:
         items, events: as of `retrieve`; where one is empty, the sources say 0 and the blend is popularity.
     """
-    known = [row for row, history in enumerate(items) if len(history)]
-    if len(known) == len(items):
-        shares = recommender.sources(items, events)
-        return {**shares, RETRIEVAL: recommender.blend(shares)}
-    popularity = np.asarray(recommender.encoder.popularity, dtype=np.float32)
-    found = {RETRIEVAL: np.tile(popularity, (len(items), 1))}
-    if known:
-        for name, share in retrieval_shares(recommender, [items[row] for row in known], [events[row] for row in known]).items():
-            found.setdefault(name, np.zeros((len(items), len(popularity)), dtype=np.float32))[known] = share
-    return found
+    sources, whole = recommender.shares_by_source(items, events)
+    return {**sources, RETRIEVAL: whole}
 
 
 def log_shares(shares: NDArray[np.float32]) -> Floats:

@@ -64,17 +64,16 @@ def fit_weights(recommender: Recommender, queries: Queries, users: Ints) -> dict
 
 def _field(recommender: Recommender, queries: Queries, users: Ints) -> _Field:
     parts = []
+    most = max(len(queries.targets[user]) for user in users)
     step = max(1, _SHARES // len(recommender.encoder.items))
     for start in range(0, len(users), step):
         some = users[start : start + step]
-        parts.append(_kept(recommender.sources(*queries.history.served(some)), [queries.targets[user] for user in some]))
-    width = max(part.shares[NETWORK].shape[1] for part in parts)
-    shares = {name: np.concatenate([_widened(part.shares[name], width) for part in parts]) for name in parts[0].shares}
+        parts.append(_kept(recommender.sources(*queries.history.served(some)), [queries.targets[user] for user in some], most))
+    shares = {name: np.concatenate([part.shares[name] for part in parts]) for name in parts[0].shares}
     return _Field(shares, [wanted for part in parts for wanted in part.targets])
 
 
-def _kept(shares: dict[str, Floats], targets: Sequence[Ints]) -> _Field:
-    most = max(map(len, targets))
+def _kept(shares: dict[str, Floats], targets: Sequence[Ints], most: int) -> _Field:
     wanted = np.stack([np.pad(items, (0, most - len(items)), constant_values=-1) for items in targets])
     columns = np.concatenate([wanted, *(top_k(share, _KEPT) for share in shares.values())], axis=1)
     order = np.argsort(columns, axis=1, kind="stable")  # a wanted item is the first of its like
@@ -87,7 +86,3 @@ def _kept(shares: dict[str, Floats], targets: Sequence[Ints]) -> _Field:
         for name, share in shares.items()
     }
     return _Field(kept, [np.where(items >= 0, np.arange(len(items)), -1) for items in targets])
-
-
-def _widened(shares: Floats, width: int) -> Floats:
-    return np.pad(shares, ((0, 0), (0, width - shares.shape[1])), constant_values=-1)

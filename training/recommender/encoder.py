@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 Ints = NDArray[np.int64]
+Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,11 @@ class Encoder:
     def index(self) -> dict[str, int]:
         """Item -> its place in the catalogue."""
         return {item: position for position, item in enumerate(self.items)}
+
+    @cached_property
+    def popular(self) -> Floats:
+        """(items,) `popularity` to compute with."""
+        return np.asarray(self.popularity, dtype=np.float32)
 
     @cached_property
     def event_index(self) -> dict[str, int]:

@@ -83,12 +83,7 @@ class Recommender:
         network.tell(bags, np.arange(size) >= old)
         popularity = (*self.encoder.popularity, *([0.0] * len(new)))
         encoder = replace(self.encoder, items=(*self.encoder.items, *new), popularity=popularity)
-        counted: dict[str, Source] = {}
-        for name, source in self.counted.items():
-            if isinstance(source, Near):
-                counted[name] = source.resized(size)
-            elif isinstance(source, Content):
-                counted[name] = source.told(bags.offsets[old:], bags.words)
+        counted = {name: source.told(bags.offsets[old:], bags.words) for name, source in self.counted.items()}
         return replace(self, encoder=encoder, network=network.fused(), counted=counted)
 
     @classmethod
@@ -150,7 +145,7 @@ class Recommender:
             found[NETWORK] = softmax(scores)
         others = {name: source.scores(items) for name, source in self.counted.items() if self.weights.get(name)}
         if self.weights.get(POPULAR):
-            others[POPULAR] = np.tile(np.asarray(self.encoder.popularity, dtype=np.float32), (len(items), 1))
+            others[POPULAR] = np.tile(self.encoder.popular, (len(items), 1))
         for name, scores in others.items():
             self._ban_seen(scores, items, 0.0)
             found[name] = shares_of(scores)
@@ -161,17 +156,29 @@ class Recommender:
 
         Arguments as of `sources`.
         """
+        return self.shares_by_source(items, events)[1]
+
+    def shares_by_source(self, items: Sequence[Ints], events: Sequence[Ints]) -> tuple[dict[str, Floats], Floats]:
+        """What each source of weight says, and what `shares` makes of it; where a history is empty the sources say 0.
+
+        Arguments as of `sources`.
+        """
         known = [row for row, history in enumerate(items) if len(history)]
         if len(known) == len(items):
-            return self.blend(self.sources(items, events))
-        shares = np.tile(np.asarray(self.encoder.popularity, dtype=np.float32), (len(items), 1))
+            sources = self.sources(items, events)
+            return sources, self.blend(sources)
+        found: dict[str, Floats] = {}
+        whole = np.tile(self.encoder.popular, (len(items), 1))
         if known:
-            shares[known] = self.shares([items[row] for row in known], [events[row] for row in known])
-        return shares
+            sources, whole[known] = self.shares_by_source([items[row] for row in known], [events[row] for row in known])
+            for name, share in sources.items():
+                found[name] = np.zeros_like(whole)
+                found[name][known] = share
+        return found, whole
 
     def blend(self, shares: Mapping[str, Floats]) -> Floats:
         """What `sources` gives as one share of every item; among those of which no source speaks the popular ones come first."""
-        return blended(shares, self.weights) + _SILENT * np.asarray(self.encoder.popularity, dtype=np.float32)
+        return blended(shares, self.weights) + _SILENT * self.encoder.popular
 
     def scores(self, histories: Sequence[Sequence[str]], event_types: Sequence[Sequence[str]] | None = None) -> Floats:
         """Log of the share of every item of the catalogue, (histories, items), acts oldest first; popularity where nothing is read.

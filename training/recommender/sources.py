@@ -35,6 +35,10 @@ class Source(Protocol):
         """What speaks for each item, (histories, items), 0 where nothing does; a history is its items, oldest first."""
         ...
 
+    def told(self, offsets: Ints, words: Ints) -> Source:
+        """The same with more items, which nobody took: of item i of them is said `words[offsets[i]:offsets[i + 1]]`."""
+        ...
+
     def save(self, path: Path) -> None:
         """Write it as one safetensors file."""
         ...
@@ -68,6 +72,10 @@ class Near:
         offsets = np.pad(self.table.indptr, (0, num_items - self.table.shape[0]), mode="edge")
         table = sparse.csr_array((self.table.data, self.table.indices, offsets), shape=(num_items, num_items), copy=False)
         return Near(table, self.decay)
+
+    def told(self, offsets: Ints, words: Ints) -> Near:  # noqa: ARG002 - what is said of an item brings nobody near it
+        """As of `Source`."""
+        return self.resized(self.table.shape[0] + len(offsets) - 1)
 
     def save(self, path: Path) -> None:
         """Write it as one safetensors file."""
@@ -126,7 +134,7 @@ class Content:
         return np.asarray((taste @ self._of_word).toarray(), dtype=np.float32)
 
     def told(self, offsets: Ints, words: Ints) -> Content:
-        """The same with more items, which nobody took; arguments as of `of`, of the new ones alone."""
+        """As of `Source`."""
         new = Content.of(offsets, words, self.said.shape[1], np.zeros(len(offsets) - 1, dtype=np.int64))
         said = sparse.csr_array(sparse.vstack([self.said, new.said]))
         return Content(said, np.concatenate([self.taken, new.taken]))

@@ -250,13 +250,15 @@ def choose_floors(tuning: RecommenderTask, final: RecommenderTask, memory_gb: fl
             ran.not_run[name] = f"needs about {needed:,.1f} GB, SHOPGRAPH_TRAIN_MEMORY_GB is {memory_gb:g}"
             log.get(__name__).warning("baseline not run", baseline=name, why=ran.not_run[name])
             continue
-        best = candidates[0]
-        if len(candidates) > 1:
-            asked = fitted(candidates, tuning.sequences, len(tuning.encoder.items))
+        asked = fitted(candidates, tuning.sequences, len(tuning.encoder.items))
+        if len(candidates) == 1:
+            best = next(asked)
+        else:
             best = max(asked, key=lambda floor: _ask(floor, val, tuning, tuning.val_users).means["ndcg_at_10"])
-        if isinstance(best, Paired):  # each has settings to choose from, so it was fitted
+        if isinstance(best, Paired):
             ran.early[name] = best.source().strongest(NEIGHBOURS)
-        best.fit(final.sequences, len(final.encoder.items))
+        if final is not tuning:
+            best.fit(final.sequences, len(final.encoder.items))
         ran.late[name] = best
     return ran
 
