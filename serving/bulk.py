@@ -193,7 +193,6 @@ class _Histories(UserHistory):
 
 
 def _graph(loader: Loader, manifest: Manifest, as_of: datetime) -> Recommend:
-    loader.told.poll()  # what was told of items meanwhile, as the API that runs beside us knows it
     graph = loader.load(manifest, as_of)
     assert isinstance(graph, Recommend)
     graph.history = _Histories(loader.store)

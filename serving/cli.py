@@ -126,8 +126,8 @@ def recommend(
     from the shop's file `pgpass`, ~/.pgpass or PGPASSWORD, the keys of S3 from the settings.
 
     shopgraph recommend --user u0000001\n
-    shopgraph recommend --model 3 --items i0000012,i0000077 -k 5\n
-    shopgraph recommend --placement bought_together --items i0000012,i0000077\n
+    shopgraph recommend --model 3 --items i000012,i000077 -k 5\n
+    shopgraph recommend --placement bought_together --items i000012,i000077\n
     shopgraph recommend --placement buy_again --user u0000001\n
     shopgraph recommend --model 0f3c...e1 --user u0000001 --json\n
     shopgraph recommend --all --to recommendations -k 20\n

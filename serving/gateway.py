@@ -82,6 +82,7 @@ class Gateway:
         try:
             if product or kind:
                 _check_method(scope, path, "POST")
+                _check_media_type(headers)
                 body = await self._body(headers, receive)
                 began = time.perf_counter()
                 content_type = JSON
@@ -193,6 +194,14 @@ class Gateway:
                 await asyncio.to_thread(self.inbox.stop)
                 await send({"type": "lifespan.shutdown.complete"})
                 return
+
+
+def _check_media_type(headers: Mapping[bytes, bytes]) -> None:
+    """Only what says that it is JSON is read: any page open in a browser may post text to a loopback address, but not this (CORS)."""
+    said = headers.get(b"content-type", b"").split(b";")[0].strip().lower()
+    if said != JSON.encode():
+        got = said.decode("latin-1")[:100] or "none"
+        raise Problem("unsupported-media-type", f"expected the header content-type: {JSON}, got {got}.")
 
 
 def _check_method(scope: Scope, path: str, *allowed: str) -> None:

@@ -49,8 +49,10 @@ class Loader:
 
     @cached_property
     def told(self) -> ToldItems:
-        """What was told of items since the tables were built."""
-        return ToldItems(Spool(self.home.spool / f"{self.shop.name}.db"))
+        """What was told of items since the tables were built, as of the first use; who goes on answering polls it again."""
+        told = ToldItems(Spool(self.home.spool / f"{self.shop.name}.db"))
+        told.poll()  # from the first answer on, also in a process that answers but once
+        return told
 
     def load(self, manifest: Manifest, at: datetime) -> Graph[Any]:
         """The graph, ready to answer; its models are used once, so that no request pays for the first use.

@@ -38,6 +38,7 @@ _FAILURES = {
     400: "malformed-json",
     405: "method-not-allowed",
     413: "too-large",
+    415: "unsupported-media-type",
     422: "invalid-request",
     500: "internal",
     503: "no-graph",

@@ -22,6 +22,7 @@ TITLES: dict[str, tuple[int, str]] = {
     "not-found": (404, "There is no such path."),
     "method-not-allowed": (405, "The path does not take this method."),
     "too-large": (413, "The body is too large."),
+    "unsupported-media-type": (415, "The body is not said to be JSON."),
     "invalid-request": (422, "The body does not fit the schema."),
     "internal": (500, "An error of ours; it is in the server's log under this request_id."),
     "no-graph": (503, "No graph answers this yet."),

@@ -59,7 +59,7 @@ def load(model: str, name: str, changes: tuple[str, ...] = ()) -> Recipe:
 def _apply(content: dict[str, Any], change: str) -> None:
     path, separator, text = change.partition("=")
     if not separator:
-        raise SettingsError(f"--set {change!r}: expected key=value, for example fit.epochs=3.")
+        raise SettingsError(f"--set {change!r}: expected name=value, for example fit.epochs=3.")
     *parents, last = path.split(".")
     target: Any = content
     for parent in parents:

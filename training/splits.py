@@ -105,7 +105,7 @@ def time_split(interactions: pa.Table, val_days: float, test_days: float, target
         first = np.flatnonzero(fresh)[first]
         warm = np.isin(asked, users[history])
         if not warm.any():
-            raise ValueError(f"no user acts both before and in the {name} part; make it longer ({val_days=}, {test_days=})")
+            raise ValueError(f"no user acts both before and in the {name} part; give it another length ({val_days=}, {test_days=})")
         is_target = np.zeros(len(time), dtype=bool)
         if target == "item":
             is_target[first[warm]] = True

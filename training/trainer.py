@@ -49,7 +49,7 @@ _STOP = "stop"
 class FitConfig(BaseModel):
     """How a network is fitted; part of every recipe."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     epochs: PositiveInt = Field(10, description="Passes over the training targets, at most.")
     batch_size: PositiveInt = Field(128, description="Global batch: examples per step over all workers.")
@@ -59,7 +59,7 @@ class FitConfig(BaseModel):
     schedule: Literal["constant", "cosine"] = Field("constant", description="Learning rate after the warm-up.")
     clip_norm: PositiveFloat | None = Field(None, description="Largest gradient norm.")
     patience: PositiveInt | None = Field(None, description="Stop after this many epochs without a better monitored metric.")
-    seed: NonNegativeInt = Field(7, description="Seed of weights, batches and dropout.")
+    seed: NonNegativeInt = Field(7, lt=2**32, description="Seed of weights, batches and dropout.")
     num_workers: PositiveInt = Field(1, description="Ray Train workers.")
     checkpoint_s: NonNegativeFloat = Field(
         60.0, description="Seconds between checkpoints inside an epoch, at least; each epoch ends with one as well."

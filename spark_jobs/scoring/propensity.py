@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema
 
-from features.columns import USER_ID
+from features.columns import CREATED_TIMESTAMP, EVENT_TIMESTAMP, USER_ID
 from features.days import day_number, first_instant
 from features.online.packing import from_microseconds
 from features.revisions import has_revisions
@@ -98,6 +99,8 @@ def score(
             with session(settings, "score") as spark:
                 share_out_rows(spark, lake.num_rows(INTERACTIONS.path, version))
                 rows = read_table(spark, lake, INTERACTIONS, version, in_order=has_revisions(lake, INTERACTIONS.path, version))
+                if day < today and rows.filter(F.greatest(EVENT_TIMESTAMP, CREATED_TIMESTAMP) < F.lit(as_of)).isEmpty():
+                    raise SettingsError(f"--as-of {day}: expected a day after the first act of the shop; none was known before it.")
                 say("scoring")
                 scores = scored(current(rows, INTERACTIONS), saved, source, day, shop)
                 metadata = {

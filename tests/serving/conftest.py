@@ -111,9 +111,9 @@ def ask(gateway: Gateway, path: str, body: Any = None, method: str | None = None
         # As a server does, our own failures must become answers and not exceptions of the client.
         transport = httpx.ASGITransport(gateway, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://shop") as client:
-            content = {"json": body} if body is not None else {}
+            content = {"json": body} if body is not None else {"headers": {"content-type": "application/json"}}
             return await client.request(
-                method or ("GET" if body is None and not more.get("content") else "POST"), path, **content, **more
+                method or ("GET" if body is None and not more.get("content") else "POST"), path, **{**content, **more}
             )
 
     return asyncio.run(send())

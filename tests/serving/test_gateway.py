@@ -143,6 +143,17 @@ def test_a_body_too_large_is_refused_before_it_is_read(gateway: Gateway) -> None
     assert sum(map(len, read)) < 300_000
 
 
+@pytest.mark.parametrize("said", [None, "text/plain", "application/x-www-form-urlencoded", "text/plain; application/json"])
+def test_only_what_is_said_to_be_json_is_read(said: str | None, post: Ask) -> None:
+    headers = {} if said is None else {"content-type": said}
+    for path in ("/v1/recommend", "/v1/events"):
+        content = problem(post(path, method="POST", content=b"{}", headers=headers), 415, "unsupported-media-type")
+        assert "application/json" in content["detail"]
+    assert post(
+        "/v1/recommend", method="POST", content=b"{}", headers={"content-type": "Application/JSON; charset=utf-8"}
+    ).is_success
+
+
 def test_wrong_paths_and_methods_say_what_there_is(post: Ask) -> None:
     assert "/docs" in problem(post("/v1/recommendations", {}), 404, "not-found")["detail"]
     answer = post("/v1/recommend", method="GET")

@@ -20,7 +20,7 @@ from serving.products import Recommend
 from serving.recommend import Asked
 from serving.recommend import recommend as command
 from serving.schemas import RecommendRequest
-from tests.serving.conftest import ITEMS, NOW, Ask, ServedShop
+from tests.serving.conftest import ITEMS, NOW, Ask, ServedShop, ask
 from training.tracking import Saved, Tracking
 
 ON_SALE = set(ITEMS[:9])
@@ -46,6 +46,13 @@ def registered(monkeypatch: pytest.MonkeyPatch, models: Mapping[str, Saved]) -> 
         return models[name]
 
     monkeypatch.setattr(Tracking, "fetch", fetch)
+
+
+def saved_recommender(shop: ServedShop) -> Saved:
+    """The version that the shop's graph pins, as the registry gives it."""
+    pin = shop.manifests["recommend"].pins["recommender"]
+    folder = Home(shop.settings).model_folder("sample.recommender", pin.version, pin.digest)
+    return Saved(folder, "sample.recommender", pin.version, pin.digest, pin.run_id, shop.manifests["recommend"].tables)
 
 
 def test_a_known_user_gets_a_personal_list_as_the_model_gives_it(post: Ask, served: ServedShop) -> None:
@@ -204,10 +211,7 @@ def test_a_popular_list_has_no_reasons_and_one_item_is_held_against_what_is_popu
 
 
 def test_the_command_gives_the_list_of_the_endpoint(post: Ask, served: ServedShop, monkeypatch: pytest.MonkeyPatch) -> None:
-    pin = served.manifests["recommend"].pins["recommender"]
-    folder = Home(served.settings).model_folder("sample.recommender", pin.version, pin.digest)
-    saved = Saved(folder, "sample.recommender", pin.version, pin.digest, pin.run_id, served.manifests["recommend"].tables)
-    registered(monkeypatch, {"recommender": saved})
+    registered(monkeypatch, {"recommender": saved_recommender(served)})
     bodies: tuple[dict[str, Any], ...] = (
         {"placement": "similar", "item_id": "i0"},
         {"placement": "bought_together", "basket": ["i0", "i7"]},
@@ -227,3 +231,11 @@ def test_the_command_gives_the_list_of_the_endpoint(post: Ask, served: ServedSho
     assert (told["catalogue"], told["degraded"]) == (len(ITEMS), [])
     with pytest.raises(ValidationError):
         command(served.settings, Asked("u1"), 0)
+
+
+def test_the_command_knows_what_was_told_of_an_item_meanwhile(told_shop: ServedShop, monkeypatch: pytest.MonkeyPatch) -> None:
+    registered(monkeypatch, {"recommender": saved_recommender(told_shop)})
+    first, *others = ids(command(told_shop.settings, Asked("u1"), 9))
+    body = {"items": [{"item_id": first, "withdrawn_at": "2020-01-01T00:00:00Z"}]}
+    assert ask(told_shop.gateway(), "/v1/items", body).json()["accepted"] == 1
+    assert ids(command(told_shop.settings, Asked("u1"), 9)) == others

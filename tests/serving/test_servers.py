@@ -170,7 +170,12 @@ def test_the_real_servers(running: Settings, served: ServedShop, tmp_path: Path)
         assert httpx.post(f"{url}/v1/{product}", json=good, timeout=30).status_code == 200
     refused = httpx.post(f"{url}/v1/forecast", json={"series": [{"item_id": "i0"}], "horizon": 10_000}, timeout=30)
     assert (refused.status_code, refused.headers["content-type"]) == (422, "application/problem+json")
-    assert httpx.post(f"{url}/v1/sentiment", content=b"x" * 2_000_000, timeout=30).status_code == 413
+    assert (
+        httpx.post(
+            f"{url}/v1/sentiment", content=b"x" * 2_000_000, headers={"content-type": "application/json"}, timeout=30
+        ).status_code
+        == 413
+    )
     assert httpx.get(f"{url}/nothing/here", timeout=30).json()["type"] == "urn:shopgraph:problem:not-found"
     assert "shopgraph_request_seconds_count" in httpx.get(f"{url}/metrics", timeout=30).text
 

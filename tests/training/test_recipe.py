@@ -28,7 +28,7 @@ def test_a_change_reaches_its_field_and_no_other() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("fit.epochs", "expected key=value"),
+        ("fit.epochs", "expected name=value"),
         ("fit.epoch=3", "no field 'fit.epoch'; there are .*fit.epochs"),
         ("epochs=3", "no field 'epochs'"),
         ("fit.epochs.deep=3", "no field 'fit.epochs.deep'"),
@@ -40,6 +40,9 @@ def test_a_change_reaches_its_field_and_no_other() -> None:
         ("data.objective=*b", "'data.objective=.b': expected a YAML value"),
         ("data.objective=2024-02-31", "'data.objective=2024-02-31': expected a YAML value.*day is out of range"),
         ("data.objective=sometimes", "data.objective: Input should be"),
+        ("fit.learning_rate=.inf", "fit.learning_rate: Input should be a finite number"),
+        ("data.val_days=1e300", "data.val_days: Input should be less than or equal to 36500"),
+        ("fit.seed=99999999999999999999", "fit.seed: Input should be less than"),
     ],
 )
 def test_a_change_that_does_not_fit_is_named(change: str, message: str) -> None:

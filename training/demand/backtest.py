@@ -17,7 +17,7 @@ from training.metrics.forecast import Doubles, naive_scale, series_parts
 class BacktestConfig(BaseModel):
     """Which series and days are scored; part of the recipe."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     horizon: PositiveInt = Field(28, description="Days ahead that are scored; the last ones of the table are the test part.")
     num_origins: PositiveInt = Field(3, description="Rolling origins of the validation part, one horizon apart.")

@@ -22,7 +22,7 @@ from training.metrics.forecast import WQL_LEVELS, Doubles, pooled
 class WindowConfig(BaseModel):
     """Which windows are learned from; part of the recipe."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     windows_per_epoch: PositiveInt = Field(40_000, description="Random windows that make an epoch.")
     scale_power: float = Field(
@@ -35,7 +35,7 @@ class WindowConfig(BaseModel):
 class LossConfig(BaseModel):
     """What the loss is made of and what is hidden from the network while it learns; part of the recipe."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     scale_power: float = Field(
         0.5, ge=0, le=1, description="A window counts scale ** power: 1 is WQL's own weight, 0 is equal series."

@@ -37,7 +37,7 @@ MAX_LOG_MEAN = 15.0
 class Config(BaseModel):
     """Shape of the demand network; the defaults are those of the recipe `full`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     encoder: EncoderConfig = Field(EncoderConfig(), description="How far a window reaches.")
     hidden_size: PositiveInt = Field(64, description="Width of both LSTMs.")

@@ -15,7 +15,7 @@ from training.trainer import FitConfig
 class Recipe(BaseModel):
     """Data, model and fit of one training run; frozen, and every field can be changed with `--set group.field=value`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     name: str
     backtest: BacktestConfig

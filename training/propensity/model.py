@@ -34,7 +34,7 @@ NUM_DRIVERS = 3
 class Config(BaseModel):
     """Size and shape of the network. No value but calibration, cut-offs and weighting was searched."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     dim: PositiveInt = Field(64, description="Width of the hidden layers.")
     layers: PositiveInt = Field(2, description="Hidden layers.")

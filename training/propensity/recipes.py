@@ -11,7 +11,7 @@ from training.trainer import FitConfig
 class DataConfig(BaseModel):
     """Which moments of the past are learned from."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     num_cutoffs: PositiveInt = Field(12, description="Cut-off days on which every user known by then gives a row to learn from.")
     max_rows: PositiveInt = Field(1_000_000, description="Rows of a part, at most; of more so many are drawn.")
@@ -20,7 +20,7 @@ class DataConfig(BaseModel):
 class Recipe(BaseModel):
     """Data, model and fit of one training run; frozen, and every field can be changed with `--set group.field=value`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     name: str
     data: DataConfig

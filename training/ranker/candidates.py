@@ -30,7 +30,8 @@ class Retrieved:
     item: Ints
     """(R,) index into the recommender's catalogue."""
     rank: Ints
-    """(R,) from 0."""
+    """(R,) place from 0 among all of the catalogue, whatever is allowed, so that a filter changes no chance; the last one is also that
+    of all that come after it, which no ranker has learned from."""
     shares: dict[str, Floats]
     """Source -> (R,) log of its share, NaN where it gives none."""
 
@@ -45,11 +46,21 @@ def retrieve(
         allowed: (histories, items) of the catalogue, False: no candidate; None: all are.
     """
     shares = retrieval_shares(recommender, items, events)
-    scores = shares[RETRIEVAL] if allowed is None else np.where(allowed, shares[RETRIEVAL], np.float32(-np.inf))
-    best = top_k(scores, NUM_CANDIDATES)
-    is_open = np.take_along_axis(scores, best, axis=1) > -np.inf
-    history, rank = np.nonzero(is_open)
-    item = best[is_open]
+    whole = shares[RETRIEVAL]
+    first = best = top_k(whole, NUM_CANDIDATES)
+    is_open = np.ones(best.shape, dtype=np.bool_)
+    if allowed is not None:
+        scores = np.where(allowed, whole, np.float32(-np.inf))
+        best = top_k(scores, NUM_CANDIDATES)
+        is_open = np.take_along_axis(scores, best, axis=1) > -np.inf
+    places = np.full(whole.shape[1], first.shape[1] - 1)
+    ranks = np.empty(best.shape, dtype=np.int64)
+    for row, items_of_row in enumerate(first):
+        places[items_of_row] = np.arange(len(items_of_row))
+        ranks[row] = places[best[row]]
+        places[items_of_row] = first.shape[1] - 1
+    history, _ = np.nonzero(is_open)
+    item, rank = best[is_open], ranks[is_open]
     logs = {name: log_shares(share[history, item]) for name, share in shares.items()}
     return Retrieved(history, item, rank, {name: logs.get(name, np.full(len(item), np.nan)) for name in SOURCES})
 

@@ -37,7 +37,7 @@ _ROWS = 65_536
 class Config(BaseModel):
     """Size and shape of the network. The defaults are those that won on the validation parts named in docs/results.md."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     dim: PositiveInt = Field(32, description="Width of towers and trunk.")
     dropout: float = Field(0.1, ge=0, lt=1, description="Share of the towers' sum hidden in training.")

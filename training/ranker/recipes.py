@@ -14,7 +14,7 @@ from training.trainer import FitConfig
 class DataConfig(BaseModel):
     """What is learned from."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     tuning_share: PositiveFloat = Field(
         0.25, lt=1, description="Last part of the recommender's validation days on which the ranker is tuned and calibrated."
@@ -25,7 +25,7 @@ class DataConfig(BaseModel):
 class Recipe(BaseModel):
     """First stage, data, model and fit of one training run; frozen, and every field can be changed with `--set group.field=value`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     name: str
     retrieval: recommender.Recipe

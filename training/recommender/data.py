@@ -38,11 +38,11 @@ Start = Literal["users", "near"]
 class DataConfig(BaseModel):
     """What is learned from and how it is split."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     protocol: Literal["time", "leave_one_out"] = Field("time", description="How acts are parted; see training/splits.py.")
-    val_days: PositiveFloat = Field(28, description="Length of the validation part (protocol `time`).")
-    test_days: PositiveFloat = Field(28, description="Length of the test part (protocol `time`).")
+    val_days: PositiveFloat = Field(28, le=36_500, description="Length of the validation part (protocol `time`).")
+    test_days: PositiveFloat = Field(28, le=36_500, description="Length of the test part (protocol `time`).")
     target: splits.Target = Field(
         "session",
         description="What is asked (protocol `time`): all items of the next session, its first, or each act after another.",
@@ -59,7 +59,7 @@ class DataConfig(BaseModel):
     )
     start: Start = Field("users", description="What items are alike by before training: who takes them, or what they are near to.")
     content: bool = Field(True, description="Learn what the words of `item_catalog` say of an item, so that new ones are known.")
-    popular_days: PositiveFloat = Field(28, description="Window of the popular list that answers an empty history.")
+    popular_days: PositiveFloat = Field(28, le=36_500, description="Window of the popular list that answers an empty history.")
     max_val_queries: PositiveInt = Field(
         5000, description="Questions of the validation part by which epochs, floors and weights are chosen, at most."
     )

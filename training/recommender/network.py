@@ -27,7 +27,7 @@ from training.recommender.losses import CatalogueSoftmax, SampledSoftmax
 class Config(BaseModel):
     """Size and shape of the network. The defaults are those that won on the validation parts named in the recipes."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     dim: PositiveInt = Field(64, description="Width of embeddings and blocks.")
     num_blocks: PositiveInt = Field(2, description="Transformer blocks.")

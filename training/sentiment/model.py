@@ -45,7 +45,7 @@ class Answer(TypedDict):
 class Config(BaseModel):
     """Size and shape of tokenizer and network. The defaults are those that won on the validation part of `full`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     encoder: EncoderConfig = Field(EncoderConfig(), description="The tokenizer.")
     dim: PositiveInt = Field(64, description="Width of a piece's embedding.")

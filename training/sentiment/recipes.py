@@ -12,7 +12,7 @@ from training.trainer import FitConfig
 class DataConfig(BaseModel):
     """What is trained on and tested."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     leave_one_category_out: bool = Field(
         False, description="Also fit once per category without its texts and test on them: how well the model does on a new one."
@@ -23,7 +23,7 @@ class DataConfig(BaseModel):
 class Recipe(BaseModel):
     """Data, model and fit of one training run; frozen, and every field can be changed with `--set group.field=value`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     name: str
     data: DataConfig

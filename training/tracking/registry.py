@@ -18,7 +18,7 @@ from mlflow.models import Model
 from infra.errors import EngineError, ModelNotFoundError
 from infra.home import Home
 from training.tracking import flavor
-from training.tracking.runs import Run
+from training.tracking.runs import Run, description
 
 NEWEST = "newest"
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
@@ -65,7 +65,12 @@ def register(
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
     made = client.create_model_version(
-        name, info.model_uri, run_id=run.id, tags={"digest": digest, "task": task}, description=card[:5000], model_id=info.model_id
+        name,
+        info.model_uri,
+        run_id=run.id,
+        tags={"digest": digest, "task": task},
+        description=description(card),
+        model_id=info.model_id,
     )
     return int(made.version)
 

@@ -29,6 +29,14 @@ if TYPE_CHECKING:
 _PARAM_CHARS, _TAG_CHARS, _BATCH = 6000, 5000, 100
 
 
+def description(markdown: str) -> str:
+    """What of a card fits the description of a run or a version; a longer one ends with a whole line and says where the rest is."""
+    if len(markdown) <= _TAG_CHARS:
+        return markdown
+    rest = "\n\n*The rest of this card is in the run's artifact `card.md`.*"
+    return markdown[: _TAG_CHARS - len(rest)].rsplit("\n", 1)[0] + rest
+
+
 class Run:
     """A run that is being written; made by `Tracking.run`. `tables`: the versions it reads, path -> version."""
 
@@ -86,8 +94,8 @@ class Run:
         self.client.log_text(self.id, content, name)
 
     def note(self, markdown: str) -> None:
-        """The description a reviewer reads on the run's page, also kept whole as `card.md`."""
-        self.client.set_tag(self.id, "mlflow.note.content", markdown[:_TAG_CHARS])
+        """The description a reviewer reads on the run's page, kept whole as `card.md`."""
+        self.client.set_tag(self.id, "mlflow.note.content", description(markdown))
         self.text(markdown, "card.md")
 
     def inputs(self, uris: Mapping[str, str]) -> None:

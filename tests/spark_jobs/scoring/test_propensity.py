@@ -88,6 +88,14 @@ def test_the_same_again_commits_nothing_and_another_day_replaces_all(shop: Setti
     assert set(lake.read(PURCHASE_PROPENSITY.path)["as_of"].to_pylist()) == {earlier.as_of}
 
 
+def test_a_day_before_the_first_act_is_refused_and_the_table_stays(shop: Settings, lake: Lake) -> None:
+    store(lake, simulate(num_users=20))
+    made = propensity.score(shop)
+    with pytest.raises(SettingsError, match="1999-01-01: expected a day after the first act"):
+        propensity.score(shop, day=date(1999, 1, 1))
+    assert lake.version(PURCHASE_PROPENSITY.path) == made.commit.version
+
+
 def test_an_act_that_was_taken_back_does_not_count(shop: Settings, lake: Lake) -> None:
     rows = acts([("a", "purchase", 5.0, 10.0), ("b", "purchase", 5.0, 20.0)])
     store(lake, rows)

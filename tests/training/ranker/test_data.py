@@ -10,7 +10,7 @@ from features.columns import EVENT_TIMESTAMP, EVENT_TYPE, ITEM_ID, SESSION_ID, U
 from features.store import FeatureStore
 from tests.training.ranker.conftest import NUM_ITEMS, microseconds, price
 from training import splits
-from training.ranker.candidates import RETRIEVAL, SOURCES, retrieval_shares
+from training.ranker.candidates import RETRIEVAL, SOURCES, retrieval_shares, retrieve
 from training.ranker.data import Lists, make_lists, tasks_of
 from training.ranker.encoder import ITEM_FEATURES, USER_FEATURES, cross_features
 from training.ranker.model import TASKS
@@ -85,6 +85,18 @@ def test_retrieval_gives_the_largest_shares_of_the_blend(interactions: pa.Table,
         mine = found.history == number
         assert sorted(shares[number], reverse=True) == pytest.approx(np.exp(found.shares[RETRIEVAL][mine]))
         assert found.rank[mine].tolist() == list(range(NUM_ITEMS))
+
+
+def test_a_filter_leaves_what_is_known_of_a_candidate_as_it_is(interactions: pa.Table, recommender: Recommender) -> None:
+    sessions = sessions_of(interactions, 40, 42, recommender)
+    served = sessions.history.served(np.arange(len(sessions)))
+    whole = retrieve(recommender, *served)
+    allowed = np.zeros((len(sessions), NUM_ITEMS), dtype=np.bool_)
+    allowed[:, ::3] = True
+    some = retrieve(recommender, *served, allowed)
+    known = {(history, item): rank for history, item, rank in zip(whole.history, whole.item, whole.rank, strict=True)}
+    assert set(some.item.tolist()) == set(range(0, NUM_ITEMS, 3))
+    assert some.rank.tolist() == [known[pair] for pair in zip(some.history, some.item, strict=True)]
 
 
 def test_ndcg_counts_what_was_not_retrieved_as_a_miss(lists: Lists) -> None:

@@ -24,6 +24,7 @@ from infra.processes import free_ports, processes, running, start, stop
 from infra.settings import Settings
 from training.tracking import Run, Tracking
 from training.tracking.registry import fetch, register
+from training.tracking.runs import description
 from training.tracking.server import NAME, ensure_server, server_uri
 
 
@@ -65,6 +66,15 @@ def test_a_run_carries_parameters_inputs_plots_and_commit(tracking: Tracking) ->
     assert [dataset.dataset.digest for dataset in kept.inputs.dataset_inputs] == ["v3"]
     assert [metric.value for metric in tracking.client.get_metric_history(run.id, "val_ndcg_at_10")] == [0.1, 0.2]
     assert {item.path for item in tracking.client.list_artifacts(run.id)} >= {"plots", "tables", "card.md"}
+
+
+def test_a_card_too_long_for_a_description_ends_with_a_whole_line_and_says_where_the_rest_is() -> None:
+    card = "\n".join(f"| row {number} | {'x' * 50} |" for number in range(200))
+    cut, pointer = description(card).rsplit("\n\n", 1)
+    assert len(description(card)) <= 5000
+    assert cut == "\n".join(card.splitlines()[: cut.count("\n") + 1])
+    assert "card.md" in pointer
+    assert description("# Card") == "# Card"
 
 
 def test_a_failing_run_is_marked_failed(tracking: Tracking) -> None:
