@@ -146,7 +146,12 @@ def recommend(
             raise SettingsError("--all is for_you of every user: leave out --user, --visitor, --items and --placement.")
         _recommend_all(context.obj, to, k, model, as_json)
         return
-    asked = Asked(user, visitor, tuple(item for item in (items or "").split(",") if item), placement)
+    named = tuple(item for item in (items or "").split(",") if item)
+    if items is not None and not named:
+        raise SettingsError(f"--items: expected a,b,c, got {items!r}.")
+    if placement == "similar" and len(named) > 1:
+        raise SettingsError(f"--placement similar takes one item, got {len(named)}; bought_together takes several.")
+    asked = Asked(user, visitor, named, placement)
     try:
         answer = answer_of(context.obj, asked, k, model)
     except ValidationError as error:

@@ -59,6 +59,7 @@ def recommend(settings: Settings, asked: Asked, k: int, model: str | None = None
         EngineError: MLflow does not answer and cannot be started.
         pydantic.ValidationError: see `Asked.request`.
     """
+    asked.request(k, "view")  # what cannot be asked is told before anything is loaded
     shop = Shop.load(Home(settings), settings.shop)
     lake = Lake.open(settings, shop.name)
     tracking = Tracking(settings, shop.name)

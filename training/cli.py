@@ -211,6 +211,9 @@ def _show(reports: dict[str, dict[str, object]]) -> None:
     from rich.markdown import Markdown
 
     console = Console()
+    if not console.is_terminal:  # a log has room for whole names and intervals
+        lines = [line for report in reports.values() for line in str(report["summary"]).splitlines()]
+        console.width = max([console.width, *map(len, lines)])
     for model, report in reports.items():
         console.print(f"[bold]{model}[/bold], version {report['version']}, run {report['run_id']}", highlight=False)
         console.print(Markdown(str(report["summary"])))

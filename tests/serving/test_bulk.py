@@ -241,6 +241,9 @@ def test_what_cannot_be_scored_is_refused(settings: Settings) -> None:
         (["--to", "recommendations"], "--all and --to go together"),
         (["--all", "--to", "recommendations", "--user", "u1"], "leave out --user, --visitor, --items and --placement"),
         (["--all", "--to", "recommendations", "--placement", "trending"], "leave out --user"),
+        (["--items", ",,"], "--items: expected a,b,c, got ',,'"),
+        (["--placement", "similar", "--items", "a,b"], "similar takes one item, got 2"),
+        (["-k", "0"], "k: Input should be greater than or equal to 1, got 0"),
         (["--all", "--to", "recommendations", "-k", "201"], "k: Input should be less than or equal to 200, got 201"),
     ],
 )

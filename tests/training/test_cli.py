@@ -13,6 +13,7 @@ import shopgraph
 from infra.errors import HomeError, TableContractError
 from infra.home import Home
 from infra.settings import Settings
+from training.cli import _show as show
 
 LOCK = "train-sample-demand"
 
@@ -65,3 +66,14 @@ def test_a_training_keeps_others_out_until_its_ray_has_ended(
         told = train(shop, mlflow_uri=mlflow_uri)
     assert isinstance(told.exception, HomeError)
     assert ended == [True]  # no Ray was started for it
+
+
+def test_in_a_log_no_name_and_no_interval_is_cut(capsys: pytest.CaptureFixture[str]) -> None:
+    metrics = [f"a_long_metric_at_{k}" for k in range(8)]
+    cells = ["0.1065 [0.0978, 0.1153]"] * len(metrics)
+    rows = [["test part", *metrics], ["---"] * (len(metrics) + 1), ["popularity_28d", *cells]]
+    summary = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    show({"recommender": {"version": 1, "run_id": "a", "summary": summary}})
+    told = capsys.readouterr().out
+    assert all(name in told for name in (*metrics, "popularity_28d"))
+    assert told.count(cells[0]) == len(cells)
