@@ -28,6 +28,8 @@ MAX_USERS = 200_000
 """Rows of the per-user table, at most; beyond it an even sample."""
 HISTORY_BUCKETS = (1, 4, 16, 64, 256)
 """Lower bounds of the segments by length of history."""
+_FEW = 10
+"""Questions below which a segment has no interval worth telling."""
 
 
 def metrics(report: RankingReport, queries: Queries, counts: Ints, seed: int) -> dict[str, float]:
@@ -90,12 +92,17 @@ def segments(model: RankingReport, floor: RankingReport, queries: Queries, count
 
 
 def segments_table(rows: pa.Table) -> str:
-    """`segments` in Markdown."""
+    """`segments` in Markdown, and what they are; an interval of a few questions says nothing, so those have no figures."""
     lines = ["| segment | questions | ndcg_at_10 | gain, paired |", "|---|---|---|---|"]
-    lines += [
-        f"| {row['segment']} | {row['num_queries']} | {cell(row, 'ndcg_at_10')} | {cell(row, 'gain')} |" for row in rows.to_pylist()
-    ]
-    return "\n".join(lines)
+    for row in rows.to_pylist():
+        few = row["num_queries"] < _FEW
+        figures = ("too few", "too few") if few else (cell(row, "ndcg_at_10"), cell(row, "gain"))
+        lines.append(f"| {row['segment']} | {row['num_queries']} | {' | '.join(figures)} |")
+    told = (
+        "cold: fewer than five acts before; heavy: the most active tenth; tail: mostly wants the least popular items, together a fifth "
+        "of all acts; head: the others; new: mostly wants what nobody took in training; decile_10: wants one of the most popular tenth."
+    )
+    return "\n".join([*lines, "", told])
 
 
 def per_user(report: RankingReport, queries: Queries, pseudonym: Callable[[str], str]) -> pa.Table:

@@ -85,9 +85,12 @@ def test_segments_part_users_and_wanted_items() -> None:
     assert rows_by_name["head"]["gain"] == 0
     assert rows_by_name["tail"]["gain"] > 0.5
     assert rows_by_name["tail"]["ndcg_at_10"] == 1
-    lines = evaluate.segments_table(table).splitlines()
-    assert len(lines) == 2 + len(rows_by_name)
-    assert lines[2].startswith("| all | 3 | 1.0000 [1.0000, 1.0000] |")
+    assert "| all | 3 | too few | too few |" in evaluate.segments_table(table)
+    many = pa.Table.from_pylist([{**row, "num_queries": 10 * row["num_queries"]} for row in table.to_pylist()])
+    lines = evaluate.segments_table(many).splitlines()
+    assert len(lines) == 2 + len(rows_by_name) + 2
+    assert lines[2].startswith("| all | 30 | 1.0000 [1.0000, 1.0000] |")
+    assert lines[-1].startswith("cold: fewer than five acts")
 
 
 def test_per_user_rows_hold_no_user_id(asked: tuple[Queries, dict[str, RankingReport]]) -> None:
