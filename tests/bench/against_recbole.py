@@ -16,6 +16,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -56,27 +57,33 @@ def whole(most: int, say: Callable[[str], None]) -> list[Figure]:
     python = environment("recbole")
     say("ours, some minutes")
     ours = _run(sys.executable, HERE / "sequences.py", source, threads, "whole")["history"]
-    say(f"RecBole, at most {most} epochs of some four minutes")
+    work = f"RecBole, at most {most} epochs of some four minutes"
+    say(work)
     with tempfile.TemporaryDirectory() as scratch:
-        peer = _run(python, HERE / "peers" / "recbole_sasrec.py", source, scratch, threads, str(most))["history"]
+        command = (python, HERE / "peers" / "recbole_sasrec.py", source, scratch, threads, str(most))
+        peer = _run(*command, heard=lambda line: say(f"{work}: {line}"))["history"]
     took, best = max(peer, key=lambda epoch: epoch[1])
     reached = [seconds for seconds, ndcg in ours if ndcg >= best]
     what = f"seconds to RecBole's best ndcg_at_10, {best:.4f} in {len(peer)} epochs; ours has {max(ndcg for _, ndcg in ours):.4f} at best"
     return [figure(what, reached[0] if reached else float("inf"), took, better="less", least_ratio=8)]
 
 
-def _run(*command: str | Path) -> dict[str, Any]:
-    """The JSON in the last line of what a program prints."""
-    done = subprocess.run(
-        command,
-        check=False,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)} if command[0] == sys.executable else None,
-    )
-    if done.returncode:
-        raise RuntimeError(f"{command[1]} failed: {done.stderr[-2000:]}")
-    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+def _run(*command: str | Path, heard: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
+    """The JSON in the last line of what a program prints; `heard` is told each line of its standard error."""
+    env = {**os.environ, "PYTHONPATH": str(ROOT)} if command[0] == sys.executable else None
+    lines: deque[str] = deque(maxlen=40)
+    with (
+        tempfile.TemporaryFile("w+") as said,
+        subprocess.Popen(command, stdout=said, stderr=subprocess.PIPE, text=True, env=env) as program,
+    ):
+        assert program.stderr is not None
+        for line in program.stderr:
+            lines.append(line)
+            heard(line.rstrip())
+        if program.wait():
+            raise RuntimeError(f"{command[1]} failed: {''.join(lines)}")
+        said.seek(0)
+        found: dict[str, Any] = json.loads(said.read().strip().splitlines()[-1])
     return found
 
 

@@ -27,10 +27,10 @@ Recommendations = list[tuple[str, float]]
 
 _SCORES = 4_000_000
 """Scores that are there at once: with those of 32 histories and a million items an answer takes half as long again, and gigabytes."""
-_ROWS = 256
+_ROWS = 512
 """Histories that pass through the network together."""
 _TINY = np.finfo(np.float32).tiny
-_SILENT = np.float32(1e-9)
+_SILENT = 1e-9
 """Part of its popularity that is added to every share."""
 _LEAST = -25.0
 """What the log of a share counts as where it is less, or nothing, so that a fall from it can be told."""
@@ -38,15 +38,16 @@ _LEAST = -25.0
 
 def network_scores(network: Network, items: Sequence[Ints], events: Sequence[Ints]) -> Floats:
     """Score of every item after each history, (histories, items); none may be empty."""
-    longest = network.config.max_length
-    found = torch.empty(len(items), network.item.num_embeddings)
-    device = network.item_bias.device
-    for start in range(0, len(items), _ROWS):
-        rows = slice(start, start + _ROWS)
-        batch = pad([row[-longest:] for row in items[rows]], [row[-longest:] for row in events[rows]])
-        with torch.inference_mode():
-            found[rows] = network.scores(**{name: value.to(device) for name, value in batch.items()})
-    return found.numpy()
+    if len(items) > _ROWS:
+        found = np.empty((len(items), network.item.num_embeddings), dtype=np.float32)
+        for start in range(0, len(items), _ROWS):
+            rows = slice(start, start + _ROWS)
+            found[rows] = network_scores(network, items[rows], events[rows])
+        return found
+    longest, device = network.config.max_length, network.item_bias.device
+    batch = pad([row[-longest:] for row in items], [row[-longest:] for row in events])
+    with torch.inference_mode():
+        return np.asarray(network.scores(**{name: value.to(device) for name, value in batch.items()}).cpu())
 
 
 @dataclass(frozen=True)
@@ -178,7 +179,8 @@ class Recommender:
 
     def blend(self, shares: Mapping[str, Floats]) -> Floats:
         """What `sources` gives as one share of every item; among those of which no source speaks the popular ones come first."""
-        return blended(shares, self.weights) + _SILENT * self.encoder.popular
+        heard, popular = torch.from_numpy(blended(shares, self.weights)), torch.from_numpy(self.encoder.popular)
+        return torch.add(heard, popular, alpha=_SILENT).numpy()  # with all threads, as NumPy does not
 
     def scores(self, histories: Sequence[Sequence[str]], event_types: Sequence[Sequence[str]] | None = None) -> Floats:
         """Log of the share of every item of the catalogue, (histories, items), acts oldest first; popularity where nothing is read.

@@ -77,7 +77,7 @@ def main() -> None:
         metrics = trainer.evaluate(valid, load_best_model=False, show_progress=False)
         spent.append((trained - start, time.perf_counter() - trained))
         history.append((time.perf_counter() - began, float(metrics["ndcg@10"])))
-        print(*history[-1], file=sys.stderr, flush=True)
+        print(f"{epoch + 1} epochs, {history[-1][0]:.0f} s, ndcg_at_10 {history[-1][1]:.4f}", file=sys.stderr, flush=True)
         best = max(range(len(history)), key=lambda place: history[place][1])
         if epoch - best >= PATIENCE:
             break
