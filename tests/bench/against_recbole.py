@@ -1,4 +1,4 @@
-"""Our network beside RecBole 1.2.1's SASRec at equal size: one epoch over the same training targets, one full-ranking evaluation.
+"""Our network beside RecBole 1.2.1's SASRec at equal size: one epoch over the same targets, and full rankings (the median of five).
 
     python against_recbole.py [most epochs of RecBole]
 
