@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 
 from report import ROOT, Figure, environment, figure, public_set, publish
 
@@ -89,5 +90,5 @@ def _run(*command: str | Path, heard: Callable[[str], None] = lambda _: None) ->
 
 if __name__ == "__main__":
     with Console(stderr=True).status("") as status:
-        figures = whole(int(sys.argv[1]) if sys.argv[1:] else 200, status.update)
+        figures = whole(int(sys.argv[1]) if sys.argv[1:] else 200, lambda text: status.update(escape(text)))
     publish("recommender-full", figures)
