@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from infra.settings import Settings
+from serving import graph_cli
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from serving.servers import Status
 
 app = typer.Typer()
+app.add_typer(
+    graph_cli.app, name="graph", help="Versions of the inference graph: which one answers, canary, promote, rollback, history."
+)
 
 
 @app.command()
@@ -242,7 +246,9 @@ def _show(found: Status) -> None:
         console.print(note, style="dim", highlight=False, soft_wrap=True)
     for product, version in found.graphs.items():
         console.print(f"graph {product} {version}", highlight=False)
-    for product, why in found.waiting.items():
+    for product, version in found.candidates.items():
+        console.print(f"graph {product} {version} answers some people, as the candidate", highlight=False)
+    for product, why in (*found.waiting.items(), *found.held_back.items()):
         console.print(f"graph {product}: {why}", style="yellow", highlight=False)
     if found.is_up and not found.graphs and not found.waiting:
         console.print("no graph is released: `shopgraph train`, then `shopgraph up --latest`.")

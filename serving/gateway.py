@@ -87,7 +87,7 @@ class Gateway:
                 began = time.perf_counter()
                 content_type = JSON
                 if product:
-                    status, content = 200, await self._answer(product, body, request_id)
+                    status, content = 200, await self._answer(product, body, headers, request_id)
                 elif kind:
                     status, content = 202, await self._take(kind, body, request_id)
             elif path in self._pages:
@@ -131,7 +131,7 @@ class Gateway:
             if not message.get("more_body"):
                 return b"".join(parts)
 
-    async def _answer(self, product: Product, body: bytes, request_id: str) -> bytes:
+    async def _answer(self, product: Product, body: bytes, headers: Mapping[bytes, bytes], request_id: str) -> bytes:
         try:
             if b"NaN" in body or b"Infinity" in body:  # no JSON, though pydantic takes them; unless they stand inside a text
                 from_json(body, allow_inf_nan=False)
@@ -140,9 +140,10 @@ class Gateway:
             raise from_validation(error) from None
         except ValueError as error:
             raise Problem("malformed-json", f"{error}; send one JSON object in UTF-8.") from None
-        served = self.live.served.get(product)  # taken once: one request, one version
-        if served is None:
+        answering = self.live.served.get(product)
+        if answering is None:
             raise self._no_graph(product)
+        served = answering.pick(_key(request, headers, request_id))  # taken once: one request, one version
         served.graph.check(request)
         try:
             content = await served.batcher.submit(request)
@@ -177,8 +178,13 @@ class Gateway:
     def _readiness(self) -> tuple[int, str, bytes]:
         served = self.live.served
         is_ready = bool(served) and not self.live.waiting
-        graphs = {product: one.version for product, one in served.items()}
-        content = {"is_ready": is_ready, "graphs": graphs, "waiting": self.live.waiting}
+        content = {
+            "is_ready": is_ready,
+            "graphs": {product: one.stable.version for product, one in served.items()},
+            "candidates": {product: one.candidate.version for product, one in served.items() if one.candidate},
+            "waiting": self.live.waiting,
+            "held_back": self.live.held_back,
+        }
         return 200 if is_ready else 503, JSON, orjson.dumps(content)
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
@@ -194,6 +200,15 @@ class Gateway:
                 await asyncio.to_thread(self.inbox.stop)
                 await send({"type": "lifespan.shutdown.complete"})
                 return
+
+
+def _key(request: Any, headers: Mapping[bytes, bytes], request_id: str) -> str:
+    """What a request sticks to its version by: the user, else the visitor, the session, the request itself."""
+    for kind in ("user", "visitor"):
+        if name := getattr(request, f"{kind}_id", None):
+            return f"{kind} {name}"
+    session = headers.get(b"x-session-id")
+    return f"session {session.decode('latin-1')}" if session else f"request {request_id}"
 
 
 def _check_media_type(headers: Mapping[bytes, bytes]) -> None:

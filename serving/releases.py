@@ -1,19 +1,24 @@
-"""Releases: immutable graph manifests, and per product a pointer to the one that answers, in SQL.
+"""Releases: immutable graph manifests, and per product which of them answer, in SQL.
 
-A pointer is never changed: a new row is appended, and the newest one holds. SQLite under the home, Postgres by settings.
+A release is never changed: each move appends the whole of what holds from then on, chained to the move before by its digest. The newest
+move of a product holds. SQLite under the home, Postgres by settings.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import getpass
+import hashlib
+import json
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import sqlalchemy as sa
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from infra.errors import EngineError, ReleaseError
 from infra.home import Home
@@ -21,6 +26,14 @@ from infra.lake import Lake
 from infra.pins import pin
 from infra.settings import Settings
 from serving.graph import Manifest
+
+Verb = Literal["release", "deploy", "canary", "promote", "rollback"]
+"""What a move did: `release` lets a version answer at once, the others are steps of a candidate."""
+
+_TRIES = 20
+"""Two who move at once take the same number; who comes second looks again."""
+_FIRST = ""
+"""What the first move is chained to."""
 
 _schema = sa.MetaData()
 _manifests = sa.Table(
@@ -32,30 +45,78 @@ _manifests = sa.Table(
     sa.Column("manifest", sa.Text, nullable=False),
     sa.Column("stored_at", sa.String(40), nullable=False),
 )
-_pointers = sa.Table(
-    "pointers",
+_moves = sa.Table(
+    "moves",
     _schema,
-    sa.Column("epoch", sa.Integer, primary_key=True, autoincrement=True),
-    sa.Column("shop", sa.String(64), nullable=False),
+    sa.Column("shop", sa.String(64), primary_key=True),
+    sa.Column("epoch", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("product", sa.String(32), nullable=False),
-    sa.Column("version", sa.ForeignKey("manifests.version"), nullable=False),
+    sa.Column("verb", sa.String(16), nullable=False),
+    sa.Column("release", sa.Text, nullable=False),
     sa.Column("moved_at", sa.String(40), nullable=False),
     sa.Column("who", sa.String(200), nullable=False),
     sa.Column("why", sa.Text, nullable=False),
-    sa.Index("pointers_by_product", "shop", "product", "epoch"),
+    sa.Column("previous", sa.String(64), nullable=False),
+    sa.Column("digest", sa.String(64), nullable=False),
+    sa.Index("moves_by_product", "shop", "product", "epoch"),
 )
+_CHAINED = ("shop", "epoch", "product", "verb", "release", "moved_at", "who", "why", "previous")
+"""What a move's digest is over, in this order."""
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Candidate(_Frozen):
+    """A version on its way to stable."""
+
+    version: str
+    weight: Annotated[float, Field(ge=0, le=100)] = 0.0
+    """Percent of the people whom it answers."""
+    salt: str
+    """Of the draw who they are."""
+
+
+class Release(_Frozen):
+    """What answers for one product: `stable`, and for some people the `candidate`."""
+
+    stable: str
+    before: str | None = None
+    """The stable version that a rollback returns to; kept loaded, so that it takes no load."""
+    candidate: Candidate | None = None
+
+    @property
+    def versions(self) -> tuple[str, ...]:
+        """The versions that are held in memory, the stable one first."""
+        others = (self.candidate.version if self.candidate else None, self.before)
+        return tuple(dict.fromkeys(version for version in (self.stable, *others) if version))
+
+    def role(self, version: str) -> str:
+        """What a version does now; empty: nothing."""
+        if version == self.stable:
+            return "stable"
+        if self.candidate and version == self.candidate.version:
+            return f"candidate at {self.candidate.weight:g} %"
+        return "before" if version == self.before else ""
 
 
 @dataclass(frozen=True)
 class Move:
-    """One move of a product's pointer; the one with the greatest epoch holds. `moved_at` is ISO 8601 in UTC."""
+    """One move of a product's release; the one with the greatest epoch holds. `moved_at` is ISO 8601 in UTC."""
 
     epoch: int
     product: str
-    version: str
+    verb: Verb
+    release: Release
     moved_at: str
     who: str
     why: str
+    digest: str
+
+
+Change = Callable[[Release | None], Release]
+"""What holds of a product -> what shall hold, but for `before`; may raise ReleaseError."""
 
 
 class Releases:
@@ -95,26 +156,87 @@ class Releases:
                 )
         return manifest.version
 
-    def point(self, version: str, who: str, why: str) -> int:
-        """Let a stored version answer for its product from now on, and pin the tables its models learned from; the epoch of the move.
+    def release(self, version: str, who: str, why: str) -> Move:
+        """Let a stored version answer everybody from now on.
 
         Raises:
             ReleaseError: there is no such version in this shop.
         """
-        manifest = self.manifest(version)
-        pin(Lake.open(self.settings, self.shop), "graph", version, manifest.tables)
-        with self._transaction() as sql:
-            move = _pointers.insert().values(
-                shop=self.shop, product=manifest.product, version=version, moved_at=_now(), who=who, why=why
-            )
-            return int(sql.execute(move.returning(_pointers.c.epoch)).scalar_one())
+        manifest = self._pinned(version)
+        return self._move(manifest.product, "release", lambda _: Release(stable=version), who, why)
 
-    def current(self) -> dict[str, str]:
-        """Product -> version that its pointer names."""
-        newest = sa.select(sa.func.max(_pointers.c.epoch)).where(_pointers.c.shop == self.shop).group_by(_pointers.c.product)
+    def deploy(self, version: str, who: str, why: str) -> Move:
+        """Make a stored version the candidate, which answers nobody yet; in place of another one, if there is one.
+
+        Raises:
+            ReleaseError: there is no such version in this shop, nothing is released beside which it could stand, or it answers already.
+        """
+        manifest = self._pinned(version)
+
+        def change(current: Release | None) -> Release:
+            if current is None:
+                raise ReleaseError(
+                    f"no {manifest.product} graph is released that {version} could be a candidate beside; run `shopgraph up --latest`."
+                )
+            if current.stable == version:
+                raise ReleaseError(f"graph {version} is the stable one already.")
+            return current.model_copy(update={"candidate": Candidate(version=version, salt=secrets.token_hex(8))})
+
+        return self._move(manifest.product, "deploy", change, who, why)
+
+    def canary(self, product: str, weight: float, who: str, why: str) -> Move:
+        """Let the candidate answer so many percent of the people; who was drawn before stays while the weight grows.
+
+        Raises:
+            ReleaseError: there is no candidate, or the weight is no percentage.
+        """
+        if not 0 <= weight <= 100:
+            raise ReleaseError(f"weight: expected 0 to 100 percent, got {weight:g}.")
+
+        def change(current: Release | None) -> Release:
+            release, candidate = _with_candidate(product, current)
+            return release.model_copy(update={"candidate": candidate.model_copy(update={"weight": weight})})
+
+        return self._move(product, "canary", change, who, why)
+
+    def promote(self, product: str, who: str, why: str) -> Move:
+        """Let the candidate answer everybody.
+
+        Raises:
+            ReleaseError: there is no candidate.
+        """
+
+        def change(current: Release | None) -> Release:
+            return Release(stable=_with_candidate(product, current)[1].version)
+
+        return self._move(product, "promote", change, who, why)
+
+    def rollback(self, product: str, who: str, why: str) -> Move:
+        """Withdraw the candidate; where there is none, let the stable version of before answer again.
+
+        Raises:
+            ReleaseError: there is nothing to go back to.
+        """
+
+        def change(current: Release | None) -> Release:
+            if current and current.candidate:
+                return current.model_copy(update={"candidate": None})
+            if current is None or current.before is None:
+                raise ReleaseError(f"{product} has no release of before to go back to.")
+            return Release(stable=current.before)
+
+        return self._move(product, "rollback", change, who, why)
+
+    def current(self) -> dict[str, Release]:
+        """Product -> what answers for it.
+
+        Raises:
+            ReleaseError: the newest move of a product is not as it was made.
+        """
+        newest = sa.select(sa.func.max(_moves.c.epoch)).where(_moves.c.shop == self.shop).group_by(_moves.c.product)
+        wanted = sa.select(_moves).where(_moves.c.shop == self.shop, _moves.c.epoch.in_(newest))
         with self._transaction() as sql:
-            rows = sql.execute(sa.select(_pointers.c.product, _pointers.c.version).where(_pointers.c.epoch.in_(newest)))
-            return {row.product: row.version for row in rows}
+            return {row["product"]: _read(dict(row)) for row in sql.execute(wanted).mappings()}
 
     def manifest(self, version: str) -> Manifest:
         """The stored manifest of that version, proven by its digest.
@@ -127,7 +249,7 @@ class Releases:
                 sa.select(_manifests.c.manifest).where(_manifests.c.version == version, _manifests.c.shop == self.shop)
             )
         if text is None:
-            raise ReleaseError(f"shop {self.shop} has no graph version {version!r}; `shopgraph status` lists the ones that answer.")
+            raise ReleaseError(f"shop {self.shop} has no graph version {version!r}; `shopgraph graph list` names those it has.")
         try:
             manifest = Manifest.model_validate_json(text)
         except ValidationError:
@@ -138,24 +260,160 @@ class Releases:
             raise ReleaseError(f"graph {version}: its stored text has digest {manifest.version}; somebody changed it.")
         return manifest
 
-    def history(self, product: str | None = None) -> list[Move]:
-        """Every move of the shop's pointers, newest first."""
-        wanted = [_pointers.c.shop == self.shop, *([_pointers.c.product == product] if product else [])]
-        columns = [_pointers.c[name] for name in ("epoch", "product", "version", "moved_at", "who", "why")]
+    def find(self, start: str) -> Manifest:
+        """The manifest whose version begins with these digits.
+
+        Raises:
+            ReleaseError: none does, or several do.
+        """
+        found = [version for version, _, _ in self.stored() if version.startswith(start)]
+        if len(found) > 1 and start not in found:
+            raise ReleaseError(f"{len(found)} graph versions begin with {start!r}: {', '.join(found[:5])}; give more digits.")
+        return self.manifest(found[0] if len(found) == 1 else start)
+
+    def stored(self) -> list[tuple[str, str, str]]:
+        """(version, product, when it was stored) of every manifest, newest first."""
+        columns = (_manifests.c.version, _manifests.c.product, _manifests.c.stored_at)
+        wanted = sa.select(*columns).where(_manifests.c.shop == self.shop).order_by(_manifests.c.stored_at.desc())
         with self._transaction() as sql:
-            rows = sql.execute(sa.select(*columns).where(*wanted).order_by(_pointers.c.epoch.desc())).all()
-        return [Move(*row) for row in rows]
+            return [(row.version, row.product, row.stored_at) for row in sql.execute(wanted)]
+
+    def history(self, product: str | None = None) -> list[Move]:
+        """Every move of the shop's releases, newest first.
+
+        Raises:
+            ReleaseError: a move is not as it was made.
+        """
+        with self._transaction() as sql:
+            return [_told(row) for row in reversed(self._rows(sql)) if product in (None, row["product"])]
+
+    def head(self) -> str | None:
+        """The digest of the newest move, which stands for all before it; None: nothing was released yet."""
+        wanted = sa.select(_moves.c.digest).where(_moves.c.shop == self.shop).order_by(_moves.c.epoch.desc()).limit(1)
+        with self._transaction() as sql:
+            found: str | None = sql.scalar(wanted)
+        return found
+
+    def verify(self, head: str | None = None) -> list[str]:
+        """What is wrong with the history, in words; nothing where every move stands as it was made.
+
+        Who changes the newest moves and their digests, or takes them away, makes another chain that holds: that the chain was not cut is
+        known by a digest that was noted elsewhere.
+
+        Args:
+            head: the digest of some move, as it was noted; it must be in the chain.
+        """
+        found, previous = [], _FIRST
+        with self._transaction() as sql:
+            rows = self._rows(sql)
+        for place, row in enumerate(rows, 1):
+            epoch = row["epoch"]
+            if epoch != place:
+                found.append(f"move {place} is missing: move {epoch} stands in its place")
+                return found
+            if row["previous"] != previous:
+                found.append(f"move {epoch} does not follow the move before it")
+            previous = row["digest"]
+            try:
+                for version in _read(row).versions:
+                    self.manifest(version)
+            except ReleaseError as error:
+                found.append(f"move {epoch} ({row['verb']} of {row['product']}, {row['moved_at']}): {error}")
+        if head is not None and head not in {row["digest"] for row in rows}:
+            found.append(f"no move has the digest {head}: the history was cut or made anew")
+        return found
+
+    def _pinned(self, version: str) -> Manifest:
+        """The manifest of a version, whose models' tables are pinned from now on."""
+        manifest = self.manifest(version)
+        pin(Lake.open(self.settings, self.shop), "graph", version, manifest.tables)
+        return manifest
+
+    def _move(self, product: str, verb: Verb, change: Change, who: str, why: str) -> Move:
+        for _ in range(_TRIES):
+            with suppress(sa.exc.IntegrityError), self._transaction() as sql:
+                rows = self._rows(sql)
+                moves = [_told(row) for row in rows if row["product"] == product]
+                release = change(moves[-1].release if moves else None)
+                release = release.model_copy(update={"before": _before(moves, verb, release.stable)})
+                row = {
+                    "shop": self.shop,
+                    "epoch": rows[-1]["epoch"] + 1 if rows else 1,
+                    "product": product,
+                    "verb": verb,
+                    "release": release.model_dump_json(),
+                    "moved_at": _now(),
+                    "who": who,
+                    "why": why,
+                    "previous": rows[-1]["digest"] if rows else _FIRST,
+                }
+                row["digest"] = _digest(row)
+                sql.execute(_moves.insert().values(row))
+                return _told(row)
+        raise ReleaseError(f"others move the releases of {self.shop} all the time; try again.")
+
+    def _rows(self, sql: sa.Connection) -> list[Mapping[str, Any]]:
+        """Every move of the shop, oldest first."""
+        wanted = sa.select(_moves).where(_moves.c.shop == self.shop).order_by(_moves.c.epoch)
+        return [dict(row) for row in sql.execute(wanted).mappings()]
 
     @contextmanager
     def _transaction(self) -> Iterator[sa.Connection]:
         try:
             with self.engine.begin() as connection:
                 yield connection
+        except sa.exc.IntegrityError:
+            raise
         except sa.exc.SQLAlchemyError as error:
             told: Any = getattr(error, "orig", None) or error
             raise EngineError(
                 f"the release database does not answer: {str(told).splitlines()[0]}; see SHOPGRAPH_RELEASES_DB."
             ) from None
+
+
+def actor() -> str:
+    """Who moves a release: the user of this process."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # no entry for this user, as in some containers
+        return "unknown"
+
+
+def _with_candidate(product: str, current: Release | None) -> tuple[Release, Candidate]:
+    if current is None or current.candidate is None:
+        raise ReleaseError(f"{product} has no candidate; `shopgraph graph deploy <version>` makes one.")
+    return current, current.candidate
+
+
+def _before(moves: list[Move], verb: Verb, stable: str) -> str | None:
+    """What a rollback returns to once `stable` holds by `verb` after these moves: each one takes the newest stable version back."""
+    found: list[str] = []
+    for its_verb, its_stable in (*((move.verb, move.release.stable) for move in moves), (verb, stable)):
+        if its_verb == "rollback" and found[-2:-1] == [its_stable]:
+            found.pop()
+        elif found[-1:] != [its_stable]:
+            found.append(its_stable)
+    return found[-2] if len(found) > 1 else None
+
+
+def _read(row: Mapping[str, Any]) -> Release:
+    """What a move says, if it says what it said when it was made."""
+    if row["digest"] != _digest(row):
+        raise ReleaseError(
+            f"move {row['epoch']} of the releases is not as it was made; see `shopgraph graph history --verify`, and restore the database."
+        )
+    return Release.model_validate_json(row["release"])
+
+
+def _told(row: Mapping[str, Any]) -> Move:
+    names = ("epoch", "product", "verb", "moved_at", "who", "why", "digest")
+    return Move(release=_read(row), **{name: row[name] for name in names})
+
+
+def _digest(row: Mapping[str, Any]) -> str:
+    """SHA-256 over what a move says and the digest of the move before."""
+    said = json.dumps([row[name] for name in _CHAINED], ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(said.encode()).hexdigest()
 
 
 def _now() -> str:

@@ -398,7 +398,9 @@ class Readiness(BaseModel):
 
     is_ready: bool
     graphs: dict[str, str] = Field(description="Product -> version of the graph that answers.")
+    candidates: dict[str, str] = Field(description="Product -> version of the graph that answers some people instead.")
     waiting: dict[str, str] = Field(description="Product -> why its released graph is not the one that answers.")
+    held_back: dict[str, str] = Field(description="Product -> why its candidate answers nobody, though it should answer some.")
 
 
 TOLD: dict[str, type[Request]] = {"events": EventsRequest, "items": ItemsRequest}

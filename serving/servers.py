@@ -5,7 +5,6 @@ Everything listens on loopback as far as Ray lets us choose; the token is the lo
 
 from __future__ import annotations
 
-import getpass
 import http.client
 import json
 import platform
@@ -27,7 +26,7 @@ from infra.errors import EngineError, ModelNotFoundError, SettingsError
 from infra.home import Home
 from infra.settings import Settings
 from serving.graph import PRODUCTS, compose, newest
-from serving.releases import Releases
+from serving.releases import Releases, actor
 
 MLFLOW, RAY = "mlflow", "ray"
 APPLICATION = "serving.app:build"
@@ -67,8 +66,12 @@ class Status:
     servers: tuple[Server, ...]
     graphs: dict[str, str] = field(default_factory=dict)
     """Product -> version that answers."""
+    candidates: dict[str, str] = field(default_factory=dict)
+    """Product -> version that answers some people instead."""
     waiting: dict[str, str] = field(default_factory=dict)
     """Product -> why its released version does not answer."""
+    held_back: dict[str, str] = field(default_factory=dict)
+    """Product -> why its candidate answers nobody, though it should answer some."""
 
     @property
     def is_up(self) -> bool:
@@ -176,8 +179,8 @@ def status(settings: Settings) -> Status:
         0,
         f"{settings.http_replicas} replica(s) in Ray, proxy: {known.get('proxy', 'unknown')}" if pids[RAY] else "",
     )
-    graphs, waiting = (ready.get("graphs", {}), ready.get("waiting", {})) if ready else ({}, {})
-    return Status(str(home.path), settings.shop, (mlflow, ray, http_server), graphs, waiting)
+    told = {name: (ready or {}).get(name, {}) for name in ("graphs", "candidates", "waiting", "held_back")}
+    return Status(str(home.path), settings.shop, (mlflow, ray, http_server), **told)
 
 
 def release_newest(settings: Settings, shop: str, latest: bool) -> dict[str, str]:
@@ -201,9 +204,9 @@ def release_newest(settings: Settings, shop: str, latest: bool) -> dict[str, str
             continue
         with suppress(ModelNotFoundError):  # not trained yet: its requests say so
             manifest = compose(shop, product, newest(product, tracking.fetch), rules.source_weights, rules.ranking)
-            if current.get(product) != manifest.version:
+            if product not in current or current[product].stable != manifest.version:
                 releases.store(manifest)
-                releases.point(manifest.version, who=_who(), why="shopgraph up --latest" if latest else "first release")
+                releases.release(manifest.version, who=actor(), why="shopgraph up --latest" if latest else "first release")
                 moved[product] = manifest.version
     return moved
 
@@ -395,7 +398,7 @@ def _wait_for_graphs(home: Home, shop: str, say: Say) -> None:
         ready = _get_json(settings.http_host, settings.http_port, "/readyz") or {}
         told.update(ready.get("waiting", {}))
         graphs, waiting = ready.get("graphs", {}), ready.get("waiting", {})
-        return all(graphs.get(p) == v or "cannot be loaded" in waiting.get(p, "") for p, v in wanted.items())
+        return all(graphs.get(p) == one.stable or "cannot be loaded" in waiting.get(p, "") for p, one in wanted.items())
 
     _wait(is_done, home, "the graphs")
     ready = _get_json(settings.http_host, settings.http_port, "/readyz") or {}
@@ -429,10 +432,3 @@ def _check_same(settings: Settings, known: Mapping[str, Any]) -> None:
                 f"this home is up with SHOPGRAPH_{name.upper()}={known.get(name)}, not {getattr(settings, name)}; "
                 "set it so, or run `shopgraph down` first."
             )
-
-
-def _who() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # no entry for this user, as in some containers
-        return "unknown"

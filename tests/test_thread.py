@@ -161,7 +161,7 @@ def test_a_list_is_ranked_by_the_features_of_the_point_in_time_join(shop: Instal
     store = FeatureStore(shop.settings, Shop.load(Home(shop.settings)), shop.lake)
     at = store.now()
     releases = Releases(shop.settings, "sample")
-    graph = Loader(shop.settings, store.shop, shop.lake).load(releases.manifest(releases.current()["recommend"]), at)
+    graph = Loader(shop.settings, store.shop, shop.lake).load(releases.manifest(releases.current()["recommend"].stable), at)
     assert isinstance(graph, Recommend)
     assert graph.placements.ranking is not None
     everything = np.ones(len(graph.model.encoder.items), dtype=np.bool_)  # a frame knows nothing of withdrawals

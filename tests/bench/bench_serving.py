@@ -78,7 +78,7 @@ def make_shop(home_folder: Path) -> Settings:
     Purchases.learn(INTERACTIONS.schema.empty_table(), encoder, shop.time_zone).save(folder)
     manifest = compose("bench", "recommend", {"recommender": Saved(folder, "bench.recommender", 1, digest, "none")})
     releases = Releases(settings, "bench")
-    releases.point(releases.store(manifest), who="bench", why="bench")
+    releases.release(releases.store(manifest), who="bench", why="bench")
     return settings
 
 

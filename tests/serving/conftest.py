@@ -142,7 +142,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> ServedShop:
         ("sentiment", "sentiment", save_classifier),
     ):
         manifests[product] = compose("sample", product, {name: keep(home, name, 1, save)})
-        releases.point(releases.store(manifests[product]), who="test", why="first")
+        releases.release(releases.store(manifests[product]), who="test", why="first")
     return ServedShop(settings, shop, lake, manifests)
 
 

@@ -83,7 +83,7 @@ def test_plans_change_the_forecast_and_are_not_filled(post: Ask) -> None:
 
 
 def test_a_forecast_does_not_wait_for_those_that_came_after_it(served: ServedShop, monkeypatch: pytest.MonkeyPatch) -> None:
-    one = served.gateway().live.served["forecast"]
+    one = served.gateway().live.served["forecast"].stable
     answer, sizes = one.graph.answer, []
 
     def seen(requests: Sequence[ForecastRequest], at: datetime) -> list[Content | Problem]:

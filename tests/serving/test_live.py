@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from serving.releases import Releases
 from tests.serving.conftest import Registered, ServedShop, ask, keep, save_recommender
 
 BODY = {"user_id": "u1", "k": 3}
+ME = {"who": "test", "why": "test"}
 
 
 @pytest.fixture
@@ -29,7 +32,7 @@ def shop(served: ServedShop, tmp_path: Path) -> ServedShop:
     """The served shop with releases of its own, the first recommend graph released."""
     own = Settings.load(home=served.settings.home, releases_db=f"sqlite:///{tmp_path / 'releases.db'}")
     made = replace(served, settings=own)
-    made.releases.point(made.releases.store(served.manifests["recommend"]), who="test", why="first")
+    made.releases.release(made.releases.store(served.manifests["recommend"]), who="test", why="first")
     return made
 
 
@@ -45,23 +48,115 @@ def test_a_new_pointer_takes_over_and_the_old_one_comes_back(shop: ServedShop) -
     version = second_graph(shop)
     gateway.live.poll()
     assert ask(gateway, "/v1/recommend", BODY).json()["graph_version"] == first["graph_version"]  # stored is not released
-    shop.releases.point(version, who="test", why="second")
+    shop.releases.release(version, who="test", why="second")
     gateway.live.poll()
     second = ask(gateway, "/v1/recommend", BODY).json()
     assert (second["graph_version"], second["model_versions"]) == (version, {"recommender": "2"})
     assert second["items"] != first["items"]
-    shop.releases.point(first["graph_version"], who="test", why="back")
+    shop.releases.release(first["graph_version"], who="test", why="back")
     gateway.live.poll()
     again = ask(gateway, "/v1/recommend", BODY).json()
     assert (again["graph_version"], again["items"]) == (first["graph_version"], first["items"])
 
 
+def versions_of(gateway: Gateway, bodies: Sequence[Mapping[str, Any]], **more: Any) -> list[str]:
+    return [ask(gateway, "/v1/recommend", {"k": 1, **body}, **more).json()["graph_version"] for body in bodies]
+
+
+def test_a_candidate_answers_those_who_were_drawn_and_they_stay(shop: ServedShop) -> None:
+    gateway = shop.gateway()
+    stable, candidate = gateway.live.served["recommend"].stable.version, second_graph(shop)
+    users = [{"user_id": f"someone {number}"} for number in range(100)]
+    shop.releases.deploy(candidate, **ME)
+    gateway.live.poll()
+    assert set(versions_of(gateway, users)) == {stable}  # a candidate without weight
+    drawn: set[int] = set()
+    for weight in (20, 60):
+        shop.releases.canary("recommend", weight, **ME)
+        gateway.live.poll()
+        answered = versions_of(gateway, users)
+        assert versions_of(gateway, users) == answered
+        now = {place for place, version in enumerate(answered) if version == candidate}
+        assert drawn < now
+        drawn = now
+    assert 40 < len(drawn) < 80
+    assert ask(gateway, "/readyz").json()["candidates"] == {"recommend": candidate}
+    shop.releases.promote("recommend", **ME)
+    gateway.live.look()
+    assert set(versions_of(gateway, users)) == {candidate}
+    shop.releases.rollback("recommend", **ME)
+    gateway.live.look()  # nothing is loaded for it: the version of before is held
+    assert set(versions_of(gateway, users)) == {stable}
+
+
+def test_who_has_no_name_sticks_by_visitor_session_or_not_at_all(shop: ServedShop) -> None:
+    gateway = shop.gateway()
+    shop.releases.deploy(second_graph(shop), **ME)
+    shop.releases.canary("recommend", 50, **ME)
+    gateway.live.poll()
+    for body, headers in (({"visitor_id": "v1"}, {}), ({}, {"x-session-id": "s1"})):
+        assert len(set(versions_of(gateway, [body] * 20, headers={"content-type": "application/json", **headers}))) == 1
+    assert len(set(versions_of(gateway, [{}] * 40))) == 2
+
+
+def test_a_candidate_that_cannot_be_loaded_takes_nothing_from_the_stable_one(shop: ServedShop) -> None:
+    gateway = shop.gateway()
+    stable = gateway.live.served["recommend"].stable.version
+    broken = keep(Home(shop.settings), "recommender", 8, lambda folder, _: folder.mkdir(parents=True))
+    version = shop.releases.store(compose("sample", "recommend", {"recommender": broken}))
+    shop.releases.deploy(version, **ME)
+    shop.releases.canary("recommend", 100, **ME)
+    gateway.live.poll()
+    assert set(versions_of(gateway, [{"user_id": f"u{number}"} for number in range(10)])) == {stable}
+    ready = ask(gateway, "/readyz")
+    assert ready.status_code == 200
+    assert f"graph {version} cannot be loaded" in ready.json()["held_back"]["recommend"]
+    assert gateway.live.load() is False  # not again at once
+    shop.releases.rollback("recommend", **ME)
+    gateway.live.look()
+    assert ask(gateway, "/readyz").json()["held_back"] == {}
+
+
+def test_a_rollback_does_not_wait_for_a_candidate_that_is_loading(shop: ServedShop, monkeypatch: pytest.MonkeyPatch) -> None:
+    stable, second = shop.releases.current()["recommend"].stable, second_graph(shop)
+    shop.releases.release(second, **ME)
+    live = shop.live()
+    live.start()
+    try:
+        until(lambda: "recommend" in live.served and len(live._held) == 2)
+        loads, may_go_on = live.loader.load, threading.Event()
+
+        def slowly(*arguments: Any) -> Any:
+            may_go_on.wait(20)
+            return loads(*arguments)
+
+        monkeypatch.setattr(live.loader, "load", slowly)
+        third = keep(Home(shop.settings), "recommender", 3, save_recommender)
+        shop.releases.deploy(shop.releases.store(compose("sample", "recommend", {"recommender": third})), **ME)
+        time.sleep(0.5)
+        for _ in range(2):  # the candidate, then the version itself
+            shop.releases.rollback("recommend", **ME)
+        moved = time.monotonic()
+        until(lambda: live.served["recommend"].stable.version == stable)
+        assert time.monotonic() - moved < 1.0
+        may_go_on.set()
+    finally:
+        live.stop()
+
+
+def until(is_so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
 def test_requests_during_flips_all_succeed_and_name_one_version_each(shop: ServedShop) -> None:
     gateway = shop.gateway()
-    versions = [gateway.live.served["recommend"].version, second_graph(shop)]
+    versions = [gateway.live.served["recommend"].stable.version, second_graph(shop)]
     expected = {}
     for version in versions:
-        shop.releases.point(version, who="test", why="look")
+        shop.releases.release(version, who="test", why="look")
         gateway.live.poll()
         expected[version] = ask(gateway, "/v1/recommend", BODY).json()["items"]
 
@@ -76,7 +171,7 @@ def test_requests_during_flips_all_succeed_and_name_one_version_each(shop: Serve
 
         clients = [asyncio.create_task(client()) for _ in range(8)]
         for number in range(10):
-            shop.releases.point(versions[number % 2], who="test", why="flip")
+            shop.releases.release(versions[number % 2], who="test", why="flip")
             await asyncio.to_thread(gateway.live.poll)
             await asyncio.sleep(0.02)
         done.set()
@@ -97,7 +192,7 @@ def test_the_last_good_graph_answers_while_the_next_cannot_be_loaded(shop: Serve
     broken = keep(Home(shop.settings), "recommender", 7, lambda folder, _: folder.mkdir(parents=True))
     assert broken.digest != missing.pins["recommender"].digest
     graph = compose("sample", "recommend", {"recommender": broken})
-    shop.releases.point(shop.releases.store(graph), who="test", why="broken")
+    shop.releases.release(shop.releases.store(graph), who="test", why="broken")
     gateway.live.poll()
     assert ask(gateway, "/v1/recommend", BODY).status_code == 200
     ready = ask(gateway, "/readyz")
@@ -127,9 +222,9 @@ def test_a_locked_database_does_not_stop_the_thread(shop: ServedShop) -> None:
             time.sleep(1)
             sql.rollback()
         version = second_graph(shop)
-        shop.releases.point(version, who="test", why="second")
+        shop.releases.release(version, who="test", why="second")
         moved = time.monotonic()
-        while live.served["recommend"].version != version and time.monotonic() - moved < 20:
+        while live.served["recommend"].stable.version != version and time.monotonic() - moved < 20:
             time.sleep(0.02)
         assert time.monotonic() - moved < 1.0
     finally:
@@ -145,7 +240,7 @@ def test_before_any_release_a_request_is_told_what_to_do(settings: Settings, ser
     assert answer.headers["retry-after"] == "5"
     assert "`shopgraph train demand`, then `shopgraph up --latest`" in answer.json()["detail"]
     ready = ask(gateway, "/readyz")
-    assert (ready.status_code, ready.json()) == (503, {"is_ready": False, "graphs": {}, "waiting": {}})
+    assert (ready.status_code, ready.json()) == (503, {"is_ready": False, "graphs": {}, "candidates": {}, "waiting": {}, "held_back": {}})
 
 
 def test_a_replica_takes_requests_only_once_it_has_looked_at_the_releases(shop: ServedShop) -> None:
@@ -179,7 +274,7 @@ def test_facts_that_cannot_be_read_leave_the_last_ones_and_the_other_graphs(
     shop: ServedShop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gateway = shop.gateway()
-    graph = gateway.live.served["recommend"].graph
+    graph = gateway.live.served["recommend"].stable.graph
 
     def broken(at: object) -> None:
         raise OSError("the store is away")
@@ -257,14 +352,14 @@ def test_a_catalogue_that_grew_by_several_shrinks_again(told_shop: ServedShop) -
     gateway.live.tell()
     gateway.live.refresh()
     assert set(names) & set(recommended(gateway, k=50)) == {"new0"}
-    assert len(gateway.live.served["recommend"].graph.model.encoder.items) == 11
+    assert len(gateway.live.served["recommend"].stable.graph.model.encoder.items) == 11
     again = ask(gateway, "/v1/recommend", {"placement": "buy_again", "user_id": "u1", "k": 9}).json()
     assert again["items"]
 
 
 def test_what_the_tables_list_beyond_the_model_is_known_unless_it_was_told_anew(told_shop: ServedShop) -> None:
     gateway = told_shop.gateway()
-    rules = gateway.live.served["recommend"].graph.rules
+    rules = gateway.live.served["recommend"].stable.graph.rules
     tables = ItemTables.read(gateway.live.loader.store, gateway.live.clock.now())
     listed = rules.listed(rules.items[:5], tables)
     assert {item: row["brand"] for item, row in listed.items()} == {"i5": "b", "i6": "a", "i7": "b", "i8": "a"}  # i9 is withdrawn

@@ -313,7 +313,7 @@ def test_what_a_shop_says_of_ranking_is_checked_as_it_is_read(tmp_path: Path) ->
 
 
 def test_an_item_that_was_listed_after_both_learned_is_ranked(told_shop: ServedShop) -> None:
-    told_shop.releases.point(told_shop.releases.store(composed(told_shop)), who="test", why="ranked")
+    told_shop.releases.release(told_shop.releases.store(composed(told_shop)), who="test", why="ranked")
     gateway = told_shop.gateway()
     told = {"item_id": "new", "brand": "a", "price": 15, "category": "hats", "created_at": "2024-05-01T09:00:00Z"}
     assert ask(gateway, "/v1/items", {"items": [told, {"item_id": "bare", "brand": "b"}]}).json()["accepted"] == 2
@@ -327,7 +327,7 @@ def test_an_item_that_was_listed_after_both_learned_is_ranked(told_shop: ServedS
 
 
 def test_a_price_that_is_told_counts_at_once(told_shop: ServedShop) -> None:
-    told_shop.releases.point(
+    told_shop.releases.release(
         told_shop.releases.store(composed(told_shop, RankingRules(times_price=True))), who="test", why="ranked"
     )
     gateway = told_shop.gateway()

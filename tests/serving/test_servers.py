@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from functools import partial
 from ipaddress import ip_address
@@ -22,7 +23,9 @@ from infra.errors import EngineError, SettingsError
 from infra.home import Home
 from infra.settings import Settings
 from serving import servers
-from tests.serving.conftest import ServedShop, ask
+from serving.graph import compose
+from serving.releases import Releases
+from tests.serving.conftest import ServedShop, ask, keep, save_recommender
 
 
 def with_ports(settings: Settings, **more: Any) -> Settings:
@@ -154,6 +157,32 @@ def running(served: ServedShop) -> Iterator[Settings]:
         servers.down(settings)
 
 
+def check_release(running: Settings, served: ServedShop, url: str) -> None:
+    """A candidate comes, answers everybody, and goes, each within a second at most once it is loaded, and no request fails."""
+    releases, stable = Releases(running, "sample"), served.manifests["recommend"].version
+    model = keep(Home(running), "recommender", 2, save_recommender)
+    version = releases.store(compose("sample", "recommend", {"recommender": model}))
+
+    def answers(wanted: str, within_s: float) -> None:
+        began = time.monotonic()
+        while True:
+            answer = httpx.post(url, json={"user_id": "u1", "k": 5}, timeout=30)
+            assert answer.status_code == 200, answer.text
+            if answer.json()["graph_version"] == wanted:
+                return
+            assert time.monotonic() - began < within_s
+
+    releases.deploy(version, who="test", why="")
+    releases.canary("recommend", 100, who="test", why="")
+    answers(version, 30)
+    assert servers.status(running).candidates == {"recommend": version}
+    releases.promote("recommend", who="test", why="")
+    answers(version, 1)
+    releases.rollback("recommend", who="test", why="")
+    answers(stable, 1)
+    assert releases.verify() == []
+
+
 @pytest.mark.e2e
 @pytest.mark.timeout(600)
 def test_the_real_servers(running: Settings, served: ServedShop, tmp_path: Path) -> None:
@@ -179,6 +208,7 @@ def test_the_real_servers(running: Settings, served: ServedShop, tmp_path: Path)
     assert httpx.get(f"{url}/nothing/here", timeout=30).json()["type"] == "urn:shopgraph:problem:not-found"
     assert "shopgraph_request_seconds_count" in httpx.get(f"{url}/metrics", timeout=30).text
 
+    check_release(running, served, f"{url}/v1/recommend")
     found = servers.status(running)
     assert found.is_up
     assert found.graphs == {product: manifest.version for product, manifest in served.manifests.items()}

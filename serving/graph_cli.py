@@ -1,0 +1,246 @@
+"""`shopgraph graph`: which versions of the inference graph answer, and how one becomes another."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from infra.settings import Settings
+
+if TYPE_CHECKING:
+    from serving.releases import Move, Releases
+
+app = typer.Typer(no_args_is_help=True)
+
+Json = Annotated[bool, typer.Option("--json", help="Report as JSON.")]
+Why = Annotated[str, typer.Option("--why", help="The reason, kept in the history.")]
+Version = Annotated[str, typer.Argument(help="A graph version or the first digits of one: see `graph list`.")]
+Product = Annotated[str, typer.Argument(help="recommend, forecast or sentiment.")]
+
+
+@app.command(name="compile")
+def compile_(
+    context: typer.Context,
+    product: Product,
+    model: Annotated[
+        list[str] | None, typer.Option(help="name=version, alias or run id of a model it shall have; default: the newest of each.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Make a graph of registered models, and keep it under the digest of what it pins. It answers nobody yet.
+
+    shopgraph graph compile recommend\n
+    shopgraph graph compile recommend --model recommender=3 --model ranker=champion
+    """
+    from features.shop import Shop
+    from infra.errors import SettingsError
+    from infra.home import Home
+    from serving.graph import compose, newest
+    from training.tracking import Tracking
+
+    settings: Settings = context.obj
+    said = dict(_pair(one) for one in model or [])
+    shop, tracking = Shop.load(Home(settings), settings.shop), Tracking(settings, settings.shop)
+    models = newest(_product(product), lambda name: tracking.fetch(name, said.pop(name, None)))
+    if said:
+        raise SettingsError(f"--model: expected {', '.join(models)}, got {', '.join(said)}.")
+    manifest = compose(shop.name, _product(product), models, shop.source_weights, shop.ranking)
+    version = _releases(context).store(manifest)
+    typer.echo(json.dumps({"version": version, "product": product}) if as_json else f"{product} {version}")
+
+
+@app.command(name="list")
+def list_(context: typer.Context, as_json: Json = False) -> None:
+    """Every graph version of the shop, and what it does now.
+
+    shopgraph graph list
+    """
+    releases = _releases(context)
+    current = releases.current()
+    rows = []
+    for version, product, stored_at in releases.stored():
+        role = current[product].role(version) if product in current else ""
+        rows.append({"version": version, "product": product, "stored_at": stored_at[:19], "role": role})
+    _tell(rows, as_json, "none yet: `shopgraph graph compile recommend`, or `shopgraph up` after a training.")
+
+
+@app.command()
+def show(context: typer.Context, version: Version, as_json: Json = False) -> None:
+    """A graph version as a Mermaid flow chart, with the models and feature definitions it pins; --json: its manifest.
+
+    shopgraph graph show 3f2a > graph.mmd
+    """
+    from serving.graph_views import mermaid
+
+    manifest = _releases(context).find(version)
+    typer.echo(manifest.model_dump_json(indent=2) if as_json else mermaid(manifest), nl=as_json)
+
+
+@app.command()
+def diff(context: typer.Context, old: Version, new: Version, as_json: Json = False) -> None:
+    """What differs between two graph versions, and nothing else.
+
+    shopgraph graph diff 3f2a 91bc
+    """
+    from serving.graph_views import differences
+
+    releases = _releases(context)
+    found = differences(releases.find(old), releases.find(new))
+    _tell([{"what": what, "old": before, "new": after} for what, before, after in found], as_json, "they are the same.")
+
+
+@app.command()
+def deploy(context: typer.Context, version: Version, why: Why = "", as_json: Json = False) -> None:
+    """Make a version the candidate of its product: every replica loads it, and it answers nobody yet.
+
+    shopgraph graph deploy 3f2a --why "more dropout"
+    """
+    releases = _releases(context)
+    found = releases.find(version).version
+    _moved(lambda who: releases.deploy(found, who, why), as_json)
+
+
+@app.command()
+def canary(
+    context: typer.Context,
+    product: Product,
+    weight: Annotated[float, typer.Option(help="Percent of the people whom the candidate answers.")],
+    why: Why = "",
+    as_json: Json = False,
+) -> None:
+    """Let the candidate answer some people. Who was drawn stays while the weight grows; 0 takes all back.
+
+    shopgraph graph canary recommend --weight 5
+    """
+    _moved(lambda who: _releases(context).canary(_product(product), weight, who, why), as_json)
+
+
+@app.command()
+def promote(context: typer.Context, product: Product, why: Why = "", as_json: Json = False) -> None:
+    """Let the candidate answer everybody; the stable version stays loaded, so that `rollback` takes no time.
+
+    shopgraph graph promote recommend --why "+2 % carts over a week"
+    """
+    _moved(lambda who: _releases(context).promote(_product(product), who, why), as_json)
+
+
+@app.command()
+def rollback(context: typer.Context, product: Product, why: Why = "", as_json: Json = False) -> None:
+    """Withdraw the candidate; where there is none, let the stable version of before answer again. Again: the one before that.
+
+    shopgraph graph rollback recommend --why "empty lists"
+    """
+    _moved(lambda who: _releases(context).rollback(_product(product), who, why), as_json)
+
+
+@app.command()
+def history(
+    context: typer.Context,
+    product: Annotated[str | None, typer.Argument(help="recommend, forecast or sentiment; default: all.")] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Prove that no move was changed or taken out; exits 1 if one was.")
+    ] = False,
+    head: Annotated[str | None, typer.Option(help="With --verify: the digest of a move as it was noted elsewhere.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Who let which version answer, when and why, newest first.
+
+    shopgraph graph history recommend\n
+    shopgraph graph history --verify --head 5d1f...
+    """
+    from infra.errors import SettingsError
+
+    releases = _releases(context)
+    if head is not None and not verify:
+        raise SettingsError("--head belongs to --verify.")
+    if verify:
+        found = releases.verify(head)
+        newest = None if found else releases.head()
+        if as_json:
+            typer.echo(json.dumps({"is_intact": not found, "found": found, "head": newest}))
+        else:
+            for one in found:
+                typer.secho(one, fg="red", err=True)
+            if not found:
+                typer.echo(f"intact; its head is {newest or 'nothing yet'}: note it elsewhere, and a cut is found by --head.")
+        if found:
+            raise typer.Exit(1)
+        return
+    moves = releases.history(_product(product) if product else None)
+    if as_json:
+        typer.echo(json.dumps([_content(move) for move in moves]))
+        return
+    rows = [
+        {
+            "epoch": move.epoch, "product": move.product, "what": move.verb, "stable": move.release.stable,
+            "candidate": _candidate(move), "when": move.moved_at[:19], "who": move.who, "why": move.why,
+        }
+        for move in moves
+    ]  # fmt: skip
+    _tell(rows, False, "nothing was released yet.")
+
+
+def _moved(move: Callable[[str], Move], as_json: bool) -> None:
+    from serving.releases import actor
+
+    made = move(actor())
+    if as_json:
+        typer.echo(json.dumps(_content(made)))
+        return
+    candidate = _candidate(made)
+    typer.echo(f"{made.product}: {made.release.stable} answers" + (f", candidate {candidate}." if candidate else "."))
+
+
+def _candidate(move: Move) -> str:
+    candidate = move.release.candidate
+    return f"{candidate.version} at {candidate.weight:g} %" if candidate else ""
+
+
+def _content(move: Move) -> dict[str, Any]:
+    return {**asdict(move), "release": move.release.model_dump(mode="json")}
+
+
+def _releases(context: typer.Context) -> Releases:
+    from serving.releases import Releases
+
+    settings: Settings = context.obj
+    return Releases(settings, settings.shop)
+
+
+def _product(name: str) -> Any:
+    from infra.errors import SettingsError
+    from serving.graph import PRODUCTS
+
+    if name not in PRODUCTS:
+        raise SettingsError(f"expected a product ({', '.join(PRODUCTS)}), got {name!r}.")
+    return name
+
+
+def _pair(said: str) -> tuple[str, str]:
+    from infra.errors import SettingsError
+
+    name, is_pair, value = said.partition("=")
+    if not is_pair or not value:
+        raise SettingsError(f"--model: expected name=version, got {said!r}.")
+    return name, value
+
+
+def _tell(rows: list[dict[str, Any]], as_json: bool, nothing: str) -> None:
+    """A table of what all rows have, or what to do where there is none."""
+    if as_json:
+        typer.echo(json.dumps(rows))
+        return
+    if not rows:
+        typer.echo(nothing)
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*rows[0], box=None)
+    for row in rows:
+        table.add_row(*(str(value) for value in row.values()))
+    Console().print(table, highlight=False)
