@@ -243,4 +243,7 @@ def _tell(rows: list[dict[str, Any]], as_json: bool, nothing: str) -> None:
     table = Table(*rows[0], box=None)
     for row in rows:
         table.add_row(*(str(value) for value in row.values()))
-    Console().print(table, highlight=False)
+    console = Console()
+    if not console.is_terminal:  # a log has room for whole versions and reasons
+        console = Console(width=200)
+    console.print(table, highlight=False)
