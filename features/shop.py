@@ -6,11 +6,20 @@ from collections.abc import Mapping
 from datetime import date
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PrivateAttr, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    PositiveInt,
+    PrivateAttr,
+    ValidationError,
+    field_validator,
+)
 
 from features.definitions import OURS, Definitions
 from features.mapping import Source
@@ -18,6 +27,9 @@ from features.profiles import ProfileRules
 from features.quality.expectations import TableExpectation
 from infra.errors import SettingsError
 from infra.home import Home
+
+ListPlacement = Literal["for_you", "similar", "bought_together", "buy_again", "trending"]
+"""What a list is for."""
 
 
 class RankingRules(BaseModel):
@@ -30,6 +42,51 @@ class RankingRules(BaseModel):
         description="How much the chance of each counts, beside or instead of what the model learned.",
     )
     times_price: bool = Field(False, description="Multiply by the item's price: what a list brings in, rather than what is taken.")
+
+
+class Blocked(BaseModel):
+    """Items that are shown to nobody; frozen."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    items: tuple[str, ...] = Field((), description="By id.")
+    category: tuple[str, ...] = Field((), description="All of these categories.")
+    brand: tuple[str, ...] = Field((), description="All of these brands.")
+
+
+class Boost(BaseModel):
+    """Items that count more, or less, than what is known of people says; frozen."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,40}$", description="What a trace calls it.")
+    factor: float = Field(gt=0, le=1000, description="How many times as much they count; below 1: less.")
+    items: tuple[str, ...] = Field((), description="By id.")
+    category: tuple[str, ...] = Field((), description="All of these categories.")
+    brand: tuple[str, ...] = Field((), description="All of these brands.")
+    new_days: int | None = Field(None, ge=1, description="All that are on sale for no more than so many days.")
+
+
+class ListRules(BaseModel):
+    """What a shop wants of every list, whatever the models say; frozen."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    blocked: Blocked = Field(Blocked(), description="Items that are shown to nobody, on no step of the ladder.")
+    hide_bought: tuple[ListPlacement, ...] = Field((), description="Placements that leave out what the person bought.")
+    boosts: tuple[Boost, ...] = Field((), description="Applied one after the other.")
+    most_of_one: Mapping[Literal["category", "brand"], PositiveInt] = Field(
+        {}, description="How many items of one category or brand a list takes before all others had their turn."
+    )
+    explore: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Chance that a place below the first is filled by a draw among all candidates instead of the best.",
+    )
+    own: tuple[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,40}$")], ...] = Field(
+        (), description="Own rules: rules/<name>.py of the shop's folder, applied in this order."
+    )
 
 
 class Shop(BaseModel):
@@ -59,6 +116,7 @@ class Shop(BaseModel):
         description="Placement -> source -> how much it counts, beside or instead of what shopgraph takes; see serving/graph.py.",
     )
     ranking: RankingRules = Field(RankingRules(), description="What the ranker orders by.")
+    rules: ListRules = Field(ListRules(), description="What the shop wants of every list.")
     profile: ProfileRules = Field(ProfileRules(), description="Constants of profiles; see features/profiles.py.")
 
     _folder: Path | None = PrivateAttr(None)
@@ -85,6 +143,11 @@ class Shop(BaseModel):
         if twice:
             raise ValueError(f"two sources are called {', '.join(twice)}")
         return value
+
+    @property
+    def folder(self) -> Path | None:
+        """The project folder; None: the shop was made in code."""
+        return self._folder
 
     @property
     def zone(self) -> ZoneInfo:

@@ -8,6 +8,7 @@
 <home>/streams/          how far each streamed source was read
 <home>/online/           embedded online store, log of reads
 <home>/artifacts/        MLflow artifacts
+<home>/rules/            texts of shops' own rules that a graph version pins, by digest
 <home>/run/              pids, sockets, tokens, locks
 <home>/logs/             what our servers print
 <home>/cache/            what can be made again: files of registered models, lists that a killed `recommend --all` had scored
@@ -69,6 +70,10 @@ class Home:
     def model_folder(self, name: str, version: int, digest: str) -> Path:
         """Where this machine keeps the files of a registered model version; the digest is part of the name."""
         return self.path / "cache" / "models" / name / f"{version}-{digest[:12]}"
+
+    def rule_file(self, digest: str) -> Path:
+        """Where the text of a shop's own rule is kept, by its digest."""
+        return self.path / "rules" / f"{digest}.py"
 
     @property
     def run(self) -> Path:

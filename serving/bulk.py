@@ -28,12 +28,14 @@ from infra.home import Home
 from infra.lake import Lake, digest_of
 from infra.settings import Settings
 from infra.source import code_digest
+from serving.compiling import compile_graph, newest
 from serving.destinations import destination
-from serving.graph import Manifest, compose, newest
+from serving.edges import Content
+from serving.execution import Graph
+from serving.graph import Manifest
 from serving.loading import Loader
 from serving.nodes.user_history import History, UserHistory
 from serving.problems import Problem
-from serving.products import Content, Recommend
 from serving.schemas import RecommendRequest
 from training import ranker, recommender
 from training.tracking import Tracking
@@ -102,8 +104,8 @@ def recommend_all(
         raise TableContractError(f"table {USER_HISTORY.path} of shop {shop.name} does not exist; run `shopgraph build`.")
     say("fetching the model")
     tracking = Tracking(settings, shop.name)
-    models = newest("recommend", lambda name: tracking.fetch(name, model if name == "recommender" else None))
-    manifest = compose(shop.name, "recommend", models, shop.source_weights, shop.ranking)
+    models = newest(shop, "recommend", lambda name: tracking.fetch(name, model if name == "recommender" else None))
+    manifest = compile_graph(home, shop, "recommend", models)
     pins = {f"{name} version {pin.version}": pin.digest for name, pin in manifest.pins.items()}
     made_by: dict[str, Any] = {"model_version": manifest.pins["recommender"].version, "graph_version": manifest.version}
     mode = settings.now or shop.now
@@ -114,8 +116,8 @@ def recommend_all(
         users = found = None
         if not target.holds(digest):
             say("loading the model")
-            graph = _graph(Loader(settings, shop, lake), manifest, as_of)
-            users, found = _score(graph, made_by, k, shards, versions[USER_HISTORY.path], shard, progress)
+            graph, histories = _graph(Loader(settings, shop, lake), manifest, as_of)
+            users, found = _score(graph, histories, made_by, k, shards, versions[USER_HISTORY.path], shard, progress)
             say("writing")
             told = {"inputs": versions, "models": pins, "graph": manifest.version, "k": k, "as_of": as_of.isoformat()}
             target.replace(shards.files(), digest, told)
@@ -188,19 +190,22 @@ class _Histories(UserHistory):
         }
         return users
 
-    def read(self, requests: Sequence[RecommendRequest], at: datetime) -> list[History]:  # noqa: ARG002
+    def run(self, requests: Sequence[RecommendRequest], at: datetime, *_: Sequence[Any]) -> list[History]:  # noqa: ARG002
         return [self.of[request.user_id] for request in requests if request.user_id is not None]
 
 
-def _graph(loader: Loader, manifest: Manifest, as_of: datetime) -> Recommend:
-    graph = loader.load(manifest, as_of)
-    assert isinstance(graph, Recommend)
-    graph.history = _Histories(loader.store)
-    return graph
+def _graph(loader: Loader, manifest: Manifest, as_of: datetime) -> tuple[Graph, _Histories]:
+    """The graph, and what gives it the histories."""
+    graph, histories = loader.load(manifest, as_of), _Histories(loader.store)
+    for step in graph.steps:
+        if isinstance(step.node, UserHistory):
+            step.node = histories
+    return graph, histories
 
 
 def _score(
-    graph: Recommend,
+    graph: Graph,
+    histories: _Histories,
     made_by: Mapping[str, Any],
     k: int,
     shards: _Shards,
@@ -209,8 +214,7 @@ def _score(
     progress: Callable[[int, int], None],
 ) -> tuple[int, int]:
     """Score the shards that are not there yet; users in all, and of how many a list was there."""
-    histories, as_of = graph.history, shards.as_of
-    assert isinstance(histories, _Histories)
+    as_of = shards.as_of
     total, parts = histories.store.latest_in_parts(USER_HISTORY.name, as_of, history, size, _USERS)
     done = found = 0
     for number, part in enumerate(parts):
@@ -226,15 +230,16 @@ def _score(
     return total, found
 
 
-def _answers(graph: Recommend, users: Sequence[str], k: int, as_of: datetime) -> list[list[Content]]:
+def _answers(graph: Graph, users: Sequence[str], k: int, as_of: datetime) -> list[list[Content]]:
     """The list of each user."""
     requests = [
         RecommendRequest.model_construct(user_id=user, k=k) for user in users
     ]  # ids of the tables may be longer than the API's
     answers = [answer for answer in graph.answer(requests, as_of) if not isinstance(answer, Problem)]  # only a forecast is refused
-    if any("unranked" in answer["degraded"] for answer in answers):
+    if missed := {reason for answer in answers for reason in answer["degraded"]} & {*graph.manifest.ladder, "history_unavailable"}:
         raise EngineError(
-            "the ranker cannot read the online store, so the lists would be unranked; run `shopgraph features materialize`, then again."
+            f"the online store or a model cannot be used, so the lists would be {', '.join(sorted(missed))}; run `shopgraph features "
+            "materialize`, then again."
         )
     return [answer["items"] for answer in answers]
 

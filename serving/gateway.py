@@ -16,7 +16,7 @@ from pydantic_core import from_json
 from infra import log
 from serving import openapi
 from serving.batching import QueueFullError
-from serving.graph import MODELS, PRODUCTS, Product
+from serving.graph import MODEL, PRODUCTS, Product
 from serving.inbox import KINDS, Inbox, Kind
 from serving.live import LiveGraphs
 from serving.metrics import CONTENT_TYPE as METRICS_CONTENT_TYPE
@@ -33,6 +33,7 @@ JSON = "application/json"
 _STARTUP_S = 30.0
 """How long a replica holds back for the releases; a release database that is away must not keep it from saying so."""
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._~-]{1,128}")
+_BUDGET = re.compile(rb"[1-9][0-9]{0,4}|[1-5][0-9]{5}|600000")
 _ADAPTERS: dict[str, TypeAdapter[Any]] = {product: TypeAdapter(model) for product, model in REQUESTS.items()}
 _LISTS: dict[str, TypeAdapter[Any]] = {kind: TypeAdapter(model) for kind, model in LISTS.items()}
 _INBOX_ROUTES: dict[str, Kind] = {f"/v1/{kind}": kind for kind in KINDS}
@@ -144,17 +145,24 @@ class Gateway:
         if answering is None:
             raise self._no_graph(product)
         served = answering.pick(_key(request, headers, request_id))  # taken once: one request, one version
-        served.graph.check(request)
+        graph = served.graph
+        graph.check(request)
         try:
-            content = await served.batcher.submit(request)
+            content = await served.queue.submit(request, _budget_s(headers, graph.manifest.budget_ms))
         except QueueFullError:
             raise Problem("overloaded", "try again in a second, or add replicas.", headers={"retry-after": "1"}) from None
-        if isinstance(content, Problem):
-            raise content
+        except Problem:
+            raise
+        except Exception as error:
+            bottom = graph.bottom(request)
+            if bottom is None:
+                raise
+            log.get(__name__).exception("answered from the end of the ladder", request_id=request_id, error=str(error))
+            content = bottom
         for reason in content["degraded"]:
             self.metrics.degraded.labels(product, reason).inc()
-        about = {"graph_version": served.version, "model_versions": served.model_versions, "request_id": request_id}
-        return orjson.dumps({**content, **about})
+        about = {"as_of": self.live.clock.now(), "graph_version": served.version, "model_versions": served.model_versions}
+        return orjson.dumps({**content, **about, "request_id": request_id})
 
     async def _take(self, kind: Kind, body: bytes, request_id: str) -> bytes:
         try:
@@ -171,8 +179,7 @@ class Gateway:
         elif not self.live.has_polled.is_set():
             detail = "this replica still takes up what is released, or the release database is away; try again."
         else:
-            models = " and ".join(f"`shopgraph train {name}`" for name in MODELS[product])
-            detail = f"no {product} graph is released: run {models}, then `shopgraph up --latest`."
+            detail = f"no {product} graph is released: run `shopgraph train {MODEL[product]}`, then `shopgraph up --latest`."
         return Problem("no-graph", detail, headers={"retry-after": "5"})
 
     def _readiness(self) -> tuple[int, str, bytes]:
@@ -209,6 +216,17 @@ def _key(request: Any, headers: Mapping[bytes, bytes], request_id: str) -> str:
             return f"{kind} {name}"
     session = headers.get(b"x-session-id")
     return f"session {session.decode('latin-1')}" if session else f"request {request_id}"
+
+
+def _budget_s(headers: Mapping[bytes, bytes], usual_ms: int) -> float:
+    """Seconds that a request may take."""
+    said = headers.get(b"x-request-timeout-ms")
+    if said is None:
+        return usual_ms / 1000
+    if not _BUDGET.fullmatch(said):
+        got = said.decode("latin-1")[:20]
+        raise Problem("malformed-header", f"X-Request-Timeout-Ms: expected whole milliseconds from 1 to 600000, got {got!r}.")
+    return int(said) / 1000
 
 
 def _check_media_type(headers: Mapping[bytes, bytes]) -> None:

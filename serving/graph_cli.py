@@ -39,16 +39,17 @@ def compile_(
     from features.shop import Shop
     from infra.errors import SettingsError
     from infra.home import Home
-    from serving.graph import compose, newest
+    from serving.compiling import compile_graph, newest
     from training.tracking import Tracking
 
     settings: Settings = context.obj
     said = dict(_pair(one) for one in model or [])
-    shop, tracking = Shop.load(Home(settings), settings.shop), Tracking(settings, settings.shop)
-    models = newest(_product(product), lambda name: tracking.fetch(name, said.pop(name, None)))
+    home, tracking = Home(settings), Tracking(settings, settings.shop)
+    shop = Shop.load(home, settings.shop)
+    models = newest(shop, _product(product), lambda name: tracking.fetch(name, said.pop(name, None)))
     if said:
         raise SettingsError(f"--model: expected {', '.join(models)}, got {', '.join(said)}.")
-    manifest = compose(shop.name, _product(product), models, shop.source_weights, shop.ranking)
+    manifest = compile_graph(home, shop, _product(product), models)
     version = _releases(context).store(manifest)
     typer.echo(json.dumps({"version": version, "product": product}) if as_json else f"{product} {version}")
 

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from serving.graph import Manifest, Node
+from serving.graph import REQUEST, Manifest, PinnedNode
 
 
 def mermaid(manifest: Manifest) -> str:
     """The graph as a Mermaid flow chart (https://mermaid.js.org), which GitHub, GitLab and many editors draw."""
-    lines = ["flowchart LR", "  request([request])"]
+    lines = ["flowchart LR", f"  {REQUEST}([request])"]
     for node in manifest.nodes:
         lines.append(f'  {node.name}["{"<br/>".join(_about(node))}"]')
         lines += [f"  {read} --> {node.name}" for read in node.reads]
-    read = {name for node in manifest.nodes for name in node.reads}
-    lines.append("  answer([answer])")
-    lines += [f"  {node.name} --> answer" for node in manifest.nodes if node.name not in read]
+    lines += ["  answer([answer])", f"  {manifest.answer} --> answer"]
+    if manifest.ladder:
+        steps = " --> ".join(f"{step}[{step}]" for step in ("full", *manifest.ladder))
+        lines += ["  subgraph ladder [what an answer may go without]", f"  {steps}", "  end"]
     return "\n".join(lines) + "\n"
 
 
@@ -27,20 +29,23 @@ def differences(old: Manifest, new: Manifest) -> list[tuple[str, str, str]]:
     return [(path, before.get(path, ""), after.get(path, "")) for path in paths if before.get(path) != after.get(path)]
 
 
-def _about(node: Node) -> list[str]:
+def _about(node: PinnedNode) -> list[str]:
     told = [node.name]
-    if node.model:
-        told.append(f"{node.model.name} version {node.model.version}, {node.model.digest[:12]}")
-    if node.service:
-        told.append(f"features of {node.service}, {(node.definition or '')[:12]}")
+    told += [f"{pin.name} version {pin.version}, {pin.digest[:12]}" for pin in node.models]
+    told += [f"features of {service}, {digest[:12]}" for service, digest in node.services.items()]
     return told
 
 
 def _named(manifest: Manifest) -> dict[str, Any]:
+    """The manifest with what is named under its name, and its list at the end of the ladder as a digest."""
     content = manifest.model_dump(mode="json")
+    for node in content["nodes"]:
+        node["models"] = {pin.pop("name"): pin for pin in node["models"]}
+    static = hashlib.sha256("\n".join(content["static"]).encode()).hexdigest()
     return {
         **content,
-        "nodes": {node["name"]: {key: value for key, value in node.items() if key != "name"} for node in content["nodes"]},
+        "nodes": {node.pop("name"): node for node in content["nodes"]},
+        "static": f"{len(content['static'])} items, {static[:12]}" if content["static"] else None,
     }
 
 

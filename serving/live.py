@@ -7,20 +7,18 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
 from features.online.packing import from_microseconds
 from infra import clock, log
 from infra.lake import Lake
 from serving.assignment import is_drawn
-from serving.batching import Batcher
+from serving.execution import Graph
 from serving.loading import Loader
 from serving.metrics import Metrics
-from serving.problems import Problem
-from serving.products import Content, Graph
+from serving.queueing import RequestQueue
 from serving.releases import Release, Releases
 
 POLL_S = 0.25
@@ -57,8 +55,8 @@ class ShopClock:
 class Served:
     """One loaded graph version with the queue before it. A request takes it once and stays with it to the end."""
 
-    graph: Graph[Any]
-    batcher: Batcher[Any, Content | Problem]
+    graph: Graph
+    queue: RequestQueue
     version: str
     model_versions: dict[str, str]
 
@@ -233,15 +231,10 @@ class LiveGraphs:
             )
             return
 
-        def work(requests: Sequence[Any]) -> Sequence[Content | Problem]:
-            as_of = self.clock.now()
-            answers = graph.answer(requests, as_of)
-            return [answer if isinstance(answer, Problem) else {**answer, "as_of": as_of} for answer in answers]
-
         versions = {name: str(pin.version) for name, pin in graph.manifest.pins.items()}
         graph.tell(self.clock.now())  # what was told while it was loaded
         with self._lock:
-            self._held = {**self._held, version: Served(graph, Batcher(work, product, graph.max_batch), version, versions)}
+            self._held = {**self._held, version: Served(graph, RequestQueue(graph, self.clock.now), version, versions)}
             self._failed = {name: one for name, one in self._failed.items() if name != version}
         self.metrics.loaded.labels(product, version).set_to_current_time()
         took = round(time.monotonic() - began, 2)

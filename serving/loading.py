@@ -5,7 +5,6 @@ from __future__ import annotations
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -18,29 +17,26 @@ from infra.errors import ReleaseError
 from infra.home import Home
 from infra.lake import Lake
 from infra.settings import Settings
+from serving.execution import Graph
 from serving.graph import Manifest, ModelPin
-from serving.nodes.daily_demand import DailyDemand
-from serving.nodes.item_rules import ItemRules
-from serving.nodes.item_tables import ItemTables
-from serving.nodes.ranker import Ranking
-from serving.nodes.user_history import UserHistory
-from serving.nodes.user_purchases import UserPurchases
-from serving.products import Forecast, Graph, Recommend, Sentiment
-from training.demand.model import Forecaster
-from training.ranker.model import Ranker
-from training.recommender.model import Recommender
-from training.recommender.purchases import Purchases
-from training.sentiment.model import SentimentClassifier
+from serving.kinds import KINDS
+from serving.metrics import Metrics
+from serving.parts import Parts
 
 
 class Loader:
-    """Makes graphs of one shop answer in this process."""
+    """Makes graphs of one shop answer in this process.
 
-    def __init__(self, settings: Settings, shop: Shop, lake: Lake) -> None:
+    Args:
+        metrics: told of their nodes.
+    """
+
+    def __init__(self, settings: Settings, shop: Shop, lake: Lake, metrics: Metrics | None = None) -> None:
         self.settings = settings
         self.shop = shop
         self.lake = lake
         self.home = Home(settings)
+        self.metrics = metrics or Metrics()
 
     @cached_property
     def store(self) -> FeatureStore:
@@ -54,7 +50,7 @@ class Loader:
         told.poll()  # from the first answer on, also in a process that answers but once
         return told
 
-    def load(self, manifest: Manifest, at: datetime) -> Graph[Any]:
+    def load(self, manifest: Manifest, at: datetime) -> Graph:
         """The graph, ready to answer; its models are used once, so that no request pays for the first use.
 
         Raises:
@@ -65,26 +61,12 @@ class Loader:
         torch.set_num_threads(1)  # replicas scale by number; two thread pools on one core only wait for each other
         manifest.check_definitions()
         folders = {name: self.folder(pin) for name, pin in manifest.pins.items()}
-        if manifest.product == "recommend":
-            recommender = Recommender.load(folders["recommender"])
-            recommender.recommend([list(recommender.encoder.items[:2])], 1)
-            tables = ItemTables.read(self.store, at)
-            rules = ItemRules(recommender.encoder.items, tables, self.told)
-            ranking = None
-            if "ranker" in folders:
-                ranking = Ranking(self.store, _ranker(folders["ranker"]), manifest.ranking, rules, tables)
-            history, bought, purchases = UserHistory(self.store), UserPurchases(self.store), Purchases.load(folders["recommender"])
-            graph = Recommend(manifest, history, bought, recommender, purchases, rules, ranking)
-            graph.list_new(tables)
-            return graph
-        if manifest.product == "forecast":
-            forecaster = Forecaster.load(folders["demand"])
-            forecaster.forecast([{}], horizon=1, quantiles=(0.5,), start=at.date())
-            demand = DailyDemand(self.store, forecaster.history_days)
-            return Forecast(manifest, demand, forecaster, self.shop.zone)
-        classifier = SentimentClassifier.load(folders["sentiment"])
-        classifier.classify(["ok"])
-        return Sentiment(manifest, classifier)
+        parts = Parts(manifest, self.home, self.shop, self.store, self.told, folders, at)
+        nodes = {}
+        for pinned in manifest.nodes:
+            kind = KINDS[pinned.kind]
+            nodes[pinned.name] = kind.open(kind.Settings.model_validate(pinned.settings), parts)
+        return Graph(manifest, nodes, parts.catalogue if manifest.product == "recommend" else None, self.metrics)
 
     def folder(self, pin: ModelPin) -> Path:
         """The files of a pinned model version: those kept on this machine, else fetched from MLflow and checked.
@@ -106,10 +88,3 @@ class Loader:
                 f"{saved.digest[:12]}; run `shopgraph up --latest`."
             )
         return saved.folder
-
-
-def _ranker(folder: Path) -> Ranker:
-    try:
-        return Ranker.load(folder)
-    except ValueError as error:  # of a version with other features
-        raise ReleaseError(f"ranker: {error}") from None

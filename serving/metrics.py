@@ -33,6 +33,26 @@ class Metrics:
         self.degraded = Counter(
             "shopgraph_degraded_total", "Answers that left something out.", ["product", "reason"], registry=registry
         )
+        self.node_seconds = Histogram(
+            "shopgraph_node_seconds",
+            "Time that a node took for a batch.",
+            ["product", "node"],
+            buckets=_BUCKETS,
+            registry=registry,
+        )
+        self.node_failures = Counter(
+            "shopgraph_node_failures_total",
+            "Requests that a node was left out of: it failed, was too late, or was left alone.",
+            ["product", "node", "reason"],
+            registry=registry,
+        )
+        self.breaker_open = Gauge(
+            "shopgraph_breaker_open",
+            "1 while a node is left alone after failures in a row.",
+            ["product", "node"],
+            multiprocess_mode="max",
+            registry=registry,
+        )
         self.loaded = Gauge(
             "shopgraph_graph_loaded_timestamp_seconds",
             "When a replica last took up the graph version.",

@@ -27,6 +27,8 @@ TITLES: dict[str, tuple[int, str]] = {
     "internal": (500, "An error of ours; it is in the server's log under this request_id."),
     "no-graph": (503, "No graph answers this yet."),
     "not-kept": (503, "What was posted cannot be kept now."),
+    "malformed-header": (400, "A header does not say what it should."),
+    "too-late": (504, "The time that the request may take is over."),
     "overloaded": (503, "Too many requests wait already."),
 }
 """Every kind of problem: its status and title. The type of a problem is `urn:shopgraph:problem:<kind>`."""

@@ -10,10 +10,9 @@ from infra import clock
 from infra.home import Home
 from infra.lake import Lake
 from infra.settings import Settings
-from serving.graph import compose, newest
+from serving.compiling import compile_graph, newest
 from serving.loading import Loader
 from serving.problems import Problem
-from serving.products import Recommend
 from serving.schemas import RecommendRequest
 from training.tracking import Tracking
 
@@ -60,15 +59,17 @@ def recommend(settings: Settings, asked: Asked, k: int, model: str | None = None
         pydantic.ValidationError: see `Asked.request`.
     """
     asked.request(k, "view")  # what cannot be asked is told before anything is loaded
-    shop = Shop.load(Home(settings), settings.shop)
+    home = Home(settings)
+    shop = Shop.load(home, settings.shop)
     lake = Lake.open(settings, shop.name)
     tracking = Tracking(settings, shop.name)
-    models = newest("recommend", lambda name: tracking.fetch(name, model if name == "recommender" else None))
+    models = newest(shop, "recommend", lambda name: tracking.fetch(name, model if name == "recommender" else None))
     at = clock.now(settings.now or shop.now, lake)
-    manifest = compose(shop.name, "recommend", models, shop.source_weights, shop.ranking)
+    manifest = compile_graph(home, shop, "recommend", models)
     graph = Loader(settings, shop, lake).load(manifest, at)
-    assert isinstance(graph, Recommend)
-    commonest = graph.model.encoder.event_types[0]  # the commonest kind of act
+    assert graph.catalogue is not None
+    encoder = graph.catalogue.now.model.encoder
+    commonest = encoder.event_types[0]  # the commonest kind of act
     (content,) = graph.answer([asked.request(k, commonest)], at)
     assert not isinstance(content, Problem)  # only a forecast is refused there
     return {
@@ -76,5 +77,5 @@ def recommend(settings: Settings, asked: Asked, k: int, model: str | None = None
         "as_of": at.isoformat(),
         "graph_version": manifest.version,
         "model_versions": {name: str(pin.version) for name, pin in manifest.pins.items()},
-        "catalogue": len(graph.model.encoder.items),
+        "catalogue": len(encoder.items),
     }

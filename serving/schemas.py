@@ -36,11 +36,19 @@ RecommendReason = Literal[
     "no_purchases",
     "no_recent_activity",
     "unranked",
+    "unexplained",
+    "no_rules",
+    "last_good_features",
+    "trending",
+    "static",
 ]
 """`empty_history`: the person did something, but nothing of a kind that the model reads. `unknown_item`: only with items that the
 model does not know. `no_purchases`: nothing was bought that says anything: with these items (bought_together), or of what the person
 bought nothing comes again (buy_again). `no_recent_activity`: no item rises (trending). `unranked`: the ranker of the graph, or what it
-reads, could not be used, so the order is that of retrieval (for_you)."""
+reads, could not be used, so the order is that of retrieval (for_you). `unexplained`: there are no reasons, though they were asked for.
+`no_rules`: rules of the shop are left out. `last_good_features`: what the person did is known as of some time ago. `trending`: the list is
+what rises in the category it is about, else anywhere. `static`: it is the fixed list of the graph version. From `unranked` on each of these
+says that something was down, or that the request's time was over."""
 ForecastReason = Literal["unknown_item", "no_recent_demand", "history_unavailable", "stale_history"]
 """`no_recent_demand`: the item is known but was not on sale in the days the model looks back on. `stale_history`: its last days
 before the forecast are not in the online store yet; they count as unknown, not as days without a sale. The table ends with the last
@@ -113,6 +121,7 @@ class RecommendRequest(Request):
     exclude: list[Id] = Field([], max_length=1000, description="Items not to show.")
     personalize: bool = Field(True, description="false: nothing about the person is read, not even the session.")
     explain: bool = Field(False, description="Say with each item what speaks for it; the answer takes longer.")
+    trace: bool = Field(False, description="Say with each list which of the shop's rules moved which items.")
 
     @cached_property
     def lists(self) -> tuple[AskedList, ...]:
@@ -242,6 +251,31 @@ class BoughtBefore(BaseModel):
     usual_gap_days: float = Field(description="Typical days until the item is bought again, by anybody.")
 
 
+class Moved(BaseModel):
+    """An item that a rule put elsewhere."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    item_id: str
+    from_: int = Field(alias="from", description="Its place before, from 0.")
+    to: int = Field(description="Its place after; the others keep their order.")
+
+
+class TraceStep(BaseModel):
+    """What one rule did."""
+
+    rule: str = Field(description="`shown_before` (in a list before this one), a boost or own rule, `most_of_one` or `explore`.")
+    removed: list[str] = Field(description="Items that it took away.")
+    moved: list[Moved] = Field(description="Items that it put elsewhere, by their new places.")
+
+
+class Trace(BaseModel):
+    """How the shop's rules made the list of what the models gave; followed step by step it gives the list again."""
+
+    before: list[str] = Field(description="The items in the order of the models.")
+    steps: list[TraceStep] = Field(description="One per rule that moved something, in order.")
+
+
 class RecommendedItem(BaseModel):
     """One item of a list."""
 
@@ -254,6 +288,10 @@ class RecommendedItem(BaseModel):
     source: Source = Field(
         description="What speaks most for it: the history, likeness, purchases, what stands near in histories of others, a rise, or "
         "no more than its popularity."
+    )
+    propensity: float | None = Field(
+        None,
+        description="Where the shop explores: the chance with which the item came to this place, given those before it.",
     )
     reasons: list[Reason] | None = Field(
         None,
@@ -281,6 +319,7 @@ class RecommendList(BaseModel):
     items: list[RecommendedItem] = Field(description="Best first; fewer than k where fewer are allowed.")
     personalized: bool = Field(description="Whether the list is about this person.")
     degraded: list[RecommendReason] = Field(description="What could not be used; empty: nothing was left out.")
+    trace: Trace | None = Field(None, description="With `trace`.")
 
 
 class RecommendAnswer(Answer):
@@ -290,6 +329,7 @@ class RecommendAnswer(Answer):
     items: list[RecommendedItem] = Field(description="Best first; fewer than k where fewer are allowed.")
     personalized: bool = Field(description="Whether the list is about this person; else it is what is popular.")
     degraded: list[RecommendReason] = Field(description="What could not be used in any list; empty: nothing was left out.")
+    trace: Trace | None = Field(None, description="With `trace`.")
     lists: list[RecommendList] | None = Field(
         None, description="With `placements`: every list, in order; the fields above are those of the first."
     )

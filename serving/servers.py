@@ -25,7 +25,8 @@ from infra import processes
 from infra.errors import EngineError, ModelNotFoundError, SettingsError
 from infra.home import Home
 from infra.settings import Settings
-from serving.graph import PRODUCTS, compose, newest
+from serving.compiling import compile_graph, newest
+from serving.graph import PRODUCTS
 from serving.releases import Releases, actor
 
 MLFLOW, RAY = "mlflow", "ray"
@@ -191,19 +192,20 @@ def release_newest(settings: Settings, shop: str, latest: bool) -> dict[str, str
 
     Raises:
         EngineError: MLflow or the release database does not answer.
-        ReleaseError: `source_weights` of shop.yaml name what there is not.
+        ReleaseError: what shop.yaml or an own graph says cannot work.
         SettingsError: there is no such shop.
     """
     from training.tracking import Tracking
 
     releases, tracking = Releases(settings, shop), Tracking(settings, shop)
-    current, rules = releases.current(), Shop.load(Home(settings), shop)
+    home = Home(settings)
+    current, rules = releases.current(), Shop.load(home, shop)
     moved: dict[str, str] = {}
     for product in PRODUCTS:
         if product in current and not latest:
             continue
         with suppress(ModelNotFoundError):  # not trained yet: its requests say so
-            manifest = compose(shop, product, newest(product, tracking.fetch), rules.source_weights, rules.ranking)
+            manifest = compile_graph(home, rules, product, newest(rules, product, tracking.fetch))
             if product not in current or current[product].stable != manifest.version:
                 releases.store(manifest)
                 releases.release(manifest.version, who=actor(), why="shopgraph up --latest" if latest else "first release")

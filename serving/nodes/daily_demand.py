@@ -1,18 +1,18 @@
-"""Feature nodes `daily_demand` and `item_catalog`: the last days of each asked item, and its category, from the online store."""
+"""Feature node: the last days of each asked item, and its category, from the online store."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
-from typing import Any
+from typing import Any, Self
 
 from features.columns import CATEGORY, DS, ITEM_ID
 from features.store import FeatureStore
 from features.tables import DAILY_DEMAND
-from infra import log
-from infra.errors import ShopgraphError
-from serving.schemas import ForecastReason
+from serving.nodes.node import Node, NodeSettings
+from serving.parts import Parts
+from serving.schemas import ForecastReason, ForecastRequest
 
 _COLUMNS = tuple(column.name for column in DAILY_DEMAND.features)
 
@@ -26,26 +26,41 @@ class Context:
     degraded: list[list[ForecastReason]]
 
 
-class DailyDemand:
+class DailyDemand(Node):
     """Reads `daily_demand` of the `demand` service and the category in `item_catalog`."""
+
+    gives = Context
+    services = ("demand", "recommender")
+    stand_in = "history_unavailable"
 
     def __init__(self, store: FeatureStore, num_days: int) -> None:
         self.store = store
         self.num_days = num_days
 
-    def read(self, item_ids: Sequence[str], start: date, at: datetime) -> Context:
-        """The `num_days` days before `start` of each item, without the days of which nothing is known.
+    @classmethod
+    def open(cls, settings: NodeSettings, parts: Parts) -> Self:  # noqa: ARG003
+        """It reads as many days as the model looks back on."""
+        return cls(parts.store, parts.forecaster.history_days)
 
-        A store that cannot be read makes no error: every series is then empty and `history_unavailable`.
+    def run(self, requests: Sequence[ForecastRequest], at: datetime, *_: Sequence[Any]) -> list[Context]:
+        """The `num_days` days before the local day of `at` of each item, without the days of which nothing is known.
+
+        Raises:
+            EngineError: the online store cannot be read.
         """
+        start = at.astimezone(self.store.shop.zone).date()
+        return [self._read([series.item_id for series in request.series], start, at) for request in requests]
+
+    def without(self, requests: Sequence[ForecastRequest], at: datetime, *_: Sequence[Any]) -> list[Context]:  # noqa: ARG002
+        """Empty series, each `history_unavailable`."""
+        ids = [[series.item_id for series in request.series] for request in requests]
+        return [Context([{ITEM_ID: item, DS: []} for item in items], [["history_unavailable"] for _ in items]) for items in ids]
+
+    def _read(self, item_ids: Sequence[str], start: date, at: datetime) -> Context:
         days = [start - timedelta(days=back) for back in range(self.num_days, 0, -1)]
         keys: dict[str, list[Any]] = {ITEM_ID: [item for item in item_ids for _ in days], DS: days * len(item_ids)}
-        try:
-            rows = self.store.online_rows("demand", keys, at)
-            items = self.store.online_rows("recommender", {ITEM_ID: list(item_ids)}, at)
-        except ShopgraphError as error:
-            log.get(__name__).warning("daily_demand cannot be read", error=str(error))
-            return Context([{ITEM_ID: item, DS: []} for item in item_ids], [["history_unavailable"] for _ in item_ids])
+        rows = self.store.online_rows("demand", keys, at)
+        items = self.store.online_rows("recommender", {ITEM_ID: list(item_ids)}, at)
         context = Context([], [])
         for number, item in enumerate(item_ids):
             first = number * len(days)

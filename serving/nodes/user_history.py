@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from typing import Any, Self
 
 from features.columns import NO_TASTE, USER_ID, VISITOR_PREFIX
 from features.store import FeatureStore
-from infra import log
-from infra.errors import ShopgraphError
+from serving.nodes.last_good import LastGood
+from serving.nodes.node import Node, NodeSettings
+from serving.parts import Parts
 from serving.schemas import Placement, RecommendReason, RecommendRequest, SessionEvent
 
 
@@ -22,32 +24,56 @@ class History:
     degraded: tuple[RecommendReason, ...] = ()
 
 
-class UserHistory:
+class UserHistory(Node):
     """Reads `user_history` of the `recommender` service."""
+
+    gives = History
+    services = ("recommender",)
+    stand_in = "last_good_features"
 
     def __init__(self, store: FeatureStore) -> None:
         self.store = store
+        self.last_good: LastGood[History] = LastGood()
 
-    def read(self, requests: Sequence[RecommendRequest], at: datetime) -> list[History]:
+    @classmethod
+    def open(cls, settings: NodeSettings, parts: Parts) -> Self:  # noqa: ARG003
+        """Nothing is loaded."""
+        return cls(parts.store)
+
+    def run(self, requests: Sequence[RecommendRequest], at: datetime, *_: Sequence[Any]) -> list[History]:
         """One history per request. Nothing is read for a request that is not about the person.
 
-        A store that cannot be read makes no error: the history is then that of the session, and `history_unavailable`.
+        Raises:
+            EngineError: the online store cannot be read.
         """
-        wanted = sorted({person for r in requests if is_read(r, "for_you") and (person := person_of(r)) is not None})
+        wanted = self._wanted(requests)
         stored: dict[str, History] = {}
         if wanted:
-            try:
-                rows = self.store.online_rows("recommender", {USER_ID: wanted}, at)
-            except ShopgraphError as error:
-                log.get(__name__).warning("user_history cannot be read", error=str(error))
-                stored = {person: History(degraded=("history_unavailable",)) for person in wanted}
-            else:
-                kept = zip(wanted, rows["item_ids"], rows["event_types"], strict=True)
-                stored = {person: History(tuple(items), tuple(kinds)) for person, items, kinds in kept if items is not None}
+            rows = self.store.online_rows("recommender", {USER_ID: wanted}, at)
+            kept = zip(wanted, rows["item_ids"], rows["event_types"], strict=True)
+            stored = {person: History(tuple(items), tuple(kinds)) for person, items, kinds in kept if items is not None}
+            self.last_good.keep(stored)
+        return self._histories(requests, stored)
+
+    def without(self, requests: Sequence[RecommendRequest], at: datetime, *_: Sequence[Any]) -> list[History]:  # noqa: ARG002
+        """What was read last, as `last_good_features`, else the session alone, as `history_unavailable`."""
+        stored = {
+            person: History(degraded=("history_unavailable",))
+            if (kept := self.last_good.get(person)) is None
+            else replace(kept, degraded=("last_good_features",))
+            for person in self._wanted(requests)
+        }
+        return self._histories(requests, stored)
+
+    @staticmethod
+    def _wanted(requests: Sequence[RecommendRequest]) -> list[str]:
+        return sorted({person for r in requests if is_read(r, "for_you") and (person := person_of(r)) is not None})
+
+    def _histories(self, requests: Sequence[RecommendRequest], stored: Mapping[str, History]) -> list[History]:
         return [self._with_session(request, stored) if is_read(request, "for_you") else History() for request in requests]
 
     @staticmethod
-    def _with_session(request: RecommendRequest, stored: dict[str, History]) -> History:
+    def _with_session(request: RecommendRequest, stored: Mapping[str, History]) -> History:
         person = person_of(request)
         unknown: RecommendReason = "unknown_user" if request.visitor_id is None else "unknown_visitor"
         history = History() if person is None else stored.get(person, History(degraded=(unknown,)))

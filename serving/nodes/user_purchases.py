@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import date, datetime
+from typing import Any, Self
 
 from features.columns import USER_ID
 from features.store import FeatureStore
-from infra import log
-from infra.errors import ShopgraphError
+from serving.nodes.last_good import LastGood
+from serving.nodes.node import Node, NodeSettings
 from serving.nodes.user_history import instant_of, is_read, person_of
-from serving.schemas import RecommendReason, RecommendRequest
+from serving.parts import Parts
+from serving.schemas import Placement, RecommendReason, RecommendRequest
 
 
 @dataclass(frozen=True)
@@ -23,43 +25,71 @@ class Purchased:
     degraded: tuple[RecommendReason, ...] = ()
 
 
-class UserPurchases:
-    """Reads `user_purchases` of the `buy_again` service."""
+class UserPurchases(Node):
+    """Reads `user_purchases` of the `buy_again` service.
 
-    def __init__(self, store: FeatureStore) -> None:
+    Args:
+        hidden_in: placements that leave out what the person bought, so that it is read for them as well.
+    """
+
+    gives = Purchased
+    services = ("buy_again",)
+    stand_in = "last_good_features"
+
+    def __init__(self, store: FeatureStore, hidden_in: Collection[Placement] = ()) -> None:
         self.store = store
+        self.placements: tuple[Placement, ...] = ("buy_again", *hidden_in)
+        self.last_good: LastGood[Purchased] = LastGood()
 
-    def today(self, at: datetime) -> date:
-        """The shop's local day of an instant."""
-        return at.astimezone(self.store.shop.zone).date()
+    @classmethod
+    def open(cls, settings: NodeSettings, parts: Parts) -> Self:  # noqa: ARG003
+        """Nothing is loaded."""
+        return cls(parts.store, parts.rules.hide_bought)
 
-    def read(self, requests: Sequence[RecommendRequest], at: datetime) -> list[Purchased]:
-        """What was bought, one per request. Nothing is read for a request that asks for no list of it.
+    def run(self, requests: Sequence[RecommendRequest], at: datetime, *_: Sequence[Any]) -> list[Purchased]:
+        """What was bought, one per request. Nothing is read for a request that asks for no list that it matters to.
 
-        A store that cannot be read makes no error: then only the session's purchases are known, and `history_unavailable`.
+        Raises:
+            EngineError: the online store cannot be read.
         """
-        wanted = sorted({person for r in requests if is_read(r, "buy_again") and (person := person_of(r)) is not None})
+        wanted = self._wanted(requests)
         stored: dict[str, Purchased] = {}
         if wanted:
-            try:
-                rows = self.store.online_rows("buy_again", {USER_ID: wanted}, at)
-            except ShopgraphError as error:
-                log.get(__name__).warning("user_purchases cannot be read", error=str(error))
-                stored = {person: Purchased(degraded=("history_unavailable",)) for person in wanted}
-            else:
-                kept = zip(wanted, rows["purchase_item_ids"], rows["purchase_dates"], strict=True)
-                stored = {
-                    person: Purchased(tuple(items), tuple(map(date.fromisoformat, dates)))
-                    for person, items, dates in kept
-                    if items is not None
-                }
-        return [self._with_session(r, stored, at) if is_read(r, "buy_again") else Purchased() for r in requests]
+            rows = self.store.online_rows("buy_again", {USER_ID: wanted}, at)
+            kept = zip(wanted, rows["purchase_item_ids"], rows["purchase_dates"], strict=True)
+            stored = {
+                person: Purchased(tuple(items), tuple(map(date.fromisoformat, dates)))
+                for person, items, dates in kept
+                if items is not None
+            }
+            self.last_good.keep(stored)
+        return self._purchases(requests, stored, at)
 
-    def _with_session(self, request: RecommendRequest, stored: dict[str, Purchased], at: datetime) -> Purchased:
+    def without(self, requests: Sequence[RecommendRequest], at: datetime, *_: Sequence[Any]) -> list[Purchased]:
+        """What was read last, as `last_good_features`, else the session's alone, as `history_unavailable`."""
+        stored = {
+            person: Purchased(degraded=("history_unavailable",))
+            if (kept := self.last_good.get(person)) is None
+            else replace(kept, degraded=("last_good_features",))
+            for person in self._wanted(requests)
+        }
+        return self._purchases(requests, stored, at)
+
+    def _wanted(self, requests: Sequence[RecommendRequest]) -> list[str]:
+        return sorted({person for r in requests if self._is_read(r) and (person := person_of(r)) is not None})
+
+    def _is_read(self, request: RecommendRequest) -> bool:
+        return any(is_read(request, placement) for placement in self.placements)
+
+    def _purchases(self, requests: Sequence[RecommendRequest], stored: Mapping[str, Purchased], at: datetime) -> list[Purchased]:
+        return [self._with_session(r, stored, at) if self._is_read(r) else Purchased() for r in requests]
+
+    def _with_session(self, request: RecommendRequest, stored: Mapping[str, Purchased], at: datetime) -> Purchased:
         told = stored.get(person_of(request) or "", Purchased())  # whoever has no row bought nothing, known or not
         acts = [act for act in request.session if act.event_type == "purchase"]
+        zone = self.store.shop.zone
         return Purchased(
             told.item_ids + tuple(act.item_id for act in acts),
-            told.days + tuple(self.today(at if act.event_timestamp is None else instant_of(act)) for act in acts),
+            told.days + tuple((at if act.event_timestamp is None else instant_of(act)).astimezone(zone).date() for act in acts),
             told.degraded,
         )

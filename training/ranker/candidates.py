@@ -37,9 +37,13 @@ class Retrieved:
 
 
 def retrieve(
-    recommender: Recommender, items: Sequence[Ints], events: Sequence[Ints], allowed: NDArray[np.bool_] | None = None
+    recommender: Recommender,
+    items: Sequence[Ints],
+    events: Sequence[Ints],
+    allowed: NDArray[np.bool_] | None = None,
+    most: int = NUM_CANDIDATES,
 ) -> Retrieved:
-    """The NUM_CANDIDATES items of the largest shares for each history, or all where there are fewer.
+    """The `most` items of the largest shares for each history, or all where there are fewer.
 
     Args:
         items, events: per history, oldest first, what the recommender's encoder reads.
@@ -49,9 +53,9 @@ def retrieve(
     whole = shares[RETRIEVAL]
     first = best = top_k(whole, NUM_CANDIDATES)
     is_open = np.ones(best.shape, dtype=np.bool_)
-    if allowed is not None:
-        scores = np.where(allowed, whole, np.float32(-np.inf))
-        best = top_k(scores, NUM_CANDIDATES)
+    if allowed is not None or most != NUM_CANDIDATES:
+        scores = whole if allowed is None else np.where(allowed, whole, np.float32(-np.inf))
+        best = top_k(scores, most)
         is_open = np.take_along_axis(scores, best, axis=1) > -np.inf
     places = np.full(whole.shape[1], first.shape[1] - 1)
     ranks = np.empty(best.shape, dtype=np.int64)

@@ -1,4 +1,4 @@
-"""Rules node: which items of a model's catalogue may be shown now, and which rise.
+"""Item facts: which items of a model's catalogue may be shown now, and which rise.
 
 Item facts are kept in memory as columns in the model's item order and read anew every minute, off the request path. What is told
 of an item while the shop runs is put over them within a second.
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from features.columns import EVENT_TIMESTAMP, ITEM_ID
 from features.fresh.items import ToldItems
 from features.online.packing import from_microseconds, to_microseconds
+from features.shop import Blocked
 from serving.nodes.item_tables import ACTIVITY, CATALOG, ItemTables
 from serving.schemas import Filters
 from training.recommender.content import COLUMNS, Row
@@ -46,7 +47,8 @@ class Facts:
     price: NDArray[np.float64]
     created: NDArray[np.float64]
     """First on sale or first seen, microseconds UTC, NaN where nobody knows."""
-    is_on_sale: Bools
+    is_open: Bools
+    """On sale, and not blocked by the shop."""
     rise: NDArray[np.float64]
     masks: dict[str, Bools] = field(default_factory=dict, repr=False)
     """By filter, so that equal filters share one array."""
@@ -65,19 +67,20 @@ class Tables:
     rise: NDArray[np.float64]
 
 
-class ItemRules:
+class ItemFacts:
     """Facts about the items of one model version."""
 
-    def __init__(self, items: Sequence[str], tables: ItemTables, told: ToldItems) -> None:
+    def __init__(self, items: Sequence[str], tables: ItemTables, told: ToldItems, blocked: Blocked | None = None) -> None:
         self.items = tuple(items)
         self.told = told
+        self.blocked = blocked or Blocked()
         self.index = pa.array(self.items, pa.string())
         self._position = {item: position for position, item in enumerate(self.items)}
         self.refresh(tables)
 
-    def over(self, items: Sequence[str], tables: ItemTables) -> ItemRules:
+    def over(self, items: Sequence[str], tables: ItemTables) -> ItemFacts:
         """The same of other items."""
-        return ItemRules(items, tables, self.told)
+        return ItemFacts(items, tables, self.told, self.blocked)
 
     def listed(self, known: Collection[str], tables: ItemTables) -> dict[str, Row]:
         """Item -> what is said of it, of those on sale that are not among `known`: by the tables, and by what was told since."""
@@ -114,7 +117,8 @@ class ItemRules:
                 if "created_at" in entry.row or np.isnan(created[position]):  # else the first sight stands
                     created[position] = entry.row.get("created_at", entry.instant)
         categories, brands = (np.array(column, dtype=str) for column in (category, brand))
-        self.facts = Facts(at, categories, brands, price, created, withdrawn > moment, tables.rise)
+        is_open = (withdrawn > moment) & ~self._blocked_of(categories, brands)
+        self.facts = Facts(at, categories, brands, price, created, is_open, tables.rise)
 
     def allowed(self, filters: Filters | None) -> Bools:
         """(I,) True where an item is on sale and passes the filters. One array per filter: equal filters, same object."""
@@ -124,6 +128,18 @@ class ItemRules:
             if len(facts.masks) >= _MASKS_KEPT:
                 facts.masks.clear()
             mask = facts.masks[name] = _mask(facts, filters)
+        return mask
+
+    def may_show(self, item: str, filters: Filters | None) -> bool:
+        """Whether one item is on sale and passes the filters; one of which nothing is known may, where there are none."""
+        position = self._position.get(item)
+        return filters is None if position is None else bool(self.allowed(filters)[position])
+
+    def _blocked_of(self, categories: NDArray[np.str_], brands: NDArray[np.str_]) -> Bools:
+        """(I,) True where the shop shows an item to nobody."""
+        said = self.blocked
+        mask: Bools = np.isin(categories, said.category) | np.isin(brands, said.brand)
+        mask[[self._position[item] for item in said.items if item in self._position]] = True
         return mask
 
     def _read(self, tables: ItemTables) -> Tables:
@@ -160,7 +176,7 @@ def risen(week: NDArray[np.float64], season: NDArray[np.float64]) -> NDArray[np.
 
 
 def _mask(facts: Facts, filters: Filters | None) -> Bools:
-    mask = facts.is_on_sale.copy()
+    mask = facts.is_open.copy()
     if filters is None:
         return mask
     if filters.category is not None:
