@@ -151,7 +151,7 @@ def test_the_command_gives_the_list_of_the_endpoint_and_why(shop: Installation) 
 def test_a_list_is_ranked_by_the_features_of_the_point_in_time_join(shop: Installation) -> None:
     """The graph that answers, asked in this process, against the frame that its ranker would have learned from at that instant."""
     from serving.loading import Loader
-    from serving.products import Recommend
+    from serving.nodes.ranking import Ranking
     from serving.releases import Releases
     from serving.schemas import RecommendRequest
     from training import splits
@@ -162,10 +162,12 @@ def test_a_list_is_ranked_by_the_features_of_the_point_in_time_join(shop: Instal
     at = store.now()
     releases = Releases(shop.settings, "sample")
     graph = Loader(shop.settings, store.shop, shop.lake).load(releases.manifest(releases.current()["recommend"].stable), at)
-    assert isinstance(graph, Recommend)
-    assert graph.placements.ranking is not None
-    everything = np.ones(len(graph.model.encoder.items), dtype=np.bool_)  # a frame knows nothing of withdrawals
-    graph.rules.facts = replace(graph.rules.facts, is_on_sale=everything, masks={})
+    ranking = graph.nodes["ranking"]
+    assert isinstance(ranking, Ranking)
+    assert graph.catalogue is not None
+    model, known = graph.catalogue.now.model, graph.catalogue.now.facts
+    everything = np.ones(len(model.encoder.items), dtype=np.bool_)  # a frame knows nothing of withdrawals
+    known.facts = replace(known.facts, is_open=everything, masks={})
     today = at.astimezone(store.shop.zone).replace(hour=0, minute=0, second=0, microsecond=0)
     rows = shop.lake.read("features/interactions")
     rows = rows.filter(pc.invert(pc.is_in(rows["event_type"], pa.array(NO_TASTE))))
@@ -174,15 +176,14 @@ def test_a_list_is_ranked_by_the_features_of_the_point_in_time_join(shop: Instal
     users = sorted({one["values"] for one in counts if one["counts"] <= splits.LONGEST} - set(late.to_pylist()))[::7]
     rows = rows.filter(pc.is_in(rows["user_id"], pa.array(users)))
     then = at + timedelta(microseconds=1)
-    comes = {"item_id": graph.model.encoder.items[0], "event_type": "view", "event_timestamp": then, "created_timestamp": then}
+    comes = {"item_id": model.encoder.items[0], "event_type": "view", "event_timestamp": then, "created_timestamp": then}
     visits = [{"interaction_id": f"visit {user}", "user_id": user, "session_id": f"visit {user}", **comes} for user in users]
     told = pa.Table.from_pylist([{name: visit.get(name) for name in rows.column_names} for visit in visits], schema=rows.schema)
     instant = to_microseconds(at)
-    sessions = Sessions.of(splits.every_session(pa.concat_tables([rows, told]), instant, instant + 2), graph.model)
-    lists = make_lists(sessions, graph.model, store, np.arange(len(sessions)))
-    ranker = graph.placements.ranking.ranker
-    values = ranker.values(lists.candidates)
-    names, seen = graph.model.encoder.items, 0
+    sessions = Sessions.of(splits.every_session(pa.concat_tables([rows, told]), instant, instant + 2), model)
+    lists = make_lists(sessions, model, store, np.arange(len(sessions)))
+    values = ranking.ranker.values(lists.candidates)
+    names, seen = model.encoder.items, 0
     for number, user in enumerate(lists.users):
         visitor = user.removeprefix(VISITOR_PREFIX)
         request = RecommendRequest(**({"user_id": user} if visitor == user else {"visitor_id": visitor}), k=200)

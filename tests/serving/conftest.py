@@ -25,8 +25,9 @@ from features.tables import FEATURE_TABLES
 from infra.home import Home
 from infra.lake import Lake
 from infra.settings import Settings
+from serving.compiling import compile_graph
 from serving.gateway import Gateway
-from serving.graph import Manifest, compose
+from serving.graph import Manifest, Product
 from serving.inbox import Inbox
 from serving.live import LiveGraphs, ShopClock
 from serving.loading import Loader
@@ -56,6 +57,8 @@ ITEMS = tuple(f"i{number}" for number in range(10))
 What was bought (see `purchases`): i0 with i5, often, and with i6, less often; i5 and i9 again each week, i6 by a few again each
 month, i2 by many and by nobody again, i8 by nobody.
 """
+CATALOGUE = Path(__file__).parent / "catalogue"
+"""The catalogue of a recommender over ITEMS, and nothing else of one."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,7 @@ class Registered:
     digest: str
     run_id: str
     inputs: Mapping[str, int]
+    folder: Path = CATALOGUE
 
 
 @dataclass(frozen=True)
@@ -111,7 +115,10 @@ def ask(gateway: Gateway, path: str, body: Any = None, method: str | None = None
         # As a server does, our own failures must become answers and not exceptions of the client.
         transport = httpx.ASGITransport(gateway, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://shop") as client:
-            content = {"json": body} if body is not None else {"headers": {"content-type": "application/json"}}
+            patient = {"x-request-timeout-ms": "60000"}  # a busy machine is no reason for another answer
+            usual = {} if body is not None else {"content-type": "application/json"}
+            headers = {**patient, **more.pop("headers", usual)}
+            content = {"headers": headers} if body is None else {"headers": headers, "json": body}
             return await client.request(
                 method or ("GET" if body is None and not more.get("content") else "POST"), path, **{**content, **more}
             )
@@ -136,12 +143,13 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> ServedShop:
     store.materialize()
     manifests = {}
     releases = Releases(settings, "sample")
-    for product, name, save in (
+    made: tuple[tuple[Product, str, Callable[[Path, int], None]], ...] = (
         ("recommend", "recommender", save_recommender),
         ("forecast", "demand", save_forecaster),
         ("sentiment", "sentiment", save_classifier),
-    ):
-        manifests[product] = compose("sample", product, {name: keep(home, name, 1, save)})
+    )
+    for product, name, save in made:
+        manifests[product] = compose(product, {name: keep(home, name, 1, save)})
         releases.release(releases.store(manifests[product]), who="test", why="first")
     return ServedShop(settings, shop, lake, manifests)
 
@@ -169,8 +177,15 @@ def post(gateway: Gateway) -> Ask:
 def keep(home: Home, name: str, version: int, save: Callable[[Path, int], None]) -> Registered:
     """Put a model where this machine keeps registered versions."""
     digest = f"{version:02d}" * 32
-    save(home.model_folder(f"sample.{name}", version, digest), version)
-    return Registered(version, digest, f"run-{version}", {"features/interactions": 0})
+    folder = home.model_folder(f"sample.{name}", version, digest)
+    save(folder, version)
+    return Registered(version, digest, f"run-{version}", {"features/interactions": 0}, folder)
+
+
+def compose(product: Product, models: Mapping[str, Registered], name: str = "sample", **said: Any) -> Manifest:
+    """The graph of a shop that says these things in its shop.yaml."""
+    shop = Shop.model_validate({"name": name, "currency": "EUR", "time_zone": "Europe/Berlin", **said})
+    return compile_graph(Home(Settings()), shop, product, models)
 
 
 def save_recommender(folder: Path, seed: int, items: tuple[str, ...] = ITEMS) -> None:

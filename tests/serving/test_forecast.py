@@ -9,9 +9,10 @@ from datetime import datetime, timedelta
 import pytest
 
 from features.store import FeatureStore
+from serving.edges import Content
 from serving.loading import Loader
 from serving.nodes.daily_demand import DailyDemand
-from serving.products import Content, Problem
+from serving.problems import Problem
 from serving.schemas import ForecastRequest, Series
 from tests.serving.conftest import NOW, Ask, ServedShop
 

@@ -11,11 +11,10 @@ from typer.testing import CliRunner, Result
 import shopgraph
 from infra.errors import ReleaseError, SettingsError
 from infra.settings import Settings
-from serving.graph import compose
 from serving.releases import Releases
-from tests.serving.conftest import Registered
+from tests.serving.conftest import Registered, compose
 
-OLD, NEW = (compose("sample", "recommend", {"recommender": Registered(version, "ab" * 32, "run", {})}) for version in (1, 2))
+OLD, NEW = (compose("recommend", {"recommender": Registered(version, "ab" * 32, "run", {})}) for version in (1, 2))
 
 
 @pytest.fixture

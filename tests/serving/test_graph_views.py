@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from features.shop import RankingRules
-from serving.graph import compose
 from serving.graph_views import differences, mermaid
-from tests.serving.conftest import Registered
+from tests.serving.conftest import Registered, compose
 
 RECOMMENDER = Registered(1, "a" * 64, "run", {"features/interactions": 1})
 RANKER = Registered(2, "b" * 64, "run", {"features/interactions": 2})
 
 
 def test_the_picture_has_every_node_with_what_it_pins_and_every_edge() -> None:
-    manifest = compose("sample", "recommend", {"recommender": RECOMMENDER, "ranker": RANKER})
+    manifest = compose("recommend", {"recommender": RECOMMENDER, "ranker": RANKER})
     picture = mermaid(manifest).splitlines()
     assert picture[0] == "flowchart LR"
     for node in manifest.nodes:
@@ -23,14 +22,14 @@ def test_the_picture_has_every_node_with_what_it_pins_and_every_edge() -> None:
 
 
 def test_only_what_differs_is_told() -> None:
-    old = compose("sample", "recommend", {"recommender": RECOMMENDER})
+    old = compose("recommend", {"recommender": RECOMMENDER})
     assert differences(old, old) == []
     newer = Registered(3, "c" * 64, "run", {"features/interactions": 1})
-    assert differences(old, compose("sample", "recommend", {"recommender": newer})) == [
+    assert differences(old, compose("recommend", {"recommender": newer})) == [
         ("nodes.recommender.model.version", "1", "3"),
         ("nodes.recommender.model.digest", "a" * 64, "c" * 64),
     ]
-    ranked = compose("sample", "recommend", {"recommender": RECOMMENDER, "ranker": RANKER}, None, RankingRules(times_price=True))
+    ranked = compose("recommend", {"recommender": RECOMMENDER, "ranker": RANKER}, None, RankingRules(times_price=True))
     found = differences(old, ranked)
     assert ("nodes.ranker.model.name", "", "ranker") in found
     assert ("ranking.times_price", "False", "True") in found

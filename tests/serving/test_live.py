@@ -18,10 +18,9 @@ from infra.errors import EngineError
 from infra.home import Home
 from infra.settings import Settings
 from serving.gateway import Gateway
-from serving.graph import compose
 from serving.nodes.item_tables import ItemTables
 from serving.releases import Releases
-from tests.serving.conftest import Registered, ServedShop, ask, keep, save_recommender
+from tests.serving.conftest import Registered, ServedShop, ask, compose, keep, save_recommender
 
 BODY = {"user_id": "u1", "k": 3}
 ME = {"who": "test", "why": "test"}
@@ -39,7 +38,7 @@ def shop(served: ServedShop, tmp_path: Path) -> ServedShop:
 def second_graph(shop: ServedShop) -> str:
     """Store a recommend graph over a second model version."""
     model = keep(Home(shop.settings), "recommender", 2, save_recommender)
-    return shop.releases.store(compose("sample", "recommend", {"recommender": model}))
+    return shop.releases.store(compose("recommend", {"recommender": model}))
 
 
 def test_a_new_pointer_takes_over_and_the_old_one_comes_back(shop: ServedShop) -> None:
@@ -103,7 +102,7 @@ def test_a_candidate_that_cannot_be_loaded_takes_nothing_from_the_stable_one(sho
     gateway = shop.gateway()
     stable = gateway.live.served["recommend"].stable.version
     broken = keep(Home(shop.settings), "recommender", 8, lambda folder, _: folder.mkdir(parents=True))
-    version = shop.releases.store(compose("sample", "recommend", {"recommender": broken}))
+    version = shop.releases.store(compose("recommend", {"recommender": broken}))
     shop.releases.deploy(version, **ME)
     shop.releases.canary("recommend", 100, **ME)
     gateway.live.poll()
@@ -132,7 +131,7 @@ def test_a_rollback_does_not_wait_for_a_candidate_that_is_loading(shop: ServedSh
 
         monkeypatch.setattr(live.loader, "load", slowly)
         third = keep(Home(shop.settings), "recommender", 3, save_recommender)
-        shop.releases.deploy(shop.releases.store(compose("sample", "recommend", {"recommender": third})), **ME)
+        shop.releases.deploy(shop.releases.store(compose("recommend", {"recommender": third})), **ME)
         time.sleep(0.5)
         for _ in range(2):  # the candidate, then the version itself
             shop.releases.rollback("recommend", **ME)
@@ -188,10 +187,10 @@ def test_requests_during_flips_all_succeed_and_name_one_version_each(shop: Serve
 
 def test_the_last_good_graph_answers_while_the_next_cannot_be_loaded(shop: ServedShop) -> None:
     gateway = shop.gateway()
-    missing = compose("sample", "recommend", {"recommender": Registered(7, "77" * 32, "run", {})})
+    missing = compose("recommend", {"recommender": Registered(7, "77" * 32, "run", {})})
     broken = keep(Home(shop.settings), "recommender", 7, lambda folder, _: folder.mkdir(parents=True))
     assert broken.digest != missing.pins["recommender"].digest
-    graph = compose("sample", "recommend", {"recommender": broken})
+    graph = compose("recommend", {"recommender": broken})
     shop.releases.release(shop.releases.store(graph), who="test", why="broken")
     gateway.live.poll()
     assert ask(gateway, "/v1/recommend", BODY).status_code == 200
@@ -355,16 +354,20 @@ def test_a_catalogue_that_grew_by_several_shrinks_again(told_shop: ServedShop) -
     gateway.live.tell()
     gateway.live.refresh()
     assert set(names) & set(recommended(gateway, k=50)) == {"new0"}
-    assert len(gateway.live.served["recommend"].stable.graph.model.encoder.items) == 11
+    catalogue = gateway.live.served["recommend"].stable.graph.catalogue
+    assert catalogue is not None
+    assert len(catalogue.now.ids) == 11
     again = ask(gateway, "/v1/recommend", {"placement": "buy_again", "user_id": "u1", "k": 9}).json()
     assert again["items"]
 
 
 def test_what_the_tables_list_beyond_the_model_is_known_unless_it_was_told_anew(told_shop: ServedShop) -> None:
     gateway = told_shop.gateway()
-    rules = gateway.live.served["recommend"].stable.graph.rules
+    catalogue = gateway.live.served["recommend"].stable.graph.catalogue
+    assert catalogue is not None
+    facts = catalogue.now.facts
     tables = ItemTables.read(gateway.live.loader.store, gateway.live.clock.now())
-    listed = rules.listed(rules.items[:5], tables)
+    listed = facts.listed(facts.items[:5], tables)
     assert {item: row["brand"] for item, row in listed.items()} == {"i5": "b", "i6": "a", "i7": "b", "i8": "a"}  # i9 is withdrawn
     early = "2024-04-01T00:00:00Z"  # the tables' rows are of 30 April
     told = [
@@ -375,7 +378,7 @@ def test_what_the_tables_list_beyond_the_model_is_known_unless_it_was_told_anew(
     ]
     assert ask(gateway, "/v1/items", {"items": told}).json()["accepted"] == 4
     gateway.live.tell()
-    listed = rules.listed(rules.items[:5], replace(tables, as_of=gateway.live.clock.now()))
+    listed = facts.listed(facts.items[:5], replace(tables, as_of=gateway.live.clock.now()))
     assert {item: row["brand"] for item, row in listed.items()} == {"i5": "b", "i6": "a", "i7": "a"}
 
 

@@ -11,16 +11,22 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from features.shop import Blocked, ListRules
 from features.store import FeatureStore
 from infra.errors import EngineError, ReleaseError
-from serving.graph import compose
+from infra.home import Home
+from serving.catalogue import Catalogue, Listing
+from serving.execution import Graph
 from serving.loading import Loader
-from serving.nodes.item_rules import risen
-from serving.nodes.item_tables import ItemTables
+from serving.nodes.item_facts import risen
+from serving.nodes.last_good import LastGood
+from serving.nodes.reasons import Reasons
+from serving.nodes.retrieval import Retrieval
+from serving.nodes.rules import Rules
 from serving.nodes.user_purchases import UserPurchases
-from serving.products import Recommend
+from serving.placements import Placements
 from serving.schemas import RecommendRequest
-from tests.serving.conftest import ITEMS, NOW, Ask, Registered, ServedShop, purchases
+from tests.serving.conftest import ITEMS, NOW, Ask, Registered, ServedShop, compose, purchases
 from tests.serving.test_recommend import ON_SALE, ids, recommend
 from training.recommender.encoder import Encoder
 from training.recommender.model import Recommender
@@ -28,10 +34,8 @@ from training.recommender.network import Config, Network
 from training.recommender.purchases import Purchases
 
 
-def graph_of(served: ServedShop) -> Recommend:
-    graph = Loader(served.settings, served.shop, served.lake).load(served.manifests["recommend"], NOW)
-    assert isinstance(graph, Recommend)
-    return graph
+def graph_of(served: ServedShop) -> Graph:
+    return Loader(served.settings, served.shop, served.lake).load(served.manifests["recommend"], NOW)
 
 
 def test_what_was_bought_in_one_session_with_an_item_comes_first(post: Ask) -> None:
@@ -72,14 +76,16 @@ def test_what_nobody_bought_goes_with_what_is_like_it_and_it_says_so(post: Ask) 
 def test_where_purchases_say_nothing_what_stands_near_in_histories_does(served: ServedShop) -> None:
     from scipy import sparse
 
-    from serving.placements import Placements
     from training.recommender.sources import Near
 
     graph = graph_of(served)
+    retrieval = graph.nodes["retrieval"]
+    assert isinstance(retrieval, Retrieval)
+    listing = retrieval.placements.listing
     table = np.zeros((len(ITEMS), len(ITEMS)), dtype=np.float32)
     table[8, 4] = 1.0
-    model = replace(graph.model, counted={"co_occurrence": Near(sparse.csr_array(table), 0.5)})
-    graph.placements = Placements(model, graph.placements.purchases, graph.rules)
+    model = replace(listing.model, counted={"co_occurrence": Near(sparse.csr_array(table), 0.5)})
+    retrieval.placements = Placements(Listing(model, listing.purchases, listing.facts), {})
     request = RecommendRequest(placement="bought_together", item_id="i8", k=3)
     (content,) = graph.answer([request], NOW)
     assert isinstance(content, Mapping)
@@ -89,11 +95,12 @@ def test_where_purchases_say_nothing_what_stands_near_in_histories_does(served: 
 
 def test_a_shop_says_how_much_each_source_counts(served: ServedShop) -> None:
     saved = served.manifests["recommend"].pins["recommender"]
-    model = Registered(saved.version, saved.digest, saved.run_id, {})
+    folder = Home(served.settings).model_folder("sample.recommender", saved.version, saved.digest)
+    model = Registered(saved.version, saved.digest, saved.run_id, {}, folder)
     loader = Loader(served.settings, served.shop, served.lake)
 
     def first(body: dict[str, Any], weights: dict[str, dict[str, float]]) -> dict[str, Any]:
-        graph = loader.load(compose("sample", "recommend", {"recommender": model}, weights), NOW)
+        graph = loader.load(compose("recommend", {"recommender": model}, source_weights=weights), NOW)
         (content,) = graph.answer([RecommendRequest.model_validate(body)], NOW)
         assert isinstance(content, Mapping)
         found: dict[str, Any] = content["items"][0]
@@ -165,7 +172,7 @@ def test_nothing_of_the_person_is_read_where_no_list_is_made_of_it(served: Serve
     node = UserPurchases(Watched(served.settings, served.shop, served.lake))
     quiet = RecommendRequest(user_id="u1", placement="buy_again", personalize=False)
     other = RecommendRequest(user_id="u1")
-    assert [found.item_ids for found in node.read([quiet, other], NOW)] == [(), ()]
+    assert [found.item_ids for found in node.run([quiet, other], NOW)] == [(), ()]
 
 
 def test_a_store_that_does_not_answer_leaves_the_session(served: ServedShop) -> None:
@@ -175,10 +182,20 @@ def test_a_store_that_does_not_answer_leaves_the_session(served: ServedShop) -> 
         def online_rows(self, *_: Any, **__: Any) -> dict[str, list[Any]]:
             raise EngineError("the online store does not answer")
 
-    node = UserPurchases(Away(served.settings, served.shop, served.lake))
     session = [{"item_id": "i6", "event_type": "purchase"}]
     request = RecommendRequest.model_validate({"user_id": "u1", "placement": "buy_again", "session": session})
-    read = node.read([request], NOW)[0]
+    graph = graph_of(served)
+    node = graph.nodes["user_purchases"]
+    assert isinstance(node, UserPurchases)
+    (before,) = graph.answer([request], NOW)
+    node.store = Away(served.settings, served.shop, served.lake)
+    (kept,) = graph.answer([request], NOW)
+    assert isinstance(before, Mapping)
+    assert isinstance(kept, Mapping)
+    assert ids(dict(kept)) == ids(dict(before))
+    assert kept["degraded"] == ["last_good_features"]
+    node.last_good = LastGood()
+    read = node.without([request], NOW)[0]
     assert (read.item_ids, read.days, read.degraded) == (("i6",), (NOW.date(),), ("history_unavailable",))
 
 
@@ -256,9 +273,17 @@ def test_a_shop_of_one_item_answers_everything(served: ServedShop) -> None:
     config = Config(dim=4, num_blocks=1, num_heads=1, max_length=4)
     encoder = Encoder(("i0",), ("view", "purchase"), (1.0,))
     model = Recommender(config, encoder, Network(config, 1, 2).eval())
-    rules = graph.rules.over(encoder.items, ItemTables.read(graph.history.store, NOW))
-    learned = Purchases.learn(purchases(), encoder, "Europe/Berlin")
-    small = Recommend(graph.manifest, graph.history, graph.bought, model, learned, rules)
+
+    def over(learned: Purchases) -> Graph:
+        """The graph over that one item."""
+        assert graph.catalogue is not None
+        told, store = graph.catalogue.now.facts.told, graph.catalogue.store
+        catalogue = Catalogue(store, told, model, learned, Blocked(items=ITEMS[1:]), NOW)
+        retrieval, rules = Retrieval(catalogue, {}, (), 200, 200), Rules(catalogue, ListRules(), ())
+        nodes = {**graph.nodes, "retrieval": retrieval, "rules": rules, "reasons": Reasons(catalogue, {})}
+        return Graph(graph.manifest, nodes, catalogue, graph.metrics)
+
+    small = over(Purchases.learn(purchases(), encoder, "Europe/Berlin"))
     bodies = [{"placement": name, "item_id": "i0"} for name in ("for_you", "similar", "bought_together", "buy_again", "trending")]
     requests = [RecommendRequest.model_validate(body) for body in bodies]
     found = [
@@ -266,7 +291,7 @@ def test_a_shop_of_one_item_answers_everything(served: ServedShop) -> None:
     ]
     assert found == [["i0"], [], [], [], ["i0"]]
     nothing = Purchases.learn(purchases().slice(0, 0), encoder, "Europe/Berlin")
-    bare = Recommend(graph.manifest, graph.history, graph.bought, model, nothing, rules)
+    bare = over(nothing)
     again = RecommendRequest.model_validate({"placement": "buy_again", "session": [{"item_id": "i0", "event_type": "purchase"}]})
     (content,) = bare.answer([again], NOW)
     assert isinstance(content, Mapping)

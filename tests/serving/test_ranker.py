@@ -19,13 +19,14 @@ from features.store import FeatureStore
 from features.tables import INTERACTIONS
 from infra.errors import EngineError, ReleaseError, SettingsError
 from infra.home import Home
-from serving.graph import Manifest, compose
+from serving.execution import Graph
+from serving.graph import Manifest
 from serving.loading import Loader
-from serving.products import Recommend
+from serving.nodes.ranking import Ranking
 from serving.recommend import Asked
 from serving.recommend import recommend as command
 from serving.schemas import RecommendRequest
-from tests.serving.conftest import DAY, ITEMS, NOW, ServedShop, ask, keep, save_ranker, save_recommender
+from tests.serving.conftest import DAY, ITEMS, NOW, ServedShop, ask, compose, keep, save_ranker, save_recommender
 from tests.serving.test_recommend import ON_SALE, ids, registered
 from tests.training.ranker.conftest import rows_of
 from training import splits
@@ -46,22 +47,20 @@ def composed(shop: ServedShop, ranking: RankingRules | None = None, ranker: int 
     for name, version in wanted.items():
         is_kept = Home(shop.settings).model_folder(f"sample.{name}", version, f"{version:02d}" * 32).exists()
         models[name] = keep(Home(shop.settings), name, version, (lambda *_: None) if is_kept else saves[name])
-    return compose("sample", "recommend", models, ranking=ranking)
+    return compose("recommend", models, ranking=ranking or RankingRules())
 
 
-def load(shop: ServedShop, manifest: Manifest) -> Recommend:
-    graph = Loader(shop.settings, shop.shop, shop.lake).load(manifest, NOW)
-    assert isinstance(graph, Recommend)
-    return graph
+def load(shop: ServedShop, manifest: Manifest) -> Graph:
+    return Loader(shop.settings, shop.shop, shop.lake).load(manifest, NOW)
 
 
-def answers(graph: Recommend, *bodies: Mapping[str, Any]) -> list[Content]:
+def answers(graph: Graph, *bodies: Mapping[str, Any]) -> list[Content]:
     """The answers to some requests in one batch."""
     contents = graph.answer([RecommendRequest.model_validate(body) for body in bodies], NOW)
     return [dict(content) for content in contents if isinstance(content, Mapping)]
 
 
-def answer(graph: Recommend, **body: Any) -> Content:
+def answer(graph: Graph, **body: Any) -> Content:
     (content,) = answers(graph, body)
     return content
 
@@ -71,20 +70,25 @@ def chances_of(content: Content) -> dict[str, list[float]]:
 
 
 @pytest.fixture(scope="module")
-def plain(served: ServedShop) -> Recommend:
+def plain(served: ServedShop) -> Graph:
     """The graph without a ranker."""
     return load(served, served.manifests["recommend"])
 
 
 @pytest.fixture
-def ranked(served: ServedShop) -> Recommend:
+def ranked(served: ServedShop) -> Graph:
     return load(served, composed(served))
 
 
-def planted(graph: Recommend, feature: str, weight: float, task: int = 0) -> None:
+def ranking_of(graph: Graph) -> Ranking:
+    node = graph.nodes["ranking"]
+    assert isinstance(node, Ranking)
+    return node
+
+
+def planted(graph: Graph, feature: str, weight: float, task: int = 0) -> None:
     """Let the ranker of a graph listen to one cross feature alone."""
-    assert graph.placements.ranking is not None
-    network = graph.placements.ranking.ranker.network
+    network = ranking_of(graph).ranker.network
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.zero_()
@@ -106,12 +110,13 @@ def test_features_are_those_of_the_point_in_time_join_at_the_same_instant(served
         }
         for number, (user, item, kind, when) in enumerate(acts)
     ]
-    sessions = Sessions.of(splits.every_session(rows_of(INTERACTIONS, told), at, at + 2), graph.model)
+    assert graph.catalogue is not None
+    model = graph.catalogue.now.model
+    sessions = Sessions.of(splits.every_session(rows_of(INTERACTIONS, told), at, at + 2), model)
     assert set(sessions.at.tolist()) == {at}
     store = FeatureStore(served.settings, served.shop, served.lake)
-    lists = make_lists(sessions, graph.model, store, np.arange(len(sessions)))
-    assert graph.placements.ranking is not None
-    learned = graph.placements.ranking.ranker.chances(lists.candidates)
+    lists = make_lists(sessions, model, store, np.arange(len(sessions)))
+    learned = ranking_of(graph).ranker.chances(lists.candidates)
     found = {}
     for number, user in enumerate(lists.users):
         who = {"visitor_id": user.removeprefix("visitor:")} if user.startswith("visitor:") else {"user_id": user}
@@ -125,7 +130,7 @@ def test_features_are_those_of_the_point_in_time_join_at_the_same_instant(served
     )  # one history, other features
 
 
-def test_where_a_feature_says_so_the_order_is_another_than_that_of_retrieval(ranked: Recommend, plain: Recommend) -> None:
+def test_where_a_feature_says_so_the_order_is_another_than_that_of_retrieval(ranked: Graph, plain: Graph) -> None:
     body: Content = {"user_id": "u1", "filters": {"category": ["shoes"]}}
     retrieved = ids(answer(plain, **body))
     assert ids(answer(ranked, **body)) != retrieved
@@ -140,7 +145,7 @@ def test_where_a_feature_says_so_the_order_is_another_than_that_of_retrieval(ran
     )  # usual price unknown
 
 
-def test_a_ranker_that_says_nothing_leaves_the_order_of_retrieval(ranked: Recommend, plain: Recommend) -> None:
+def test_a_ranker_that_says_nothing_leaves_the_order_of_retrieval(ranked: Graph, plain: Graph) -> None:
     planted(ranked, "rank", -1.0)
     bodies: tuple[Content, ...] = (
         {"user_id": "u1"},
@@ -152,7 +157,7 @@ def test_a_ranker_that_says_nothing_leaves_the_order_of_retrieval(ranked: Recomm
         assert ids(one) == ids(other)
 
 
-def test_the_session_counts_as_history(ranked: Recommend) -> None:
+def test_the_session_counts_as_history(ranked: Graph) -> None:
     planted(ranked, "times_before", 5.0)
     session = [{"item_id": "i6"}, {"item_id": "i4"}, {"item_id": "i6"}]
     assert ids(answer(ranked, session=session))[:2] == ["i6", "i4"]
@@ -167,18 +172,16 @@ def test_the_session_counts_as_history(ranked: Recommend) -> None:
         *({"placement": "similar", "item_id": "i0", "user_id": "u1"}, {"placement": "buy_again", "user_id": "u1"}),
     ],
 )
-def test_what_is_not_personal_is_not_ranked(
-    body: Content, ranked: Recommend, plain: Recommend, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_not_personal_is_not_ranked(body: Content, ranked: Graph, plain: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any, **__: Any) -> Any:
         raise AssertionError("the ranker was asked")
 
-    monkeypatch.setattr(type(ranked.placements.ranking), "rank", refuse)
+    monkeypatch.setattr(Ranking, "rank", refuse)
     (content, expected), rest = (answer(graph, **body) for graph in (ranked, plain)), {"list_id": ""}
     assert content | rest == expected | rest
 
 
-def test_a_ranked_list_says_what_it_is_made_of(ranked: Recommend, plain: Recommend) -> None:
+def test_a_ranked_list_says_what_it_is_made_of(ranked: Graph, plain: Graph) -> None:
     body = {"user_id": "u1", "k": 9}
     content, retrieved = answer(ranked, **body, explain=True), answer(plain, **body, explain=True)
     reasons = {item["item_id"]: item["reasons"] for item in retrieved["items"]}
@@ -190,7 +193,7 @@ def test_a_ranked_list_says_what_it_is_made_of(ranked: Recommend, plain: Recomme
     assert not any("chances" in item for item in answer(ranked, **body)["items"] + retrieved["items"])
 
 
-def test_filters_exclusions_and_withdrawals_act_before_the_ranker(ranked: Recommend) -> None:
+def test_filters_exclusions_and_withdrawals_act_before_the_ranker(ranked: Graph) -> None:
     for body, allowed in (
         ({"filters": {"brand": ["b"], "category": ["bags"]}}, {"i5", "i7"}),
         ({"filters": {"price_min": 45}}, {"i4"}),
@@ -202,7 +205,7 @@ def test_filters_exclusions_and_withdrawals_act_before_the_ranker(ranked: Recomm
         assert content["degraded"] == []
 
 
-def test_several_lists_repeat_no_item_and_are_each_full(ranked: Recommend) -> None:
+def test_several_lists_repeat_no_item_and_are_each_full(ranked: Graph) -> None:
     asked = [
         {"placement": "for_you", "k": 2},
         {"placement": "similar", "item_id": "i0", "k": 1},
@@ -211,10 +214,10 @@ def test_several_lists_repeat_no_item_and_are_each_full(ranked: Recommend) -> No
     content = answer(ranked, user_id="u1", placements=asked)
     shown = [item["item_id"] for one in content["lists"] for item in one["items"]]
     assert (len(shown), len(set(shown))) == (4, 4)
-    assert content["items"] == answer(ranked, user_id="u1", k=2)["items"]
+    assert ids(content) == ids(answer(ranked, user_id="u1", k=2))
 
 
-def test_a_batch_is_answered_as_each_alone_and_reads_the_store_twice(ranked: Recommend, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_is_answered_as_each_alone_and_reads_the_store_twice(ranked: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
     bodies: list[Content] = [
         {"user_id": "u1", "filters": {"category": ["bags"]}, "explain": True},
         *({"user_id": "u2", "k": 2}, {"visitor_id": "v7"}, {"user_id": "nobody"}, {"session": [{"item_id": "i3"}]}, {}),
@@ -234,7 +237,7 @@ def test_a_batch_is_answered_as_each_alone_and_reads_the_store_twice(ranked: Rec
     assert reads.count("ranker") == 2  # what is known of the people, then of them and the categories
 
 
-def failing_store(graph: Recommend, monkeypatch: pytest.MonkeyPatch) -> None:
+def failing_store(graph: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
     real = FeatureStore.online_rows
 
     def away(store: FeatureStore, service: str, *arguments: Any, **more: Any) -> dict[str, list[Any]]:
@@ -245,23 +248,21 @@ def failing_store(graph: Recommend, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(FeatureStore, "online_rows", away)
 
 
-def broken_ranker(graph: Recommend, monkeypatch: pytest.MonkeyPatch) -> None:
+def broken_ranker(graph: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: Any) -> Any:
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
-    assert graph.placements.ranking is not None
-    monkeypatch.setattr(type(graph.placements.ranking.ranker), "chances_of", broken)
+    monkeypatch.setattr(type(ranking_of(graph).ranker), "chances_of", broken)
 
 
-def ranker_of_nothing(graph: Recommend, _: pytest.MonkeyPatch) -> None:
-    assert graph.placements.ranking is not None
+def ranker_of_nothing(graph: Graph, _: pytest.MonkeyPatch) -> None:
     with torch.no_grad():
-        graph.placements.ranking.ranker.network.heads.bias.fill_(torch.nan)
+        ranking_of(graph).ranker.network.heads.bias.fill_(torch.nan)
 
 
 @pytest.mark.parametrize("break_", [failing_store, broken_ranker, ranker_of_nothing])
 def test_a_ranker_that_fails_leaves_the_list_of_retrieval_and_it_says_so(
-    break_: Callable[[Recommend, pytest.MonkeyPatch], None], ranked: Recommend, plain: Recommend, monkeypatch: pytest.MonkeyPatch
+    break_: Callable[[Graph, pytest.MonkeyPatch], None], ranked: Graph, plain: Graph, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     break_(ranked, monkeypatch)
     bodies: tuple[Content, ...] = ({"user_id": "u1"}, {"user_id": "nobody"}, {"user_id": "nobody", "session": [{"item_id": "i3"}]})
@@ -272,7 +273,7 @@ def test_a_ranker_that_fails_leaves_the_list_of_retrieval_and_it_says_so(
     assert several["degraded"] == ["unranked"]
 
 
-def test_a_request_reads_no_table(ranked: Recommend, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_request_reads_no_table(ranked: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any, **__: Any) -> Any:
         raise AssertionError("a table was read")
 
@@ -281,7 +282,7 @@ def test_a_request_reads_no_table(ranked: Recommend, monkeypatch: pytest.MonkeyP
     assert answer(ranked, user_id="u1")["degraded"] == []
 
 
-def test_a_shop_says_what_is_ordered_by(served: ServedShop, plain: Recommend) -> None:
+def test_a_shop_says_what_is_ordered_by(served: ServedShop, plain: Graph) -> None:
     body = {"user_id": "u1", "k": 9, "explain": True}
     chances = chances_of(answer(load(served, composed(served)), **body))
     carts = load(served, composed(served, RankingRules(weights={"click": 0, "purchase": 0, "cart": 1})))
@@ -349,7 +350,7 @@ def test_a_ranker_of_other_features_is_refused(served: ServedShop) -> None:
         load(served, composed(served, ranker=5))
 
 
-def test_the_command_gives_the_list_of_the_endpoint(served: ServedShop, ranked: Recommend, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_gives_the_list_of_the_endpoint(served: ServedShop, ranked: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
     pins = ranked.manifest.pins
     models = {
         name: Saved(

@@ -16,7 +16,6 @@ from infra.errors import EngineError, ModelNotFoundError
 from infra.home import Home
 from serving.loading import Loader
 from serving.nodes.user_history import UserHistory
-from serving.products import Recommend
 from serving.recommend import Asked
 from serving.recommend import recommend as command
 from serving.schemas import RecommendRequest
@@ -59,7 +58,8 @@ def test_a_known_user_gets_a_personal_list_as_the_model_gives_it(post: Ask, serv
     content = recommend(post, user_id="u1", k=4)
     assert (content["personalized"], content["degraded"]) == (True, [])
     graph = Loader(served.settings, served.shop, served.lake).load(served.manifests["recommend"], NOW)
-    expected = graph.model.recommend([["i0", "i1"]], 5, event_types=[["view", "purchase"]])[0]  # type: ignore[attr-defined]
+    assert graph.catalogue is not None
+    expected = graph.catalogue.now.model.recommend([["i0", "i1"]], 5, event_types=[["view", "purchase"]])[0]
     assert ids(content) == [item for item, _ in expected if item != "i9"][:4]
     scores = [item["score"] for item in content["items"]]
     assert scores == sorted(scores, reverse=True)
@@ -139,7 +139,7 @@ def test_personalize_false_reads_nothing_about_the_person(served: ServedShop) ->
     node = UserHistory(Watched(served.settings, served.shop, served.lake))
     request = RecommendRequest(user_id="u1", session=[{"item_id": "i7"}], personalize=False)  # type: ignore[list-item]
     trending = RecommendRequest(user_id="u1", placement="trending")
-    assert [history.item_ids for history in node.read([request, trending], NOW)] == [(), ()]
+    assert [history.item_ids for history in node.run([request, trending], NOW)] == [(), ()]
 
 
 def test_a_store_that_does_not_answer_degrades_the_list(served: ServedShop) -> None:
@@ -151,9 +151,22 @@ def test_a_store_that_does_not_answer_degrades_the_list(served: ServedShop) -> N
         def online_rows(self, *_: Any, **__: Any) -> dict[str, list[Any]]:
             raise EngineError("the online store does not answer")
 
-    node = UserHistory(Away(away.settings, away.shop, away.lake))
-    read = node.read([RecommendRequest(user_id="u1", session=[{"item_id": "i7"}])], NOW)[0]  # type: ignore[list-item]
-    assert (read.item_ids, read.degraded) == (("i7",), ("history_unavailable",))
+    request = RecommendRequest(user_id="u1", session=[{"item_id": "i7"}])  # type: ignore[list-item]
+    graph = Loader(served.settings, served.shop, served.lake).load(served.manifests["recommend"], NOW)
+    node = graph.nodes["user_history"]
+    assert isinstance(node, UserHistory)
+    node.store = Away(away.settings, away.shop, away.lake)
+    (content,) = graph.answer([request], NOW)
+    assert isinstance(content, dict)
+    assert (content["personalized"], content["degraded"]) == (True, ["history_unavailable"])
+    assert node.without([request], NOW)[0].item_ids == ("i7",)
+    node.store = FeatureStore(served.settings, served.shop, served.lake)
+    (whole,) = graph.answer([request], NOW)
+    node.store = Away(away.settings, away.shop, away.lake)
+    (kept,) = graph.answer([request], NOW)
+    assert isinstance(whole, dict)
+    assert isinstance(kept, dict)
+    assert (kept["items"], kept["degraded"]) == (whole["items"], ["last_good_features"])
 
 
 def test_withdrawn_items_never_come(post: Ask) -> None:
@@ -186,10 +199,11 @@ def test_reasons_are_what_a_score_loses_without_an_item_of_the_history(post: Ask
     assert ids(content) == ids(plain)
     assert all("reasons" not in item for item in plain["items"])
     graph = Loader(served.settings, served.shop, served.lake).load(served.manifests["recommend"], NOW)
-    assert isinstance(graph, Recommend)
+    assert graph.catalogue is not None
+    model = graph.catalogue.now.model
 
     def share(history: list[str], kinds: list[str], item: str) -> float:
-        scores = graph.model.scores([history], [kinds])[0]
+        scores = model.scores([history], [kinds])[0]
         return float(scores[ITEMS.index(item)] - np.log(np.exp(scores).sum()))
 
     for item in content["items"]:

@@ -11,11 +11,10 @@ from infra.errors import EngineError, ReleaseError
 from infra.lake import Lake
 from infra.pins import pins
 from infra.settings import Settings
-from serving.graph import compose
 from serving.releases import Release, Releases
-from tests.serving.conftest import Registered
+from tests.serving.conftest import Registered, compose
 
-MANIFESTS = [compose("sample", "recommend", {"recommender": Registered(version, "ab" * 32, "run", {})}) for version in (1, 2, 3)]
+MANIFESTS = [compose("recommend", {"recommender": Registered(version, "ab" * 32, "run", {})}) for version in (1, 2, 3)]
 A, B, C = (manifest.version for manifest in MANIFESTS)
 ME = {"who": "me", "why": "test"}
 
@@ -169,7 +168,7 @@ def test_a_changed_release_is_not_followed(releases: Releases) -> None:
 
 
 def test_a_released_graph_pins_what_its_models_learned_from(settings: Settings) -> None:
-    manifest = compose("sample", "recommend", {"recommender": Registered(1, "ab" * 32, "run", {"features/interactions": 4})})
+    manifest = compose("recommend", {"recommender": Registered(1, "ab" * 32, "run", {"features/interactions": 4})})
     releases = Releases(settings, "sample")
     releases.store(manifest)
     assert pins(Lake.open(settings)) == []

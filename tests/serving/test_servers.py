@@ -23,9 +23,8 @@ from infra.errors import EngineError, SettingsError
 from infra.home import Home
 from infra.settings import Settings
 from serving import servers
-from serving.graph import compose
 from serving.releases import Releases
-from tests.serving.conftest import ServedShop, ask, keep, save_recommender
+from tests.serving.conftest import ServedShop, ask, compose, keep, save_recommender
 
 
 def with_ports(settings: Settings, **more: Any) -> Settings:
@@ -161,7 +160,7 @@ def check_release(running: Settings, served: ServedShop, url: str) -> None:
     """A candidate comes, answers everybody, and goes, each within a second at most once it is loaded, and no request fails."""
     releases, stable = Releases(running, "sample"), served.manifests["recommend"].version
     model = keep(Home(running), "recommender", 2, save_recommender)
-    version = releases.store(compose("sample", "recommend", {"recommender": model}))
+    version = releases.store(compose("recommend", {"recommender": model}))
 
     def answers(wanted: str, within_s: float) -> None:
         began = time.monotonic()
