@@ -106,8 +106,8 @@ def recommend_all(
     tracking = Tracking(settings, shop.name)
     models = newest(shop, "recommend", lambda name: tracking.fetch(name, model if name == "recommender" else None))
     manifest = compile_graph(home, shop, "recommend", models)
-    pins = {f"{name} version {pin.version}": pin.digest for name, pin in manifest.pins.items()}
-    made_by: dict[str, Any] = {"model_version": manifest.pins["recommender"].version, "graph_version": manifest.version}
+    pins = {f"{name} version {pin.version}": pin.digest for name, pin in manifest.models.items()}
+    made_by: dict[str, Any] = {"model_version": manifest.models["recommender"].version, "graph_version": manifest.version}
     mode = settings.now or shop.now
     key = digest_of(versions, manifest.canonical(), k, shard, repr(TABLE), _code())
     with home.lock(f"recommend-{shop.name}"):

@@ -67,7 +67,8 @@ def compile_graph(home: Home, shop: Shop, product: Product, models: Mapping[str,
     return Manifest(
         shop=shop.name,
         product=product,
-        nodes=tuple(_pinned(definition, name, models) for name in definition.order()),
+        nodes=tuple(_pinned(definition, name) for name in definition.order()),
+        models={name: ModelPin(version=one.version, digest=one.digest, run_id=one.run_id) for name, one in sorted(models.items())},
         answer=definition.answer,
         ladder=definition.ladder,
         budget_ms=definition.budget_ms,
@@ -81,17 +82,13 @@ def compile_graph(home: Home, shop: Shop, product: Product, models: Mapping[str,
     )
 
 
-def _pinned(definition: Definition, name: str, models: Mapping[str, Registered]) -> PinnedNode:
+def _pinned(definition: Definition, name: str) -> PinnedNode:
     node, kind = definition.nodes[name], definition.kind(name)
-    pins = tuple(
-        ModelPin(name=model, version=models[model].version, digest=models[model].digest, run_id=models[model].run_id)
-        for model in kind.models
-    )
     return PinnedNode(
         name=name,
         kind=node.kind or name,
         reads=node.reads,
-        models=pins,
+        models=kind.models,
         services={service: OURS.service(service).digest for service in kind.services},
         share=node.share,
         settings=kind.Settings.model_validate(node.settings).model_dump(mode="json"),

@@ -16,9 +16,10 @@ from pydantic_core import from_json
 from infra import log
 from serving import openapi
 from serving.batching import QueueFullError
+from serving.edges import Content
 from serving.graph import MODEL, PRODUCTS, Product
 from serving.inbox import KINDS, Inbox, Kind
-from serving.live import LiveGraphs
+from serving.live import LiveGraphs, Served
 from serving.metrics import CONTENT_TYPE as METRICS_CONTENT_TYPE
 from serving.metrics import Metrics
 from serving.problems import CONTENT_TYPE as PROBLEM_CONTENT_TYPE
@@ -147,22 +148,27 @@ class Gateway:
         served = answering.pick(_key(request, headers, request_id))  # taken once: one request, one version
         graph = served.graph
         graph.check(request)
+        budget_s = _budget_s(headers, graph.manifest.budget_ms)
+        bottom = graph.bottom(request) if answering.is_safe else None
+        content = bottom or await self._ask(served, request, budget_s, request_id)
+        for reason in content["degraded"]:
+            self.metrics.degraded.labels(product, reason).inc()
+        about = {"as_of": self.live.clock.now(), "graph_version": served.version, "model_versions": served.model_versions}
+        return orjson.dumps({**content, **about, "request_id": request_id})
+
+    async def _ask(self, served: Served, request: Any, budget_s: float, request_id: str) -> Content:
         try:
-            content = await served.queue.submit(request, _budget_s(headers, graph.manifest.budget_ms))
+            return await served.queue.submit(request, budget_s)
         except QueueFullError:
             raise Problem("overloaded", "try again in a second, or add replicas.", headers={"retry-after": "1"}) from None
         except Problem:
             raise
         except Exception as error:
-            bottom = graph.bottom(request)
+            bottom = served.graph.bottom(request)
             if bottom is None:
                 raise
             log.get(__name__).exception("answered from the end of the ladder", request_id=request_id, error=str(error))
-            content = bottom
-        for reason in content["degraded"]:
-            self.metrics.degraded.labels(product, reason).inc()
-        about = {"as_of": self.live.clock.now(), "graph_version": served.version, "model_versions": served.model_versions}
-        return orjson.dumps({**content, **about, "request_id": request_id})
+            return bottom
 
     async def _take(self, kind: Kind, body: bytes, request_id: str) -> bytes:
         try:

@@ -46,7 +46,6 @@ class _Frozen(BaseModel):
 class ModelPin(_Frozen):
     """One registered model version. `digest`: SHA-256 over its files."""
 
-    name: str
     version: int
     digest: str
     run_id: str
@@ -60,7 +59,8 @@ class PinnedNode(_Frozen):
     """One of `serving.kinds`."""
     reads: tuple[str, ...]
     """The nodes whose results it takes; `request`: none but the request itself."""
-    models: tuple[ModelPin, ...] = ()
+    models: tuple[str, ...] = ()
+    """Of the manifest's, those that it is made of."""
     services: dict[str, str] = {}
     """Feature service -> digest of its definition."""
     share: float
@@ -104,6 +104,8 @@ class Manifest(_Frozen):
     shop: str
     product: Product
     nodes: tuple[PinnedNode, ...]
+    models: dict[str, ModelPin]
+    """By name."""
     answer: str
     """The node whose result is the answer."""
     ladder: tuple[str, ...]
@@ -132,11 +134,6 @@ class Manifest(_Frozen):
     def version(self) -> str:
         """The first 16 hex digits of the SHA-256 over the canonical text."""
         return hashlib.sha256(self.canonical().encode()).hexdigest()[:16]
-
-    @property
-    def pins(self) -> dict[str, ModelPin]:
-        """Model name -> pinned version."""
-        return {pin.name: pin for node in self.nodes for pin in node.models}
 
     def check_definitions(self) -> None:
         """Refuse to run where a feature service no longer means what it meant.

@@ -139,6 +139,26 @@ def rollback(context: typer.Context, product: Product, why: Why = "", as_json: J
 
 
 @app.command()
+def safe(
+    context: typer.Context,
+    state: Annotated[str, typer.Argument(help="on or off.")],
+    product: Product = "recommend",
+    why: Why = "",
+    as_json: Json = False,
+) -> None:
+    """Answer everything from the end of the ladder, the version's own fixed list: no model, store or table is asked. For an emergency.
+
+    shopgraph graph safe on --why "the online store is being restored"\n
+    shopgraph graph safe off
+    """
+    from infra.errors import SettingsError
+
+    if state not in ("on", "off"):
+        raise SettingsError(f"safe: expected on or off, got {state!r}.")
+    _moved(lambda who: _releases(context).safe(_product(product), state == "on", who, why), as_json)
+
+
+@app.command()
 def history(
     context: typer.Context,
     product: Annotated[str | None, typer.Argument(help="recommend, forecast or sentiment; default: all.")] = None,
@@ -193,7 +213,9 @@ def _moved(move: Callable[[str], Move], as_json: bool) -> None:
         typer.echo(json.dumps(_content(made)))
         return
     candidate = _candidate(made)
-    typer.echo(f"{made.product}: {made.release.stable} answers" + (f", candidate {candidate}." if candidate else "."))
+    told = f", candidate {candidate}" if candidate else ""
+    told += ", all of it from the end of the ladder" if made.release.is_safe else ""
+    typer.echo(f"{made.product}: {made.release.stable} answers{told}.")
 
 
 def _candidate(move: Move) -> str:

@@ -13,7 +13,7 @@ def mermaid(manifest: Manifest) -> str:
     """The graph as a Mermaid flow chart (https://mermaid.js.org), which GitHub, GitLab and many editors draw."""
     lines = ["flowchart LR", f"  {REQUEST}([request])"]
     for node in manifest.nodes:
-        lines.append(f'  {node.name}["{"<br/>".join(_about(node))}"]')
+        lines.append(f'  {node.name}["{"<br/>".join(_about(manifest, node))}"]')
         lines += [f"  {read} --> {node.name}" for read in node.reads]
     lines += ["  answer([answer])", f"  {manifest.answer} --> answer"]
     if manifest.ladder:
@@ -29,9 +29,10 @@ def differences(old: Manifest, new: Manifest) -> list[tuple[str, str, str]]:
     return [(path, before.get(path, ""), after.get(path, "")) for path in paths if before.get(path) != after.get(path)]
 
 
-def _about(node: PinnedNode) -> list[str]:
+def _about(manifest: Manifest, node: PinnedNode) -> list[str]:
     told = [node.name]
-    told += [f"{pin.name} version {pin.version}, {pin.digest[:12]}" for pin in node.models]
+    pins = {name: manifest.models[name] for name in node.models}
+    told += [f"{name} version {pin.version}, {pin.digest[:12]}" for name, pin in pins.items()]
     told += [f"features of {service}, {digest[:12]}" for service, digest in node.services.items()]
     return told
 
@@ -39,8 +40,6 @@ def _about(node: PinnedNode) -> list[str]:
 def _named(manifest: Manifest) -> dict[str, Any]:
     """The manifest with what is named under its name, and its list at the end of the ladder as a digest."""
     content = manifest.model_dump(mode="json")
-    for node in content["nodes"]:
-        node["models"] = {pin.pop("name"): pin for pin in node["models"]}
     static = hashlib.sha256("\n".join(content["static"]).encode()).hexdigest()
     return {
         **content,

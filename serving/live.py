@@ -69,6 +69,8 @@ class Answering:
     candidate: Served | None = None
     weight: float = 0.0
     salt: str = ""
+    is_safe: bool = False
+    """Whether it answers from the end of the ladder alone."""
 
     def pick(self, key: str) -> Served:
         """The version that answers whoever has this key: the same one as long as the release stands."""
@@ -195,14 +197,16 @@ class LiveGraphs:
             held_back: dict[str, str] = {}
             for product, release in released.items():
                 stable, candidate = self._held.get(release.stable), release.candidate
+                safe = release.is_safe
                 if stable is None:
                     waiting[product] = self._told(release.stable)
                     if product in self.served:  # the last good one answers everybody until then
-                        served[product] = Answering(self.served[product].stable)
+                        served[product] = Answering(self.served[product].stable, is_safe=safe)
                 elif candidate is None or not candidate.weight:
-                    served[product] = Answering(stable)
+                    served[product] = Answering(stable, is_safe=safe)
                 else:
-                    served[product] = Answering(stable, self._held.get(candidate.version), candidate.weight, candidate.salt)
+                    held = self._held.get(candidate.version)
+                    served[product] = Answering(stable, held, candidate.weight, candidate.salt, safe)
                     if candidate.version not in self._held:
                         held_back[product] = self._told(candidate.version)
             named = {version for release in released.values() for version in release.versions}
@@ -231,7 +235,7 @@ class LiveGraphs:
             )
             return
 
-        versions = {name: str(pin.version) for name, pin in graph.manifest.pins.items()}
+        versions = {name: str(pin.version) for name, pin in graph.manifest.models.items()}
         graph.tell(self.clock.now())  # what was told while it was loaded
         with self._lock:
             self._held = {**self._held, version: Served(graph, RequestQueue(graph, self.clock.now), version, versions)}

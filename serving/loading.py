@@ -60,7 +60,7 @@ class Loader:
         """
         torch.set_num_threads(1)  # replicas scale by number; two thread pools on one core only wait for each other
         manifest.check_definitions()
-        folders = {name: self.folder(pin) for name, pin in manifest.pins.items()}
+        folders = {name: self.folder(name, pin) for name, pin in manifest.models.items()}
         parts = Parts(manifest, self.home, self.shop, self.store, self.told, folders, at)
         nodes = {}
         for pinned in manifest.nodes:
@@ -68,7 +68,7 @@ class Loader:
             nodes[pinned.name] = kind.open(kind.Settings.model_validate(pinned.settings), parts)
         return Graph(manifest, nodes, parts.catalogue if manifest.product == "recommend" else None, self.metrics)
 
-    def folder(self, pin: ModelPin) -> Path:
+    def folder(self, name: str, pin: ModelPin) -> Path:
         """The files of a pinned model version: those kept on this machine, else fetched from MLflow and checked.
 
         Raises:
@@ -76,15 +76,15 @@ class Loader:
             ModelNotFoundError: the version is in the registry no more.
             EngineError: MLflow does not answer, or what was downloaded is not what was registered.
         """
-        kept = self.home.model_folder(f"{self.shop.name}.{pin.name}", pin.version, pin.digest)
+        kept = self.home.model_folder(f"{self.shop.name}.{name}", pin.version, pin.digest)
         if kept.exists():
             return kept
         from training.tracking import Tracking
 
-        saved = Tracking(self.settings, self.shop.name).fetch(pin.name, str(pin.version))
+        saved = Tracking(self.settings, self.shop.name).fetch(name, str(pin.version))
         if saved.digest != pin.digest:
             raise ReleaseError(
-                f"model {pin.name} version {pin.version}: the graph pins digest {pin.digest[:12]}, the registry has "
+                f"model {name} version {pin.version}: the graph pins digest {pin.digest[:12]}, the registry has "
                 f"{saved.digest[:12]}; run `shopgraph up --latest`."
             )
         return saved.folder

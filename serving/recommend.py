@@ -76,6 +76,6 @@ def recommend(settings: Settings, asked: Asked, k: int, model: str | None = None
         **content,
         "as_of": at.isoformat(),
         "graph_version": manifest.version,
-        "model_versions": {name: str(pin.version) for name, pin in manifest.pins.items()},
+        "model_versions": {name: str(pin.version) for name, pin in manifest.models.items()},
         "catalogue": len(encoder.items),
     }

@@ -27,8 +27,8 @@ from infra.pins import pin
 from infra.settings import Settings
 from serving.graph import Manifest
 
-Verb = Literal["release", "deploy", "canary", "promote", "rollback"]
-"""What a move did: `release` lets a version answer at once, the others are steps of a candidate."""
+Verb = Literal["release", "deploy", "canary", "promote", "rollback", "safe"]
+"""What a move did: `release` lets a version answer at once, `safe` turns the safe mode on or off, the others are steps of a candidate."""
 
 _TRIES = 20
 """Two who move at once take the same number; who comes second looks again."""
@@ -85,6 +85,8 @@ class Release(_Frozen):
     before: str | None = None
     """The stable version that a rollback returns to; kept loaded, so that it takes no load."""
     candidate: Candidate | None = None
+    is_safe: bool = False
+    """Whether every answer comes from the end of the ladder."""
 
     @property
     def versions(self) -> tuple[str, ...]:
@@ -163,7 +165,9 @@ class Releases:
             ReleaseError: there is no such version in this shop.
         """
         manifest = self._pinned(version)
-        return self._move(manifest.product, "release", lambda _: Release(stable=version), who, why)
+        return self._move(
+            manifest.product, "release", lambda now: Release(stable=version, is_safe=bool(now and now.is_safe)), who, why
+        )
 
     def deploy(self, version: str, who: str, why: str) -> Move:
         """Make a stored version the candidate, which answers nobody yet; in place of another one, if there is one.
@@ -207,7 +211,8 @@ class Releases:
         """
 
         def change(current: Release | None) -> Release:
-            return Release(stable=_with_candidate(product, current)[1].version)
+            release, candidate = _with_candidate(product, current)
+            return Release(stable=candidate.version, is_safe=release.is_safe)
 
         return self._move(product, "promote", change, who, why)
 
@@ -223,9 +228,29 @@ class Releases:
                 return current.model_copy(update={"candidate": None})
             if current is None or current.before is None:
                 raise ReleaseError(f"{product} has no release of before to go back to.")
-            return Release(stable=current.before)
+            return Release(stable=current.before, is_safe=current.is_safe)
 
         return self._move(product, "rollback", change, who, why)
+
+    def safe(self, product: str, is_on: bool, who: str, why: str) -> Move:
+        """Answer everything from the end of the ladder, or no longer.
+
+        Raises:
+            ReleaseError: nothing is released, its graph has no such end, or it is so already.
+        """
+
+        def change(current: Release | None) -> Release:
+            if current is None:
+                raise ReleaseError(f"no {product} graph is released.")
+            if not self.manifest(current.stable).static:
+                raise ReleaseError(
+                    f"the ladder of {product} has no end that needs no model: its requests are refused instead, by 503."
+                )
+            if current.is_safe == is_on:
+                raise ReleaseError(f"the safe mode of {product} is {'on' if is_on else 'off'} already.")
+            return current.model_copy(update={"is_safe": is_on})
+
+        return self._move(product, "safe", change, who, why)
 
     def current(self) -> dict[str, Release]:
         """Product -> what answers for it.

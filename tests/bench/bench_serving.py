@@ -34,7 +34,7 @@ from infra.lake import Lake
 from infra.settings import Settings, set_quiet_environment
 from report import REPEATS, Figure, figure, publish
 from serving import servers
-from serving.graph import compose
+from serving.compiling import compile_graph
 from serving.releases import Releases
 from training.recommender.encoder import Encoder
 from training.recommender.model import Recommender
@@ -76,7 +76,7 @@ def make_shop(home_folder: Path) -> Settings:
     folder = home.model_folder("bench.recommender", 1, digest)
     Recommender(Config(), encoder, Network(Config(), NUM_ITEMS, 1)).save(folder)
     Purchases.learn(INTERACTIONS.schema.empty_table(), encoder, shop.time_zone).save(folder)
-    manifest = compose("bench", "recommend", {"recommender": Saved(folder, "bench.recommender", 1, digest, "none")})
+    manifest = compile_graph(home, shop, "recommend", {"recommender": Saved(folder, "bench.recommender", 1, digest, "none")})
     releases = Releases(settings, "bench")
     releases.release(releases.store(manifest), who="bench", why="bench")
     return settings

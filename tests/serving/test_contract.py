@@ -57,7 +57,7 @@ def test_a_breaking_change_is_named(change: Any, told: str) -> None:
 def test_additions_break_nothing() -> None:
     new = copy.deepcopy(COMMITTED)
     schema(new, "RecommendRequest")["properties"]["coupons"] = {"type": "array"}
-    schema(new, "RecommendAnswer")["properties"]["trace"] = {"type": "string"}
+    schema(new, "RecommendAnswer")["properties"]["weather"] = {"type": "string"}
     schema(new, "RecommendRequest")["properties"]["placement"]["enum"].append("just_in")
     new["paths"]["/v1/price"] = {"post": {"responses": {}}}
     assert breaking_changes(COMMITTED, new) == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -62,8 +63,9 @@ def test_days_that_are_not_built_yet_are_said_and_do_not_lower_the_forecast(
 def test_an_item_sells_nothing_once_it_is_withdrawn(served: ServedShop) -> None:
     """i9 was withdrawn on the day of its last row: that later days have none is no gap."""
     node = DailyDemand(FeatureStore(served.settings, served.shop, served.lake), 30)
+    request = ForecastRequest(series=[Series(item_id="i0"), Series(item_id="i9")], horizon=1)
     last, later = NOW.date() - timedelta(days=1), NOW + timedelta(days=3)
-    context = node.read(["i0", "i9"], later.date(), later)
+    (context,) = node.run([request], later)
     assert [series["ds"][-1] for series in context.series] == [last, last]
     assert [series["known_until"] for series in context.series] == [last, later.date() - timedelta(days=1)]
 
@@ -85,17 +87,18 @@ def test_plans_change_the_forecast_and_are_not_filled(post: Ask) -> None:
 
 def test_a_forecast_does_not_wait_for_those_that_came_after_it(served: ServedShop, monkeypatch: pytest.MonkeyPatch) -> None:
     one = served.gateway().live.served["forecast"].stable
-    answer, sizes = one.graph.answer, []
+    node, sizes = one.graph.nodes["demand"], []
+    run = node.run
 
-    def seen(requests: Sequence[ForecastRequest], at: datetime) -> list[Content | Problem]:
+    def seen(requests: Sequence[ForecastRequest], at: datetime, *read: Sequence[Any]) -> list[Content | Problem]:
         sizes.append(len(requests))
-        return answer(requests, at)
+        return run(requests, at, *read)
 
     async def ask_at_once() -> None:
         request = ForecastRequest(series=[Series(item_id="i0")], horizon=2)
-        await asyncio.gather(*(one.batcher.submit(request) for _ in range(4)))
+        await asyncio.gather(*(one.queue.submit(request, 60) for _ in range(4)))
 
-    monkeypatch.setattr(one.graph, "answer", seen)
+    monkeypatch.setattr(node, "run", seen)
     asyncio.run(ask_at_once())
     assert sizes == [1, 1, 1, 1]
 

@@ -184,10 +184,10 @@ def test_health_metrics_and_documents(post: Ask, served: ServedShop) -> None:
 
 def test_an_error_of_ours_tells_nothing(served: ServedShop) -> None:
     broken = served.gateway()
-    broken.live.served["recommend"].stable.graph.history.store = None  # type: ignore[attr-defined]  # whatever it may be
-    content = problem(ask(broken, "/v1/recommend", {"user_id": "u1"}), 500, "internal")
+    broken.live.served["sentiment"].stable.graph.nodes["sentiment"].model = None  # type: ignore[attr-defined]  # whatever it may be
+    content = problem(ask(broken, "/v1/sentiment", GOOD["sentiment"]), 500, "internal")
     assert "NoneType" not in json.dumps(content)
-    assert ask(broken, "/v1/sentiment", GOOD["sentiment"]).status_code == 200
+    assert ask(broken, "/v1/recommend", {"user_id": "u1"}).status_code == 200
 
 
 def test_a_text_may_speak_of_nan(post: Ask) -> None:

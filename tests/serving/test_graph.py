@@ -68,7 +68,7 @@ def test_a_ranker_makes_another_graph_and_what_the_shop_says_of_ranking_is_part_
     ranked = compose("recommend", {"recommender": MODEL, "ranker": older})
     ruled = compose("recommend", {"recommender": MODEL, "ranker": older}, ranking=said)
     assert len({plain.version, ranked.version, ruled.version}) == 3
-    assert ranked.pins.keys() == {"recommender", "ranker"}
+    assert ranked.models.keys() == {"recommender", "ranker"}
     assert ranked.tables == {"features/interactions": 5, "features/item_activity": 2}
     assert Manifest.model_validate_json(ruled.canonical()) == ruled
     assert ruled.ranking == said

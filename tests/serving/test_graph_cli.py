@@ -56,7 +56,7 @@ def test_a_release_goes_out_and_comes_back(releases: Releases) -> None:
 def test_a_graph_is_shown_as_a_picture_and_beside_another(releases: Releases) -> None:
     assert graph(releases, "show", NEW.version).output.startswith("flowchart LR\n")
     assert told(releases, "show", NEW.version) == NEW.model_dump(mode="json")
-    assert told(releases, "diff", OLD.version, NEW.version) == [{"what": "nodes.recommender.model.version", "old": "1", "new": "2"}]
+    assert told(releases, "diff", OLD.version, NEW.version) == [{"what": "models.recommender.version", "old": "1", "new": "2"}]
     assert "they are the same" in graph(releases, "diff", NEW.version, NEW.version).output
 
 

@@ -17,8 +17,8 @@ def test_the_picture_has_every_node_with_what_it_pins_and_every_edge() -> None:
     for node in manifest.nodes:
         assert any(line.startswith(f"  {node.name}[") for line in picture)
         assert all(f"  {read} --> {node.name}" in picture for read in node.reads)
-    assert '  ranker["ranker<br/>ranker version 2, bbbbbbbbbbbb<br/>features of ranker, ' in "\n".join(picture)
-    assert [line for line in picture if line.endswith("--> answer")] == ["  user_purchases --> answer", "  ranker --> answer"]
+    assert '  ranking["ranking<br/>ranker version 2, bbbbbbbbbbbb<br/>features of ranker, ' in "\n".join(picture)
+    assert [line for line in picture if line.endswith("--> answer")] == ["  reasons --> answer"]
 
 
 def test_only_what_differs_is_told() -> None:
@@ -26,11 +26,11 @@ def test_only_what_differs_is_told() -> None:
     assert differences(old, old) == []
     newer = Registered(3, "c" * 64, "run", {"features/interactions": 1})
     assert differences(old, compose("recommend", {"recommender": newer})) == [
-        ("nodes.recommender.model.version", "1", "3"),
-        ("nodes.recommender.model.digest", "a" * 64, "c" * 64),
+        ("models.recommender.version", "1", "3"),
+        ("models.recommender.digest", "a" * 64, "c" * 64),
     ]
-    ranked = compose("recommend", {"recommender": RECOMMENDER, "ranker": RANKER}, None, RankingRules(times_price=True))
+    ranked = compose("recommend", {"recommender": RECOMMENDER, "ranker": RANKER}, ranking=RankingRules(times_price=True))
     found = differences(old, ranked)
-    assert ("nodes.ranker.model.name", "", "ranker") in found
+    assert ("models.ranker.version", "", "2") in found
     assert ("ranking.times_price", "False", "True") in found
-    assert not any(what.startswith("nodes.recommender") for what, _, _ in found)
+    assert not any(what.startswith("models.recommender") for what, _, _ in found)

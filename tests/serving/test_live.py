@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,9 +21,16 @@ from infra.settings import Settings
 from serving.gateway import Gateway
 from serving.nodes.item_tables import ItemTables
 from serving.releases import Releases
-from tests.serving.conftest import Registered, ServedShop, ask, compose, keep, save_recommender
+from tests.serving.conftest import CATALOGUE, Registered, ServedShop, ask, compose, keep, save_recommender
 
 BODY = {"user_id": "u1", "k": 3}
+
+
+def catalogue_alone(folder: Path, _: int) -> None:
+    """A model version of which too little is there."""
+    shutil.copytree(CATALOGUE, folder)
+
+
 ME = {"who": "test", "why": "test"}
 
 
@@ -101,7 +109,7 @@ def test_who_has_no_name_sticks_by_visitor_session_or_not_at_all(shop: ServedSho
 def test_a_candidate_that_cannot_be_loaded_takes_nothing_from_the_stable_one(shop: ServedShop) -> None:
     gateway = shop.gateway()
     stable = gateway.live.served["recommend"].stable.version
-    broken = keep(Home(shop.settings), "recommender", 8, lambda folder, _: folder.mkdir(parents=True))
+    broken = keep(Home(shop.settings), "recommender", 8, catalogue_alone)
     version = shop.releases.store(compose("recommend", {"recommender": broken}))
     shop.releases.deploy(version, **ME)
     shop.releases.canary("recommend", 100, **ME)
@@ -188,8 +196,8 @@ def test_requests_during_flips_all_succeed_and_name_one_version_each(shop: Serve
 def test_the_last_good_graph_answers_while_the_next_cannot_be_loaded(shop: ServedShop) -> None:
     gateway = shop.gateway()
     missing = compose("recommend", {"recommender": Registered(7, "77" * 32, "run", {})})
-    broken = keep(Home(shop.settings), "recommender", 7, lambda folder, _: folder.mkdir(parents=True))
-    assert broken.digest != missing.pins["recommender"].digest
+    broken = keep(Home(shop.settings), "recommender", 7, catalogue_alone)
+    assert broken.digest != missing.models["recommender"].digest
     graph = compose("recommend", {"recommender": broken})
     shop.releases.release(shop.releases.store(graph), who="test", why="broken")
     gateway.live.poll()

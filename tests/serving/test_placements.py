@@ -94,7 +94,7 @@ def test_where_purchases_say_nothing_what_stands_near_in_histories_does(served: 
 
 
 def test_a_shop_says_how_much_each_source_counts(served: ServedShop) -> None:
-    saved = served.manifests["recommend"].pins["recommender"]
+    saved = served.manifests["recommend"].models["recommender"]
     folder = Home(served.settings).model_folder("sample.recommender", saved.version, saved.digest)
     model = Registered(saved.version, saved.digest, saved.run_id, {}, folder)
     loader = Loader(served.settings, served.shop, served.lake)

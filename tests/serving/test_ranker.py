@@ -351,7 +351,7 @@ def test_a_ranker_of_other_features_is_refused(served: ServedShop) -> None:
 
 
 def test_the_command_gives_the_list_of_the_endpoint(served: ServedShop, ranked: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
-    pins = ranked.manifest.pins
+    pins = ranked.manifest.models
     models = {
         name: Saved(
             Home(served.settings).model_folder(f"sample.{name}", pin.version, pin.digest),

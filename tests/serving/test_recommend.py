@@ -49,7 +49,7 @@ def registered(monkeypatch: pytest.MonkeyPatch, models: Mapping[str, Saved]) -> 
 
 def saved_recommender(shop: ServedShop) -> Saved:
     """The version that the shop's graph pins, as the registry gives it."""
-    pin = shop.manifests["recommend"].pins["recommender"]
+    pin = shop.manifests["recommend"].models["recommender"]
     folder = Home(shop.settings).model_folder("sample.recommender", pin.version, pin.digest)
     return Saved(folder, "sample.recommender", pin.version, pin.digest, pin.run_id, shop.manifests["recommend"].tables)
 
