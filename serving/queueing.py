@@ -53,7 +53,7 @@ class RequestQueue:
         self.clock = clock
         self.max_waiting = max_waiting
         self._waiting: deque[_Waiting] = deque()
-        self._is_running = False
+        self._running: Run | None = None
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix=graph.manifest.product)
 
     async def submit(self, request: Any, budget_s: float) -> Content:
@@ -73,7 +73,7 @@ class RequestQueue:
         waiting = _Waiting(request, time.monotonic() + budget_s, loop.create_future())
         timer = loop.call_later(budget_s - min(_RESERVE * budget_s, _MOST_RESERVE_S), self._late, waiting)
         self._waiting.append(waiting)
-        if not self._is_running:
+        if self._running is None:
             self._next()
         try:
             return await waiting.future
@@ -86,15 +86,21 @@ class RequestQueue:
             waiting = self._waiting.popleft()
             if not waiting.future.done():  # answered late, or its client left meanwhile
                 batch.append(waiting)
-        self._is_running = bool(batch)
+        self._running = None
         if not batch:
             return
         limit_s = max(0.0, max(waiting.due for waiting in batch) - time.monotonic())
-        run = Run(self.graph, [waiting.request for waiting in batch], self.clock(), limit_s)
+        self._running = run = Run(self.graph, [waiting.request for waiting in batch], self.clock(), limit_s)
         for row, waiting in enumerate(batch):
             waiting.run, waiting.row = run, row
         self._go(batch, run, run.go, run.turn)
         self._watch(batch, run)
+        asyncio.get_running_loop().call_later(self.graph.manifest.budget_ms / 1000, self._make_room, run)
+
+    def _make_room(self, run: Run) -> None:
+        """Let the next batch go beside one that takes longer than a request usually may, for those in it may have more time."""
+        if self._running is run:
+            self._next()
 
     def _go(self, batch: Sequence[_Waiting], run: Run, on: Callable[[int], bool], turn: int) -> None:
         """Let a thread go on with a batch."""
@@ -129,4 +135,5 @@ class RequestQueue:
                 waiting.future.set_exception(outcome)
             else:
                 waiting.future.set_result(outcome)
-        self._next()
+        if self._running is run:
+            self._next()
