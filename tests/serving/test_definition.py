@@ -60,6 +60,10 @@ def changed(**nodes: Any) -> dict[str, Any]:
     return content
 
 
+TWICE_RANKED = {"kind": "ranking", "reads": ["user_history", "ranking"], "settings": {}}
+CIRCLE = {**changed(retrieval=TWICE_RANKED), "ladder": []}
+
+
 @pytest.mark.parametrize(
     ("content", "told"),
     [
@@ -72,10 +76,7 @@ def changed(**nodes: Any) -> dict[str, Any]:
         (changed(retrieval={"settings": {"tea": 1}}), "retrieval: settings tea: Extra inputs"),
         (changed(ranking={"share": 1.5}), "nodes.ranking.share: .*less than or equal to 1"),
         (changed(retrieval={"optional": True}), "retrieval cannot be optional: nothing passes through it"),
-        (
-            {**changed(retrieval={"kind": "ranking", "reads": ["user_history", "ranking"], "settings": {}}), "ladder": []},
-            "in a circle: .*ranking",
-        ),
+        (CIRCLE, "in a circle: .*ranking"),
         ({**ours(), "answer": "ranking"}, "answer: ranking gives Shortlists, which is no answer"),
         ({**ours(), "answer": "nobody"}, "answer: expected one of .*user_history.*, got 'nobody'"),
         ({**ours(), "ladder": ["static", "trending"]}, "ladder: expected .*, got 'static'"),
