@@ -19,6 +19,8 @@ RETRIEVAL = "retrieval"
 """The blend of the sources, as the recommender orders by it."""
 SOURCES = (*names.SOURCES, RETRIEVAL)
 NUM_CANDIDATES = 200
+_SPARE = 64
+"""Items that are looked at beyond those that are wanted, for some of the best may not be shown."""
 
 
 @dataclass(frozen=True)
@@ -51,20 +53,22 @@ def retrieve(
     """
     shares = retrieval_shares(recommender, items, events)
     whole = shares[RETRIEVAL]
-    first = best = top_k(whole, NUM_CANDIDATES)
-    is_open = np.ones(best.shape, dtype=np.bool_)
-    if allowed is not None or most != NUM_CANDIDATES:
-        scores = whole if allowed is None else np.where(allowed, whole, np.float32(-np.inf))
-        best = top_k(scores, most)
-        is_open = np.take_along_axis(scores, best, axis=1) > -np.inf
-    places = np.full(whole.shape[1], first.shape[1] - 1)
-    ranks = np.empty(best.shape, dtype=np.int64)
-    for row, items_of_row in enumerate(first):
-        places[items_of_row] = np.arange(len(items_of_row))
-        ranks[row] = places[best[row]]
-        places[items_of_row] = first.shape[1] - 1
-    history, _ = np.nonzero(is_open)
-    item, rank = best[is_open], ranks[is_open]
+    first = top_k(whole, max(most, NUM_CANDIDATES) + (_SPARE if allowed is not None else 0))
+    places = np.full(whole.shape[1], min(NUM_CANDIDATES, whole.shape[1]) - 1)
+    best, ranks = [], []
+    for row, of_row in enumerate(first):
+        chosen = (of_row if allowed is None else of_row[allowed[row, of_row]])[:most]
+        if allowed is not None and len(chosen) < most and len(of_row) < whole.shape[1]:
+            open_ = np.where(allowed[row], whole[row], np.float32(-np.inf))[None]
+            chosen = top_k(open_, most)[0]
+            chosen = chosen[open_[0, chosen] > -np.inf]
+        ranked = of_row[:NUM_CANDIDATES]
+        places[ranked] = np.arange(len(ranked))
+        best.append(chosen)
+        ranks.append(places[chosen])
+        places[ranked] = len(ranked) - 1
+    history = np.repeat(np.arange(len(best)), [len(chosen) for chosen in best])
+    item, rank = (np.concatenate([np.empty(0, dtype=np.int64), *parts]) for parts in (best, ranks))
     logs = {name: log_shares(share[history, item]) for name, share in shares.items()}
     return Retrieved(history, item, rank, {name: logs.get(name, np.full(len(item), np.nan)) for name in SOURCES})
 

@@ -10,6 +10,7 @@ from features.columns import EVENT_TIMESTAMP, EVENT_TYPE, ITEM_ID, SESSION_ID, U
 from features.store import FeatureStore
 from tests.training.ranker.conftest import NUM_ITEMS, microseconds, price
 from training import splits
+from training.ranker import candidates
 from training.ranker.candidates import RETRIEVAL, SOURCES, retrieval_shares, retrieve
 from training.ranker.data import Lists, make_lists, tasks_of
 from training.ranker.encoder import ITEM_FEATURES, USER_FEATURES, cross_features
@@ -97,6 +98,25 @@ def test_a_filter_leaves_what_is_known_of_a_candidate_as_it_is(interactions: pa.
     known = {(history, item): rank for history, item, rank in zip(whole.history, whole.item, whole.rank, strict=True)}
     assert set(some.item.tolist()) == set(range(0, NUM_ITEMS, 3))
     assert some.rank.tolist() == [known[pair] for pair in zip(some.history, some.item, strict=True)]
+
+
+def test_of_what_a_filter_leaves_the_best_come_however_narrow_it_is(
+    interactions: pa.Table, recommender: Recommender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(candidates, "NUM_CANDIDATES", 4)
+    monkeypatch.setattr(candidates, "_SPARE", 2)
+    sessions = sessions_of(interactions, 40, 42, recommender)
+    served = sessions.history.served(np.arange(len(sessions)))
+    shares = retrieval_shares(recommender, *served)[RETRIEVAL]
+    draw = np.random.default_rng(7)
+    for share in (0.0, 0.1, 0.5, 0.9, 1.0):
+        allowed = draw.random(shares.shape) < share
+        found = retrieve(recommender, *served, allowed, 5)
+        for row, of_row in enumerate(np.argsort(-shares, axis=1, kind="stable")):
+            best = [item for item in of_row.tolist() if allowed[row, item]][:5]
+            assert found.item[found.history == row].tolist() == best
+            ranks = {item: min(place, 3) for place, item in enumerate(of_row.tolist())}
+            assert found.rank[found.history == row].tolist() == [ranks[item] for item in best]
 
 
 def test_ndcg_counts_what_was_not_retrieved_as_a_miss(lists: Lists) -> None:
