@@ -73,7 +73,7 @@ def test_each_row_is_answered_for(gateway: Gateway, shop: ServedShop) -> None:
         'shopgraph_drained_rows_total{table="raw/events"} 2.0',
         "shopgraph_spool_waiting_rows 0.0",
         "shopgraph_spool_oldest_seconds 0.0",
-        'shopgraph_request_seconds_count{product="events",status="202"} 1.0',
+        'shopgraph_request_seconds_count{graph_version="",product="events",status="202",variant=""} 1.0',
     ):
         assert line in text
 
