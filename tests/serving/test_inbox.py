@@ -141,6 +141,18 @@ def test_an_online_store_that_is_away_is_told_and_the_event_counts_once_it_is_ba
     assert intake.applied.number() == intake.spool.last()
 
 
+def test_what_waits_is_told_while_the_tables_take_nothing(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(*_: Any, **__: Any) -> None:
+        raise EngineError("the bucket does not answer")
+
+    inbox = gateway.inbox
+    assert ask(gateway, "/v1/events", {"events": [EVENT]}).json()["accepted"] == 1
+    monkeypatch.setattr(inbox.intake, "drain", away)
+    inbox.start()
+    inbox.stop()
+    assert "shopgraph_spool_waiting_rows 1.0" in gateway.metrics.text().decode()
+
+
 def test_requests_that_wait_share_a_flush_and_too_many_are_refused(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
     spool, batches = gateway.inbox.intake.spool, list[int]()
     append = spool.append
