@@ -340,24 +340,28 @@ def _haproxy_binary() -> str | None:
     return None
 
 
-def _deploy(home: Home) -> None:
-    """Ask Serve for the gateway; it comes up on its own."""
-    settings = home.settings
-    shared = str(_metrics_folder(home))
-    content = {
-        "proxy_location": "HeadOnly",
-        "http_options": {"host": settings.http_host, "port": settings.http_port},
+def serve_config(host: str, port: int, replicas: int, metrics_folder: str, proxies: str = "HeadOnly") -> dict[str, Any]:
+    """What Ray Serve is asked for: the gateway, and where its proxies listen."""
+    return {
+        "proxy_location": proxies,
+        "http_options": {"host": host, "port": port},
         "applications": [
             {
                 "name": "gateway",
                 "route_prefix": "/",
                 "import_path": APPLICATION,
-                "args": {"metrics_folder": shared},
-                "runtime_env": {"env_vars": {"PROMETHEUS_MULTIPROC_DIR": shared}},
-                "deployments": [{"name": "gateway", "num_replicas": settings.http_replicas}],
+                "args": {"metrics_folder": metrics_folder},
+                "runtime_env": {"env_vars": {"PROMETHEUS_MULTIPROC_DIR": metrics_folder}},
+                "deployments": [{"name": "gateway", "num_replicas": replicas}],
             }
         ],
     }
+
+
+def _deploy(home: Home) -> None:
+    """Ask Serve for the gateway; it comes up on its own."""
+    settings = home.settings
+    content = serve_config(settings.http_host, settings.http_port, settings.http_replicas, str(_metrics_folder(home)))
     deadline = time.monotonic() + _DEPLOY_S
     while True:
         code, text = _serve_api(home, "PUT", content)
