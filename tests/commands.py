@@ -13,6 +13,8 @@ import shopgraph
 
 _FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 _INLINE = re.compile(r"`(shopgraph [^`]+)`")
+_RUNNERS = ("--", "--rm", "in-shell", "in-gateway", "shopgraph")
+"""What stands before a command that is run elsewhere: in a pod, in a container; the last is a container's name."""
 _VALUES = re.compile(r"<[a-z]+>|\[[^]]*\]|\.\.\.")
 
 
@@ -43,7 +45,8 @@ def in_shell(text: str) -> Iterator[list[str]]:
 def _in_words(words: Sequence[str]) -> Iterator[list[str]]:
     found: list[str] | None = None
     for place, word in enumerate(words):
-        begins = place == 0 or set(words[place - 1]) <= set("();&|") or words[place - 1] == "--" or "=" in words[place - 1]
+        before = words[place - 1] if place else ";"
+        begins = set(before) <= set("();&|") or before in _RUNNERS or "=" in before
         if word == "shopgraph" and begins:
             found = []
         elif found is not None and set(word) <= set("();<>&|"):

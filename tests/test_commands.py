@@ -41,6 +41,11 @@ def test_commands_are_found() -> None:
     assert len(found) > 15
     text = 'A=1 shopgraph up --latest  # why\nkubectl exec x -- shopgraph status && shopgraph \\\n  down; echo "shopgraph"'
     assert list(in_shell(text)) == [["up", "--latest"], ["status"], ["down"]]
+    text = "compose run --rm shopgraph build\nin-gateway shopgraph drain\ncompose exec shopgraph shopgraph status\nsystemctl stop shopgraph"
+    assert list(in_shell(text)) == [["build"], ["drain"], ["status"]]
+    deploy = calls((ROOT / "docs" / "deploy.md").read_text(encoding="utf-8"))
+    assert len(deploy) > 20
+    assert ["graph", "release", "3f2a", "--why", "the first"] in deploy
 
 
 @pytest.mark.parametrize("line", ["shopgraph graph undo", "shopgraph up --lastest", "shopgraph backup", "shopgraph --hom x up"])

@@ -154,10 +154,17 @@ def test_a_pod_is_nobody_writes_only_to_volumes_and_has_limits(pod: dict[str, An
 @pytest.mark.parametrize("pod", PODS.values(), ids=PODS)
 def test_who_mounts_the_home_runs_on_the_machine_of_the_gateway(pod: dict[str, Any]) -> None:
     claims = [volume for volume in pod["spec"]["volumes"] if "persistentVolumeClaim" in volume]
-    if not claims or pod is PODS["gateway"]:
+    if not claims or pod is PODS["shell"]:  # which runs before there is a gateway
         return
     (near,) = pod["spec"]["affinity"]["podAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
     assert near["labelSelector"]["matchLabels"].items() <= labels("gateway").items()
+
+
+def test_what_waits_for_a_gateway_can_be_left_out_by_its_label() -> None:
+    chosen = [one for one in OBJECTS if one["metadata"].get("labels", {}).get("app.kubernetes.io/component") == "gateway"]
+    assert chosen == [RAY]
+    shell = next(one for one in OBJECTS if named(one) == "Deployment shell")
+    assert shell["spec"]["replicas"] == 0
 
 
 def test_every_setting_is_one_and_no_secret_stands_in_a_file() -> None:
@@ -176,7 +183,7 @@ def test_every_setting_is_one_and_no_secret_stands_in_a_file() -> None:
 @pytest.mark.parametrize("pod", PODS.values(), ids=PODS)
 def test_a_job_gives_commands_that_there_are(pod: dict[str, Any]) -> None:
     for container in containers(pod):
-        if container["image"] == "shopgraph" and "args" in container:
+        if container["image"] == "shopgraph" and container.get("args"):
             check(container["args"])
 
 

@@ -240,7 +240,10 @@ def test_before_any_release_a_request_is_told_what_to_do(settings: Settings, ser
     assert answer.headers["retry-after"] == "5"
     assert "`shopgraph train demand`, then `shopgraph up --latest`" in answer.json()["detail"]
     ready = ask(gateway, "/readyz")
-    assert (ready.status_code, ready.json()) == (503, {"is_ready": False, "graphs": {}, "candidates": {}, "waiting": {}, "held_back": {}})
+    assert (ready.status_code, ready.json()) == (
+        503,
+        {"is_ready": False, "graphs": {}, "candidates": {}, "waiting": {}, "held_back": {}},
+    )
 
 
 def test_a_replica_takes_requests_only_once_it_has_looked_at_the_releases(shop: ServedShop) -> None:
