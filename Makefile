@@ -32,7 +32,7 @@ test: setup ## all that needs no server but our own, one shop from raw tables to
 test-quick: setup ## the same without what starts servers and trains
 	@$(PYTEST) -m "not engines and not soak and not e2e"
 
-test-engines: setup ## Spark and Ray clusters, Postgres, Redis, S3 on this machine
+test-engines: setup ## Spark and Ray clusters, Postgres, Redis, S3, Prometheus' own check of the alerts, on this machine
 	@infra/engines.sh
 	@$(PYTEST) -m engines
 

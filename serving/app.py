@@ -34,7 +34,7 @@ def gateway(metrics_folder: str) -> Any:
     lake = Lake.open(settings, shop.name)
     metrics = Metrics(Path(metrics_folder))
     shop_clock = ShopClock(settings.now or shop.now, lake)
-    live = LiveGraphs(Releases(settings, shop.name), Loader(settings, shop, lake), shop_clock, metrics)
+    live = LiveGraphs(Releases(settings, shop.name), Loader(settings, shop, lake, metrics), shop_clock, metrics)
     inbox = Inbox(
         Intake(settings, shop, lake, open_rows(settings, shop.name), shop_clock.mode, shop_clock.now), shop_clock, metrics
     )

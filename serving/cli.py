@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -26,12 +27,15 @@ app.add_typer(
 def up(
     context: typer.Context,
     latest: Annotated[bool, typer.Option("--latest", help="Let the newest registered models answer.")] = False,
+    stay: Annotated[
+        bool, typer.Option("--stay", help="Stay until SIGTERM or Ctrl-C, then stop all; for containers and systemd.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Report as JSON.")] = False,
 ) -> None:
     """Start MLflow, Ray and the HTTP API of this home, and answer with the released graphs.
 
     The first `up` after training releases a graph per trained model; later ones keep what is released, unless `--latest` is
-    given. Run again while it is up, it starts nothing twice.
+    given. Run again while it is up, it starts nothing twice. With --stay it ends with an error once a server ends by itself.
 
     shopgraph up\n
     shopgraph train recommender && shopgraph up --latest
@@ -40,14 +44,17 @@ def up(
     from serving import servers
 
     settings: Settings = context.obj
-    with steps("looking at what runs") as say:
-        is_new = servers.up(settings, latest, say)
-    found = servers.status(settings)
-    if as_json:
-        typer.echo(json.dumps({"started": is_new, **found.to_dict()}))
-        return
-    typer.echo("up." if is_new else "already up.")
-    _show(found)
+    with servers.ended(settings) if stay else nullcontext():
+        with steps("looking at what runs") as say:
+            is_new = servers.up(settings, latest, say)
+        found = servers.status(settings)
+        if as_json:
+            typer.echo(json.dumps({"started": is_new, **found.to_dict()}))
+        else:
+            typer.echo("up." if is_new else "already up.")
+            _show(found)
+        if stay:
+            servers.stay(settings)
 
 
 @app.command()

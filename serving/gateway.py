@@ -21,9 +21,10 @@ from serving.graph import MODEL, PRODUCTS, Product
 from serving.inbox import KINDS, Inbox, Kind
 from serving.live import LiveGraphs, Served
 from serving.metrics import CONTENT_TYPE as METRICS_CONTENT_TYPE
-from serving.metrics import Metrics
+from serving.metrics import Metrics, Taken
 from serving.problems import CONTENT_TYPE as PROBLEM_CONTENT_TYPE
 from serving.problems import Problem, from_validation
+from serving.pulse import Pulse, is_ready
 from serving.schemas import LISTS, REQUESTS
 
 Scope = Mapping[str, Any]
@@ -58,6 +59,7 @@ class Gateway:
         self.live = live
         self.inbox = inbox
         self.metrics = metrics
+        self.pulse = Pulse(live, inbox.intake.applied.rows, metrics)
         self.max_body_bytes = max_body_bytes
         self.echoes_request_id = echoes_request_id
         self._pages: dict[str, Callable[[], tuple[int, str, bytes]]] = {
@@ -80,6 +82,7 @@ class Gateway:
         request_id = given.decode() if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         product, kind = _ROUTES.get(path), _INBOX_ROUTES.get(path)
         more: dict[str, str] = {}
+        taken = Taken()
         began = time.perf_counter()
         try:
             if product or kind:
@@ -89,7 +92,7 @@ class Gateway:
                 began = time.perf_counter()
                 content_type = JSON
                 if product:
-                    status, content = 200, await self._answer(product, body, headers, request_id)
+                    status, content = 200, await self._answer(product, body, headers, request_id, taken)
                 elif kind:
                     status, content = 202, await self._take(kind, body, request_id)
             elif path in self._pages:
@@ -105,7 +108,7 @@ class Gateway:
             ours = Problem("internal", "nothing is wrong with the request; try again, and report the request_id if it stays.")
             status, content_type, content = ours.status, PROBLEM_CONTENT_TYPE, ours.body(path[:100], request_id)
         if asked := product or kind:
-            self.metrics.seconds.labels(asked, status).observe(time.perf_counter() - began)
+            self.metrics.seconds.labels(asked, taken.graph_version, taken.variant, status).observe(time.perf_counter() - began)
         sent = [(b"content-type", content_type.encode()), (b"content-length", b"%d" % len(content))]
         sent += [(name.encode(), value.encode()) for name, value in more.items()]
         if self.echoes_request_id:
@@ -133,7 +136,8 @@ class Gateway:
             if not message.get("more_body"):
                 return b"".join(parts)
 
-    async def _answer(self, product: Product, body: bytes, headers: Mapping[bytes, bytes], request_id: str) -> bytes:
+    async def _answer(self, product: Product, body: bytes, headers: Mapping[bytes, bytes], request_id: str, taken: Taken) -> bytes:
+        """The answer of the graph that takes the request up; which one is said in `taken`, also where it then refuses."""
         try:
             if b"NaN" in body or b"Infinity" in body:  # no JSON, though pydantic takes them; unless they stand inside a text
                 from_json(body, allow_inf_nan=False)
@@ -146,11 +150,13 @@ class Gateway:
         if answering is None:
             raise self._no_graph(product)
         served = answering.pick(_key(request, headers, request_id))  # taken once: one request, one version
+        taken.graph_version, taken.variant = served.version, "candidate" if served is answering.candidate else "stable"
         graph = served.graph
         graph.check(request)
         budget_s = _budget_s(headers, graph.manifest.budget_ms)
         bottom = graph.bottom(request) if answering.is_safe else None
-        content = bottom or await self._ask(served, request, budget_s, request_id)
+        with self.metrics.waiting.labels(product).track_inprogress():
+            content = bottom or await self._ask(served, request, budget_s, request_id)
         for reason in content["degraded"]:
             self.metrics.degraded.labels(product, reason).inc()
         about = {"as_of": self.live.clock.now(), "graph_version": served.version, "model_versions": served.model_versions}
@@ -190,15 +196,15 @@ class Gateway:
 
     def _readiness(self) -> tuple[int, str, bytes]:
         served = self.live.served
-        is_ready = bool(served) and not self.live.waiting
+        can_answer = is_ready(self.live)
         content = {
-            "is_ready": is_ready,
+            "is_ready": can_answer,
             "graphs": {product: one.stable.version for product, one in served.items()},
             "candidates": {product: one.candidate.version for product, one in served.items() if one.candidate},
             "waiting": self.live.waiting,
             "held_back": self.live.held_back,
         }
-        return 200 if is_ready else 503, JSON, orjson.dumps(content)
+        return 200 if can_answer else 503, JSON, orjson.dumps(content)
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         while True:
@@ -206,9 +212,11 @@ class Gateway:
             if message["type"] == "lifespan.startup":
                 self.live.start()
                 self.inbox.start()
+                self.pulse.start()
                 await asyncio.to_thread(self.live.has_polled.wait, _STARTUP_S)
                 await send({"type": "lifespan.startup.complete"})
             elif message["type"] == "lifespan.shutdown":
+                self.pulse.stop()
                 self.live.stop()
                 await asyncio.to_thread(self.inbox.stop)
                 await send({"type": "lifespan.shutdown.complete"})

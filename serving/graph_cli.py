@@ -95,6 +95,17 @@ def diff(context: typer.Context, old: Version, new: Version, as_json: Json = Fal
 
 
 @app.command()
+def release(context: typer.Context, version: Version, why: Why = "", as_json: Json = False) -> None:
+    """Let a version answer everybody at once, without steps: the first one of a product, on a Ray that `up` did not start.
+
+    shopgraph graph release 3f2a --why "the first"
+    """
+    releases = _releases(context)
+    found = releases.find(version).version
+    _moved(lambda who: releases.release(found, who, why), as_json)
+
+
+@app.command()
 def deploy(context: typer.Context, version: Version, why: Why = "", as_json: Json = False) -> None:
     """Make a version the candidate of its product: every replica loads it, and it answers nobody yet.
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Literal
 
 from features.fresh.facts import EVENT_CONTRACT, ITEM_CONTRACT, Contract, Delivery
 from features.fresh.intake import Intake
 from features.fresh.spool import Receipt
 from infra import log
-from infra.errors import EngineError, HomeError
+from infra.errors import EngineError, HomeError, ShopgraphError
 from serving.batching import Batcher, QueueFullError
 from serving.live import ShopClock
 from serving.metrics import Metrics
@@ -103,6 +104,14 @@ class Inbox:
                 self.metrics.drained.labels(path).inc(rows)
         except HomeError:
             log.get(__name__).debug("another process holds the tables")
+        self.look()
+
+    def look(self) -> None:
+        """Say what waits.
+
+        Raises:
+            EngineError: the spool cannot be read.
+        """
         waiting, since = self.intake.spool.waiting()
         self.metrics.spool_waiting.set(waiting)
         self.metrics.spool_oldest.set(0 if since is None else max(time.time() - since, 0))
@@ -120,6 +129,8 @@ class Inbox:
                     self.intake.prune(time.time() - settings.spool_days * _DAY_S)
             except Exception as error:  # it stays in the spool and is tried again
                 log.get(__name__).warning("spool not drained", error=str(error))
+                with suppress(ShopgraphError):
+                    self.look()
             if is_last:
                 return
             self._stop.wait(settings.drain_s)

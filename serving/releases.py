@@ -10,6 +10,7 @@ import getpass
 import hashlib
 import json
 import secrets
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -130,6 +131,10 @@ class Releases:
     def __init__(self, settings: Settings, shop: str) -> None:
         self.settings = settings
         self.shop = shop
+        self.epochs: dict[str, int] = {}
+        """Product -> number of its newest move, as `current` last read it."""
+        self.read_at: float | None = None
+        """When `current` last read it, seconds since 1970."""
 
     @cached_property
     def engine(self) -> sa.Engine:
@@ -261,7 +266,10 @@ class Releases:
         newest = sa.select(sa.func.max(_moves.c.epoch)).where(_moves.c.shop == self.shop).group_by(_moves.c.product)
         wanted = sa.select(_moves).where(_moves.c.shop == self.shop, _moves.c.epoch.in_(newest))
         with self._transaction() as sql:
-            return {row["product"]: _read(dict(row)) for row in sql.execute(wanted).mappings()}
+            rows = [dict(row) for row in sql.execute(wanted).mappings()]
+        found = {row["product"]: _read(row) for row in rows}
+        self.epochs, self.read_at = {row["product"]: row["epoch"] for row in rows}, time.time()
+        return found
 
     def manifest(self, version: str) -> Manifest:
         """The stored manifest of that version, proven by its digest.

@@ -37,7 +37,7 @@ RecommendReason = Literal[
     "no_recent_activity",
     "unranked",
     "unexplained",
-    "no_rules",
+    "without_rules",
     "last_good_features",
     "trending",
     "static",
@@ -46,7 +46,7 @@ RecommendReason = Literal[
 model does not know. `no_purchases`: nothing was bought that says anything: with these items (bought_together), or of what the person
 bought nothing comes again (buy_again). `no_recent_activity`: no item rises (trending). `unranked`: the ranker of the graph, or what it
 reads, could not be used, so the order is that of retrieval (for_you). `unexplained`: there are no reasons, though they were asked for.
-`no_rules`: rules of the shop are left out. `last_good_features`: what the person did is known as of some time ago. `trending`: the list is
+`without_rules`: rules of the shop are left out. `last_good_features`: what the person did is known as of some time ago. `trending`: the list is
 what rises in the category it is about, else anywhere. `static`: it is the fixed list of the graph version. From `unranked` on each of these
 says that something was down, or that the request's time was over."""
 ForecastReason = Literal["unknown_item", "no_recent_demand", "history_unavailable", "stale_history"]

@@ -9,12 +9,13 @@ import http.client
 import json
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -38,6 +39,7 @@ _RAY_SOCKET_BYTES = 88
 _UP_TIMEOUT_S = 240.0
 _DEPLOY_S = 60.0
 """How long a Ray that has just started may fail to start Serve; on a busy machine its first try can time out."""
+_LOOK_S = 1.0
 _PORTS = ("http_port", "ray_port", "ray_dashboard_port")
 _REPLICA_PORTS = range(30_000, 31_000, 40)
 """First ports of the ranges that replicas behind HAProxy may listen in, one range for a home. Serve numbers ports per home, so the
@@ -123,6 +125,37 @@ def up(settings: Settings, latest: bool, say: Say) -> bool:
             _wait_for_graphs(home, shop.name, say)
             undo.pop_all()
     return is_new
+
+
+@contextmanager
+def ended(settings: Settings) -> Iterator[None]:
+    """Stop every server of this home when the block ends, however it does: SIGTERM, as Ctrl-C, ends it with exit code 0."""
+
+    def end(_number: int, _frame: object) -> None:
+        raise SystemExit(0)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)  # what is told twice is not stopped half
+        down(settings)
+
+
+def stay(settings: Settings) -> None:
+    """Hold on as long as what `up` started runs.
+
+    Raises:
+        EngineError: a server has ended by itself.
+    """
+    home = Home(settings)
+    while True:
+        for name in (RAY,) if settings.mlflow_uri else (RAY, MLFLOW):
+            if processes.running(home, name) is None:
+                raise EngineError(f"{name} has ended by itself; see {processes.log_path(home, name)}.")
+        time.sleep(_LOOK_S)
 
 
 def down(settings: Settings) -> list[str]:
@@ -309,24 +342,28 @@ def _haproxy_binary() -> str | None:
     return None
 
 
-def _deploy(home: Home) -> None:
-    """Ask Serve for the gateway; it comes up on its own."""
-    settings = home.settings
-    shared = str(_metrics_folder(home))
-    content = {
-        "proxy_location": "HeadOnly",
-        "http_options": {"host": settings.http_host, "port": settings.http_port},
+def serve_config(host: str, port: int, replicas: int, metrics_folder: str, proxies: str = "HeadOnly") -> dict[str, Any]:
+    """What Ray Serve is asked for: the gateway, and where its proxies listen."""
+    return {
+        "proxy_location": proxies,
+        "http_options": {"host": host, "port": port},
         "applications": [
             {
                 "name": "gateway",
                 "route_prefix": "/",
                 "import_path": APPLICATION,
-                "args": {"metrics_folder": shared},
-                "runtime_env": {"env_vars": {"PROMETHEUS_MULTIPROC_DIR": shared}},
-                "deployments": [{"name": "gateway", "num_replicas": settings.http_replicas}],
+                "args": {"metrics_folder": metrics_folder},
+                "runtime_env": {"env_vars": {"PROMETHEUS_MULTIPROC_DIR": metrics_folder}},
+                "deployments": [{"name": "gateway", "num_replicas": replicas}],
             }
         ],
     }
+
+
+def _deploy(home: Home) -> None:
+    """Ask Serve for the gateway; it comes up on its own."""
+    settings = home.settings
+    content = serve_config(settings.http_host, settings.http_port, settings.http_replicas, str(_metrics_folder(home)))
     deadline = time.monotonic() + _DEPLOY_S
     while True:
         code, text = _serve_api(home, "PUT", content)

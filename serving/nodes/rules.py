@@ -35,7 +35,7 @@ class Rules(Node):
     reads = (Shortlists,)
     gives = Content
     is_quick = True
-    stand_in = "no_rules"
+    stand_in = "without_rules"
 
     def __init__(self, catalogue: Catalogue, said: ListRules, own: Sequence[OwnRule]) -> None:
         self.catalogue = catalogue
@@ -60,7 +60,7 @@ class Rules(Node):
         found = bare.run(requests, at, shortlists)
         for content in found if is_missed else ():
             for one in (content, *content.get("lists", ())):
-                one["degraded"] = [*one["degraded"], "no_rules"]
+                one["degraded"] = [*one["degraded"], "without_rules"]
         return found
 
     def _content(self, request: RecommendRequest, shortlists: Sequence[Shortlist], at: datetime) -> Content:
@@ -134,7 +134,7 @@ class Rules(Node):
                 yield rule.name, rule.of(columns, asked.placement)
             except Exception as error:  # whatever somebody's code does
                 log.get(__name__).warning("rule left out", rule=rule.name, error=str(error))
-                degraded.append("no_rules")
+                degraded.append("without_rules")
 
     def _varied(self, shortlist: Shortlist, order: Order, k: int, trace: _Trace | None) -> Order:
         """So many of one category and brand, then the others, then what was passed over."""

@@ -88,8 +88,9 @@ class ServedShop:
     def live(self) -> LiveGraphs:
         """Graphs of this shop, not yet following the pointers."""
         mode = self.settings.now or self.shop.now
-        loader = Loader(self.settings, self.shop, self.lake)
-        return LiveGraphs(self.releases, loader, ShopClock(mode, self.lake), Metrics())
+        metrics = Metrics()
+        loader = Loader(self.settings, self.shop, self.lake, metrics)
+        return LiveGraphs(self.releases, loader, ShopClock(mode, self.lake), metrics)
 
     def gateway(self) -> Gateway:
         """A gateway whose graphs are loaded."""

@@ -173,8 +173,9 @@ def test_health_metrics_and_documents(post: Ask, served: ServedShop) -> None:
     post("/v1/recommend", {"user_id": "nobody"})
     metrics = post("/metrics").text
     assert 'shopgraph_degraded_total{product="recommend",reason="unknown_user"}' in metrics
-    assert 'shopgraph_request_seconds_count{product="recommend",status="200"}' in metrics
-    assert f'graph_version="{served.manifests["recommend"].version}"' in metrics
+    version = served.manifests["recommend"].version
+    assert f'request_seconds_count{{graph_version="{version}",product="recommend",status="200",variant="stable"}}' in metrics
+    assert f'graph_loaded_timestamp_seconds{{graph_version="{version}",product="recommend"}}' in metrics
     assert post("/openapi.json").json()["openapi"] == "3.1.0"
     page = post("/docs").text
     assert "POST /v1/recommend" in page

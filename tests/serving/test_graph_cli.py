@@ -53,6 +53,15 @@ def test_a_release_goes_out_and_comes_back(releases: Releases) -> None:
     assert told(releases, "history", "forecast") == []
 
 
+def test_the_first_version_of_a_product_is_released_at_once(settings: Settings) -> None:
+    releases = Releases(settings, "sample")
+    releases.store(NEW)
+    assert f"recommend: {NEW.version} answers." in graph(releases, "release", NEW.version[:6], "--why", "the first").output
+    assert releases.current()["recommend"].stable == NEW.version
+    (move,) = releases.history()
+    assert (move.verb, move.why) == ("release", "the first")
+
+
 def test_a_graph_is_shown_as_a_picture_and_beside_another(releases: Releases) -> None:
     assert graph(releases, "show", NEW.version).output.startswith("flowchart LR\n")
     assert told(releases, "show", NEW.version) == NEW.model_dump(mode="json")

@@ -73,7 +73,7 @@ def test_each_row_is_answered_for(gateway: Gateway, shop: ServedShop) -> None:
         'shopgraph_drained_rows_total{table="raw/events"} 2.0',
         "shopgraph_spool_waiting_rows 0.0",
         "shopgraph_spool_oldest_seconds 0.0",
-        'shopgraph_request_seconds_count{product="events",status="202"} 1.0',
+        'shopgraph_request_seconds_count{graph_version="",product="events",status="202",variant=""} 1.0',
     ):
         assert line in text
 
@@ -139,6 +139,18 @@ def test_an_online_store_that_is_away_is_told_and_the_event_counts_once_it_is_ba
     assert intake.applied.number() < intake.spool.last()
     assert ask(gateway, "/v1/events", {"events": [EVENT]}).json()["duplicates"] == 1
     assert intake.applied.number() == intake.spool.last()
+
+
+def test_what_waits_is_told_while_the_tables_take_nothing(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(*_: Any, **__: Any) -> None:
+        raise EngineError("the bucket does not answer")
+
+    inbox = gateway.inbox
+    assert ask(gateway, "/v1/events", {"events": [EVENT]}).json()["accepted"] == 1
+    monkeypatch.setattr(inbox.intake, "drain", away)
+    inbox.start()
+    inbox.stop()
+    assert "shopgraph_spool_waiting_rows 1.0" in gateway.metrics.text().decode()
 
 
 def test_requests_that_wait_share_a_flush_and_too_many_are_refused(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -208,7 +208,7 @@ def test_a_rule_that_is_none_is_refused_as_the_graph_is_compiled(text: str, told
 def test_a_rule_that_fails_is_left_out_and_it_is_told(gives: str, served: ServedShop, plain: Graph, tmp_path: Path) -> None:
     graph = load(served, own_shop(tmp_path, f"def factors(items, placement):\n    return {gives}\n"))
     content = answer(graph, user_id="u1")
-    assert (ids(content), content["degraded"]) == (ids(answer(plain, user_id="u1")), ["no_rules"])
+    assert (ids(content), content["degraded"]) == (ids(answer(plain, user_id="u1")), ["without_rules"])
 
 
 @pytest.mark.parametrize(

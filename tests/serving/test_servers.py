@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import socket
+import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -232,3 +236,59 @@ def test_the_real_servers(running: Settings, served: ServedShop, tmp_path: Path)
     assert servers.down(running) == []
     assert not any(processes.is_open(port) for port in (running.http_port, running.mlflow_port, running.ray_port))
     assert not pids & {process.pid for name in ("mlflow", "ray") for process in processes.processes(Home(running), name)}
+
+
+def test_who_stays_is_told_when_a_server_ends_by_itself(tmp_path: Path) -> None:
+    settings = Settings.load(home=tmp_path / "home")
+    home = Home(settings).create()
+    for name in ("ray", "mlflow"):
+        processes.start(home, name, [sys.executable, "-c", "import time; time.sleep(60)"], {}, lambda: True)
+    staying = threading.Thread(target=_told, args=(settings, told := list[str]()))
+    staying.start()
+    try:
+        staying.join(timeout=2)
+        assert staying.is_alive()
+        processes.stop(home, "ray")
+        staying.join(timeout=10)
+        assert len(told) == 1
+        assert "ray has ended by itself" in told[0]
+        assert servers.down(settings) == ["mlflow"]
+    finally:
+        servers.down(settings)
+        staying.join(timeout=10)
+
+
+def _told(settings: Settings, told: list[str]) -> None:
+    try:
+        servers.stay(settings)
+    except EngineError as error:
+        told.append(str(error))
+
+
+@pytest.mark.e2e
+@pytest.mark.timeout(600)
+def test_up_stays_until_it_is_told_to_end_and_leaves_nothing(told_shop: ServedShop) -> None:
+    settings = with_ports(told_shop.settings)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "shopgraph", "up", "--stay"],
+        cwd=servers.ROOT, env={**os.environ, **settings.environment()}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 300
+        while not processes.answers(settings.http_port, "/readyz"):
+            assert process.poll() is None, process.communicate()[0]
+            assert time.monotonic() < deadline
+            time.sleep(0.5)
+        time.sleep(2)
+        assert process.poll() is None
+        metrics = httpx.get(f"http://127.0.0.1:{settings.http_port}/metrics", timeout=30).text
+        assert "shopgraph_ready 1.0" in metrics
+        assert "shopgraph_replica_starts_total 1.0" in metrics
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=60) == 0
+        assert [server.pid for server in servers.status(settings).servers] == [None] * 3
+        assert not any(processes.processes(Home(settings), name) for name in ("ray", "mlflow"))
+    finally:
+        process.kill()
+        process.communicate()
+        servers.down(settings)
