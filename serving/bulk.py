@@ -236,7 +236,7 @@ def _answers(graph: Graph, users: Sequence[str], k: int, as_of: datetime) -> lis
         RecommendRequest.model_construct(user_id=user, k=k) for user in users
     ]  # ids of the tables may be longer than the API's
     answers = [answer for answer in graph.answer(requests, as_of) if not isinstance(answer, Problem)]  # only a forecast is refused
-    if missed := {reason for answer in answers for reason in answer["degraded"]} & {*graph.manifest.ladder, "history_unavailable"}:
+    if missed := {reason for answer in answers for reason in answer["degraded"]} & graph.steps_down:
         raise EngineError(
             f"the online store or a model cannot be used, so the lists would be {', '.join(sorted(missed))}; run `shopgraph features "
             "materialize`, then again."

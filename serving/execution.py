@@ -69,6 +69,8 @@ class Graph:
         ]
         self.answers_by = places[manifest.answer]
         self.max_batch = min(node.max_batch for node in nodes.values())
+        self.steps_down = {*manifest.ladder, "history_unavailable"}
+        """What `degraded` says where something was down or late."""
         self._trials = ThreadPoolExecutor(len(self.steps), thread_name_prefix="trial")
 
     def check(self, request: Any) -> None:

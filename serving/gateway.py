@@ -14,8 +14,9 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import from_json
 
 from infra import log
-from serving import openapi
+from serving import list_ids, openapi
 from serving.batching import QueueFullError
+from serving.canaries import Canaries
 from serving.edges import Content
 from serving.graph import MODEL, PRODUCTS, Product
 from serving.inbox import KINDS, Inbox, Kind
@@ -57,7 +58,9 @@ class Gateway:
         self, live: LiveGraphs, inbox: Inbox, metrics: Metrics, max_body_bytes: int, echoes_request_id: bool = True
     ) -> None:
         self.live = live
+        self.canaries = Canaries(live)
         self.inbox = inbox
+        inbox.tell = self.canaries.tally.told
         self.metrics = metrics
         self.pulse = Pulse(live, inbox.intake.applied.rows, metrics)
         self.max_body_bytes = max_body_bytes
@@ -108,7 +111,9 @@ class Gateway:
             ours = Problem("internal", "nothing is wrong with the request; try again, and report the request_id if it stays.")
             status, content_type, content = ours.status, PROBLEM_CONTENT_TYPE, ours.body(path[:100], request_id)
         if asked := product or kind:
-            self.metrics.seconds.labels(asked, taken.graph_version, taken.variant, status).observe(time.perf_counter() - began)
+            took = time.perf_counter() - began
+            self.metrics.seconds.labels(asked, taken.graph_version, taken.variant, status).observe(took)
+            self.canaries.tally.answered(asked, taken.graph_version, taken.bucket, status, taken.is_degraded, took)
         sent = [(b"content-type", content_type.encode()), (b"content-length", b"%d" % len(content))]
         sent += [(name.encode(), value.encode()) for name, value in more.items()]
         if self.echoes_request_id:
@@ -149,8 +154,10 @@ class Gateway:
         answering = self.live.served.get(product)
         if answering is None:
             raise self._no_graph(product)
-        served = answering.pick(_key(request, headers, request_id))  # taken once: one request, one version
+        key = _key(request, headers, request_id)
+        served = answering.pick(key)  # taken once: one request, one version
         taken.graph_version, taken.variant = served.version, "candidate" if served is answering.candidate else "stable"
+        taken.bucket = list_ids.bucket_of(key)
         graph = served.graph
         graph.check(request)
         budget_s = _budget_s(headers, graph.manifest.budget_ms)
@@ -159,6 +166,9 @@ class Gateway:
             content = bottom or await self._ask(served, request, budget_s, request_id)
         for reason in content["degraded"]:
             self.metrics.degraded.labels(product, reason).inc()
+        taken.is_degraded = not graph.steps_down.isdisjoint(content["degraded"])
+        if "list_id" in content:
+            _name(content, taken.bucket, served.version)
         about = {"as_of": self.live.clock.now(), "graph_version": served.version, "model_versions": served.model_versions}
         return orjson.dumps({**content, **about, "request_id": request_id})
 
@@ -211,6 +221,7 @@ class Gateway:
             message = await receive()
             if message["type"] == "lifespan.startup":
                 self.live.start()
+                self.canaries.start()
                 self.inbox.start()
                 self.pulse.start()
                 await asyncio.to_thread(self.live.has_polled.wait, _STARTUP_S)
@@ -218,6 +229,7 @@ class Gateway:
             elif message["type"] == "lifespan.shutdown":
                 self.pulse.stop()
                 self.live.stop()
+                await asyncio.to_thread(self.canaries.stop)
                 await asyncio.to_thread(self.inbox.stop)
                 await send({"type": "lifespan.shutdown.complete"})
                 return
@@ -230,6 +242,14 @@ def _key(request: Any, headers: Mapping[bytes, bytes], request_id: str) -> str:
             return f"{kind} {name}"
     session = headers.get(b"x-session-id")
     return f"session {session.decode('latin-1')}" if session else f"request {request_id}"
+
+
+def _name(content: Content, bucket: int, version: str) -> None:
+    """Give the lists of an answer their whole names."""
+    lists = content.get("lists") or [content]
+    for one in lists:
+        one["list_id"] = list_ids.whole(one["list_id"], bucket, version)
+    content["list_id"] = lists[0]["list_id"]
 
 
 def _budget_s(headers: Mapping[bytes, bytes], usual_ms: int) -> float:

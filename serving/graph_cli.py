@@ -12,7 +12,7 @@ import typer
 from infra.settings import Settings
 
 if TYPE_CHECKING:
-    from serving.releases import Move, Releases
+    from serving.releases import Bounds, Move, Releases
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -43,7 +43,7 @@ def compile_(
     from training.tracking import Tracking
 
     settings: Settings = context.obj
-    said = dict(_pair(one) for one in model or [])
+    said = dict(_pair(one, "--model") for one in model or [])
     home, tracking = Home(settings), Tracking(settings, settings.shop)
     shop = Shop.load(home, settings.shop)
     models = newest(shop, _product(product), lambda name: tracking.fetch(name, said.pop(name, None)))
@@ -121,14 +121,76 @@ def canary(
     context: typer.Context,
     product: Product,
     weight: Annotated[float, typer.Option(help="Percent of the people whom the candidate answers.")],
+    bound: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="name=value, how much worse it may be: errors, degraded, slow, slow_ms, clicks, carts, minimum, error_rate."
+        ),
+    ] = None,
     why: Why = "",
     as_json: Json = False,
 ) -> None:
     """Let the candidate answer some people. Who was drawn stays while the weight grows; 0 takes all back.
 
-    shopgraph graph canary recommend --weight 5
+    A candidate out of its bounds is withdrawn by itself: more errors, more degraded or slow answers, fewer clicks or carts per seen list than
+    the stable version has over the same minutes. `graph status` shows how it stands; bounds that are not named stay as they were.
+
+    shopgraph graph canary recommend --weight 5\n
+    shopgraph graph canary recommend --weight 50 --bound clicks=0.05 --bound slow_ms=20
     """
-    _moved(lambda who: _releases(context).canary(_product(product), weight, who, why), as_json)
+    releases = _releases(context)
+    bounds = _bounds(releases, _product(product), bound or [])
+    _moved(lambda who: releases.canary(_product(product), weight, who, why, bounds), as_json)
+
+
+@app.command()
+def status(context: typer.Context, as_json: Json = False) -> None:
+    """What answers now, and how each canary stands against its bounds.
+
+    shopgraph graph status
+    """
+    from serving.judging import judge
+    from serving.live import phase_of
+    from serving.observations import Observations
+
+    releases = _releases(context)
+    rows: list[dict[str, Any]] = []
+    for product, release in sorted(releases.current().items()):
+        candidate = release.candidate
+        row: dict[str, Any] = {
+            "product": product,
+            "stable": release.stable,
+            "candidate": "",
+            "safe": release.is_safe,
+            "measures": [],
+        }
+        if candidate:
+            row["candidate"] = f"{candidate.version} at {candidate.weight:g} %"
+            if candidate.weight:
+                phase = phase_of(release.stable, candidate, releases.manifest(release.stable))
+                measures = judge(Observations(releases).of(product, phase.name), phase)
+                row["measures"] = [
+                    {
+                        "measure": one.name, "stable": one.stable.value, "candidate": one.candidate.value, "bound": one.bound,
+                        "seen": min(one.stable.total, one.candidate.total), "is_enough": one.is_enough,
+                        "evidence": max(one.evidence, 0.0) / one.needed,
+                    }
+                    for one in measures
+                ]  # fmt: skip
+        rows.append(row)
+    if as_json:
+        typer.echo(json.dumps(rows))
+        return
+    _tell(
+        [{name: row[name] for name in ("product", "stable", "candidate", "safe")} for row in rows],
+        False,
+        "nothing was released yet.",
+    )
+    for row in rows:
+        for one in row["measures"]:
+            told = f"{one['candidate']:.2%} against {one['stable']:.2%}, at worst {one['bound']:.2%}; of at least {one['seen']:,}"
+            missing = "" if one["is_enough"] else ", too few yet"
+            typer.echo(f"{row['product']} {one['measure']:<9}{told}{missing}; evidence against it {one['evidence']:.0%}")
 
 
 @app.command()
@@ -238,6 +300,24 @@ def _content(move: Move) -> dict[str, Any]:
     return {**asdict(move), "release": move.release.model_dump(mode="json")}
 
 
+def _bounds(releases: Releases, product: Any, said: list[str]) -> Bounds | None:
+    """The candidate's bounds with these in their place; None: none is named."""
+    from pydantic import ValidationError
+
+    from infra.errors import SettingsError
+    from serving.releases import Bounds
+
+    if not said:
+        return None
+    release = releases.current().get(product)
+    before = release.candidate.bounds if release and release.candidate else Bounds()
+    try:
+        return Bounds.model_validate({**before.model_dump(), **dict(_pair(one, "--bound") for one in said)})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise SettingsError(f"--bound {'.'.join(map(str, first['loc']))}: {first['msg']}, got {first['input']!r}.") from None
+
+
 def _releases(context: typer.Context) -> Releases:
     from serving.releases import Releases
 
@@ -254,12 +334,12 @@ def _product(name: str) -> Any:
     return name
 
 
-def _pair(said: str) -> tuple[str, str]:
+def _pair(said: str, option: str) -> tuple[str, str]:
     from infra.errors import SettingsError
 
     name, is_pair, value = said.partition("=")
     if not is_pair or not value:
-        raise SettingsError(f"--model: expected name=version, got {said!r}.")
+        raise SettingsError(f"{option}: expected name=value, got {said!r}.")
     return name, value
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Literal
 
@@ -42,6 +42,8 @@ class Inbox:
         self.intake = intake
         self.clock = clock
         self.metrics = metrics
+        self.tell: Callable[[Iterable[Mapping[str, Any]]], None] = lambda _: None
+        """Told of the rows of `events` that were kept."""
         self._batcher = Batcher(self._take, "intake", _MAX_BATCH, _MAX_WAITING)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._drain_on, name="drain", daemon=True)
@@ -65,6 +67,8 @@ class Inbox:
         receipt = await self._keep(delivery)
         if receipt.known is not None:
             self.clock.follow(receipt.known)
+        if kind == "events":
+            self.tell(told.row for told in delivery.told)
         counts = {"accepted": receipt.accepted, "duplicates": receipt.duplicates, "quarantined": len(receipt.quarantined)}
         for fate, count in counts.items():
             self.metrics.told.labels(kind, fate).inc(count)

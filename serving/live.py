@@ -16,10 +16,12 @@ from infra import clock, log
 from infra.lake import Lake
 from serving.assignment import is_drawn
 from serving.execution import Graph
+from serving.graph import Manifest
 from serving.loading import Loader
 from serving.metrics import Metrics
+from serving.observations import Phase
 from serving.queueing import RequestQueue
-from serving.releases import Release, Releases
+from serving.releases import Candidate, Release, Releases
 
 POLL_S = 0.25
 REFRESH_S = 60.0
@@ -71,6 +73,8 @@ class Answering:
     salt: str = ""
     is_safe: bool = False
     """Whether it answers from the end of the ladder alone."""
+    phase: Phase | None = None
+    """What is counted of both sides, where the candidate answers some people."""
 
     def pick(self, key: str) -> Served:
         """The version that answers whoever has this key: the same one as long as the release stands."""
@@ -176,6 +180,11 @@ class LiveGraphs:
             for served in list(self._held.values()):
                 served.graph.tell(self.clock.now())
 
+    @property
+    def phases(self) -> dict[str, Phase]:
+        """Product -> what is counted of the two sides of its canary."""
+        return {product: one.phase for product, one in self.served.items() if one.phase}
+
     def _missed(self, released: Mapping[str, Release]) -> tuple[str, str, bool] | None:
         """(product, version, whether it is the stable one) of what is to be loaded next: stable ones first, then candidates."""
         places = [
@@ -206,7 +215,8 @@ class LiveGraphs:
                     served[product] = Answering(stable, is_safe=safe)
                 else:
                     held = self._held.get(candidate.version)
-                    served[product] = Answering(stable, held, candidate.weight, candidate.salt, safe)
+                    phase = None if held is None or safe else phase_of(release.stable, candidate, stable.graph.manifest)
+                    served[product] = Answering(stable, held, candidate.weight, candidate.salt, safe, phase)
                     if candidate.version not in self._held:
                         held_back[product] = self._told(candidate.version)
             named = {version for release in released.values() for version in release.versions}
@@ -273,6 +283,13 @@ class LiveGraphs:
                 log.get(__name__).warning("releases not read", error=str(error))
                 self._stop.wait(RETRY_S)
             self._stop.wait(POLL_S)
+
+
+def phase_of(stable: str, candidate: Candidate, manifest: Manifest) -> Phase:
+    """What is counted of a candidate beside the stable version."""
+    since = datetime.fromisoformat(candidate.since).timestamp() if candidate.since else 0.0
+    slow_ms = candidate.bounds.slow_ms or manifest.budget_ms / 2
+    return Phase(candidate.phase, since, stable, candidate.version, slow_ms / 1000, candidate.bounds)
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,10 @@ class Taken:
 
     graph_version: str = ""
     variant: str = ""
+    bucket: int = 0
+    """The part of the people that asked."""
+    is_degraded: bool = False
+    """Whether something that was down or late was left out."""
 
 
 class Metrics:

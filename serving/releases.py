@@ -69,6 +69,26 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class Bounds(_Frozen):
+    """How much worse than the stable version a candidate may be, before it is withdrawn."""
+
+    errors: Annotated[float, Field(ge=0, le=1, description="More of its requests with an error of ours, as a share of all.")] = 0.01
+    degraded: Annotated[float, Field(ge=0, le=1, description="More of its answers that left out what was down or late.")] = 0.05
+    slow: Annotated[float, Field(ge=0, le=1, description="More of its requests that took longer than slow_ms.")] = 0.1
+    slow_ms: Annotated[int | None, Field(gt=0, description="What is slow; default: half of the graph's budget.")] = None
+    clicks: Annotated[
+        float, Field(ge=0, le=1, description="Fewer of its seen lists that are clicked, as a share of the stable one's.")
+    ] = 0.1
+    carts: Annotated[
+        float, Field(ge=0, le=1, description="Fewer of its seen lists of which an item is put into the basket or bought.")
+    ] = 0.2
+    minimum: Annotated[int, Field(ge=1, description="Requests, or seen lists, of either side before anything is said.")] = 200
+    error_rate: Annotated[
+        float,
+        Field(gt=0, lt=1, description="Chance that a candidate as good as the stable one is ever withdrawn, however long it runs."),
+    ] = 0.001
+
+
 class Candidate(_Frozen):
     """A version on its way to stable."""
 
@@ -77,6 +97,14 @@ class Candidate(_Frozen):
     """Percent of the people whom it answers."""
     salt: str
     """Of the draw who they are."""
+    since: str | None = None
+    """When it was given this weight, ISO 8601."""
+    bounds: Bounds = Bounds()
+
+    @property
+    def phase(self) -> str:
+        """Name of this candidate at this weight, since this moment."""
+        return hashlib.sha256(f"{self.salt} {self.weight} {self.since}".encode()).hexdigest()[:32]
 
 
 class Release(_Frozen):
@@ -150,7 +178,7 @@ class Releases:
 
     def store(self, manifest: Manifest) -> str:
         """Keep a manifest; its version. The same manifest is stored once."""
-        with self._transaction() as sql:
+        with self.transaction() as sql:
             if not sql.scalar(sa.select(_manifests.c.version).where(_manifests.c.version == manifest.version)):
                 sql.execute(
                     _manifests.insert().values(
@@ -193,8 +221,11 @@ class Releases:
 
         return self._move(manifest.product, "deploy", change, who, why)
 
-    def canary(self, product: str, weight: float, who: str, why: str) -> Move:
+    def canary(self, product: str, weight: float, who: str, why: str, bounds: Bounds | None = None) -> Move:
         """Let the candidate answer so many percent of the people; who was drawn before stays while the weight grows.
+
+        Args:
+            bounds: how much worse it may be; None: as was said before.
 
         Raises:
             ReleaseError: there is no candidate, or the weight is no percentage.
@@ -204,7 +235,8 @@ class Releases:
 
         def change(current: Release | None) -> Release:
             release, candidate = _with_candidate(product, current)
-            return release.model_copy(update={"candidate": candidate.model_copy(update={"weight": weight})})
+            said = {"weight": weight, "since": _now(), "bounds": bounds or candidate.bounds}
+            return release.model_copy(update={"candidate": candidate.model_copy(update=said)})
 
         return self._move(product, "canary", change, who, why)
 
@@ -237,6 +269,21 @@ class Releases:
 
         return self._move(product, "rollback", change, who, why)
 
+    def withdraw(self, product: str, phase: str, who: str, why: str) -> Move:
+        """Withdraw the candidate, if it still is what it was when that was decided.
+
+        Raises:
+            ReleaseError: it is another one, or at another weight.
+        """
+
+        def change(current: Release | None) -> Release:
+            release, candidate = _with_candidate(product, current)
+            if candidate.phase != phase:
+                raise ReleaseError(f"the candidate of {product} is another one by now.")
+            return release.model_copy(update={"candidate": None})
+
+        return self._move(product, "rollback", change, who, why)
+
     def safe(self, product: str, is_on: bool, who: str, why: str) -> Move:
         """Answer everything from the end of the ladder, or no longer.
 
@@ -265,7 +312,7 @@ class Releases:
         """
         newest = sa.select(sa.func.max(_moves.c.epoch)).where(_moves.c.shop == self.shop).group_by(_moves.c.product)
         wanted = sa.select(_moves).where(_moves.c.shop == self.shop, _moves.c.epoch.in_(newest))
-        with self._transaction() as sql:
+        with self.transaction() as sql:
             rows = [dict(row) for row in sql.execute(wanted).mappings()]
         found = {row["product"]: _read(row) for row in rows}
         self.epochs, self.read_at = {row["product"]: row["epoch"] for row in rows}, time.time()
@@ -277,7 +324,7 @@ class Releases:
         Raises:
             ReleaseError: there is none in this shop, or its text is not what the version names.
         """
-        with self._transaction() as sql:
+        with self.transaction() as sql:
             text = sql.scalar(
                 sa.select(_manifests.c.manifest).where(_manifests.c.version == version, _manifests.c.shop == self.shop)
             )
@@ -308,7 +355,7 @@ class Releases:
         """(version, product, when it was stored) of every manifest, newest first."""
         columns = (_manifests.c.version, _manifests.c.product, _manifests.c.stored_at)
         wanted = sa.select(*columns).where(_manifests.c.shop == self.shop).order_by(_manifests.c.stored_at.desc())
-        with self._transaction() as sql:
+        with self.transaction() as sql:
             return [(row.version, row.product, row.stored_at) for row in sql.execute(wanted)]
 
     def history(self, product: str | None = None) -> list[Move]:
@@ -317,13 +364,13 @@ class Releases:
         Raises:
             ReleaseError: a move is not as it was made.
         """
-        with self._transaction() as sql:
+        with self.transaction() as sql:
             return [_told(row) for row in reversed(self._rows(sql)) if product in (None, row["product"])]
 
     def head(self) -> str | None:
         """The digest of the newest move, which stands for all before it; None: nothing was released yet."""
         wanted = sa.select(_moves.c.digest).where(_moves.c.shop == self.shop).order_by(_moves.c.epoch.desc()).limit(1)
-        with self._transaction() as sql:
+        with self.transaction() as sql:
             found: str | None = sql.scalar(wanted)
         return found
 
@@ -337,7 +384,7 @@ class Releases:
             head: the digest of some move, as it was noted; it must be in the chain.
         """
         found, previous = [], _FIRST
-        with self._transaction() as sql:
+        with self.transaction() as sql:
             rows = self._rows(sql)
         for place, row in enumerate(rows, 1):
             epoch = row["epoch"]
@@ -364,7 +411,7 @@ class Releases:
 
     def _move(self, product: str, verb: Verb, change: Change, who: str, why: str) -> Move:
         for _ in range(_TRIES):
-            with suppress(sa.exc.IntegrityError), self._transaction() as sql:
+            with suppress(sa.exc.IntegrityError), self.transaction() as sql:
                 rows = self._rows(sql)
                 moves = [_told(row) for row in rows if row["product"] == product]
                 release = change(moves[-1].release if moves else None)
@@ -391,7 +438,8 @@ class Releases:
         return [dict(row) for row in sql.execute(wanted).mappings()]
 
     @contextmanager
-    def _transaction(self) -> Iterator[sa.Connection]:
+    def transaction(self) -> Iterator[sa.Connection]:
+        """Statements that are all done, or none."""
         try:
             with self.engine.begin() as connection:
                 yield connection

@@ -46,9 +46,9 @@ RecommendReason = Literal[
 model does not know. `no_purchases`: nothing was bought that says anything: with these items (bought_together), or of what the person
 bought nothing comes again (buy_again). `no_recent_activity`: no item rises (trending). `unranked`: the ranker of the graph, or what it
 reads, could not be used, so the order is that of retrieval (for_you). `unexplained`: there are no reasons, though they were asked for.
-`without_rules`: rules of the shop are left out. `last_good_features`: what the person did is known as of some time ago. `trending`: the list is
-what rises in the category it is about, else anywhere. `static`: it is the fixed list of the graph version. From `unranked` on each of these
-says that something was down, or that the request's time was over."""
+`without_rules`: rules of the shop are left out. `last_good_features`: what the person did is known as of some time ago. `trending`: the
+list is what rises in the category it is about, else anywhere. `static`: it is the fixed list of the graph version. From `unranked` on each
+of these says that something was down, or that the request's time was over."""
 ForecastReason = Literal["unknown_item", "no_recent_demand", "history_unavailable", "stale_history"]
 """`no_recent_demand`: the item is known but was not on sale in the days the model looks back on. `stale_history`: its last days
 before the forecast are not in the online store yet; they count as unknown, not as days without a sale. The table ends with the last

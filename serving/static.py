@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import uuid
-
+from serving import list_ids
 from serving.edges import Content
 from serving.graph import STATIC, Manifest
 from serving.nodes.item_facts import ItemFacts
@@ -26,7 +25,7 @@ def static_content(manifest: Manifest, request: RecommendRequest, facts: ItemFac
             if item not in shown and item not in asked.together and (facts is None or facts.may_show(item, asked.filters)):
                 items.append({"item_id": item, "score": 0.0, "source": "popular"})
                 shown.add(item)
-        about = {"placement": asked.placement, "list_id": uuid.uuid4().hex, "items": items}
+        about = {"placement": asked.placement, "list_id": list_ids.new(), "items": items}
         lists.append({**about, "personalized": False, "degraded": [STATIC]})
     content = {name: value for name, value in lists[0].items() if name != "placement"}
     return content if request.placements is None else {**content, "lists": lists}

@@ -6,7 +6,6 @@ The rules of `rules` in shop.yaml act one after the other on the order of a shor
 
 from __future__ import annotations
 
-import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from features.online.packing import to_microseconds
 from features.shop import Boost, ListRules
 from infra import log
+from serving import list_ids
 from serving.catalogue import Catalogue, Listing
 from serving.edges import Content, Floats, Ints, Shortlist, Shortlists, reasons_of
 from serving.nodes.node import Node, NodeSettings
@@ -76,7 +76,7 @@ class Rules(Node):
         return {**content, "degraded": reasons_of(lists), "lists": lists}
 
     def _list(self, request: RecommendRequest, asked: AskedList, shortlist: Shortlist, shown: set[str], at: datetime) -> Content:
-        list_id = uuid.uuid4().hex
+        list_id = list_ids.new()
         trace = _Trace(shortlist) if request.trace else None
         degraded: list[str] = list(shortlist.degraded)
         order: Order = np.arange(len(shortlist.items))
