@@ -132,8 +132,8 @@ def canary(
 ) -> None:
     """Let the candidate answer some people. Who was drawn stays while the weight grows; 0 takes all back.
 
-    A candidate out of its bounds is withdrawn by itself: more errors, more degraded or slow answers, fewer clicks or carts per seen list than
-    the stable version has over the same minutes. `graph status` shows how it stands; bounds that are not named stay as they were.
+    A candidate out of its bounds is withdrawn by itself: more errors, more degraded or slow answers, fewer clicks or carts per seen list
+    than the stable version has over the same minutes. `graph status` shows how it stands; bounds that are not named stay.
 
     shopgraph graph canary recommend --weight 5\n
     shopgraph graph canary recommend --weight 50 --bound clicks=0.05 --bound slow_ms=20
@@ -150,8 +150,7 @@ def status(context: typer.Context, as_json: Json = False) -> None:
     shopgraph graph status
     """
     from serving.judging import judge
-    from serving.live import phase_of
-    from serving.observations import Observations
+    from serving.observations import Observations, Phase
 
     releases = _releases(context)
     rows: list[dict[str, Any]] = []
@@ -167,7 +166,7 @@ def status(context: typer.Context, as_json: Json = False) -> None:
         if candidate:
             row["candidate"] = f"{candidate.version} at {candidate.weight:g} %"
             if candidate.weight:
-                phase = phase_of(release.stable, candidate, releases.manifest(release.stable))
+                phase = Phase.of(release.stable, candidate, releases.manifest(release.stable))
                 measures = judge(Observations(releases).of(product, phase.name), phase)
                 row["measures"] = [
                     {

@@ -6,6 +6,7 @@ So what people do with a list can be laid at the door of a version in any replic
 from __future__ import annotations
 
 import hashlib
+import re
 import secrets
 import time
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ BUCKETS = 256
 _DRAWN, _BUCKET, _VERSION = 14, 2, 8
 _TIME = 8
 LENGTH = _TIME + _DRAWN + _BUCKET + _VERSION
+_NAME = re.compile(f"[0-9a-f]{{{LENGTH}}}")
 
 
 @dataclass(frozen=True)
@@ -45,13 +47,9 @@ def whole(drawn: str, bucket: int, version: str) -> str:
 
 def read(list_id: str) -> Served | None:
     """What a name says; None: it is none of ours."""
-    if len(list_id) != LENGTH or not list_id.isascii():
+    if not _NAME.fullmatch(list_id):
         return None
-    try:
-        at, bucket = int(list_id[:_TIME], 16), int(list_id[-_VERSION - _BUCKET : -_VERSION], 16)
-    except ValueError:
-        return None
-    return Served(at, bucket, list_id[-_VERSION:])
+    return Served(int(list_id[:_TIME], 16), int(list_id[-_VERSION - _BUCKET : -_VERSION], 16), list_id[-_VERSION:])
 
 
 def is_of(version: str, served: Served) -> bool:

@@ -16,12 +16,11 @@ from infra import clock, log
 from infra.lake import Lake
 from serving.assignment import is_drawn
 from serving.execution import Graph
-from serving.graph import Manifest
 from serving.loading import Loader
 from serving.metrics import Metrics
 from serving.observations import Phase
 from serving.queueing import RequestQueue
-from serving.releases import Candidate, Release, Releases
+from serving.releases import Release, Releases
 
 POLL_S = 0.25
 REFRESH_S = 60.0
@@ -215,7 +214,7 @@ class LiveGraphs:
                     served[product] = Answering(stable, is_safe=safe)
                 else:
                     held = self._held.get(candidate.version)
-                    phase = None if held is None or safe else phase_of(release.stable, candidate, stable.graph.manifest)
+                    phase = None if held is None or safe else Phase.of(release.stable, candidate, stable.graph.manifest)
                     served[product] = Answering(stable, held, candidate.weight, candidate.salt, safe, phase)
                     if candidate.version not in self._held:
                         held_back[product] = self._told(candidate.version)
@@ -283,13 +282,6 @@ class LiveGraphs:
                 log.get(__name__).warning("releases not read", error=str(error))
                 self._stop.wait(RETRY_S)
             self._stop.wait(POLL_S)
-
-
-def phase_of(stable: str, candidate: Candidate, manifest: Manifest) -> Phase:
-    """What is counted of a candidate beside the stable version."""
-    since = datetime.fromisoformat(candidate.since).timestamp() if candidate.since else 0.0
-    slow_ms = candidate.bounds.slow_ms or manifest.budget_ms / 2
-    return Phase(candidate.phase, since, stable, candidate.version, slow_ms / 1000, candidate.bounds)
 
 
 @dataclass(frozen=True)

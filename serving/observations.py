@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Literal
 
 import numpy as np
@@ -19,8 +20,9 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 
 from serving import list_ids
+from serving.graph import Manifest
 from serving.list_ids import BUCKETS
-from serving.releases import Bounds, Releases
+from serving.releases import Bounds, Candidate, Releases
 
 Counted = Literal["requests", "errors", "degraded", "slow", "seen", "clicked", "carted"]
 COUNTED: tuple[Counted, ...] = ("requests", "errors", "degraded", "slow", "seen", "clicked", "carted")
@@ -57,6 +59,13 @@ class Phase:
     slow_s: float
     """Seconds beyond which a request counts as slow."""
     bounds: Bounds
+
+    @classmethod
+    def of(cls, stable: str, candidate: Candidate, manifest: Manifest) -> Phase:
+        """That of a candidate beside a stable version with this manifest."""
+        since = datetime.fromisoformat(candidate.since).timestamp() if candidate.since else 0.0
+        slow_ms = candidate.bounds.slow_ms or manifest.budget_ms / 2
+        return cls(candidate.phase, since, stable, candidate.version, slow_ms / 1000, candidate.bounds)
 
 
 @dataclass
