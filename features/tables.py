@@ -58,7 +58,7 @@ class Table:
     """
 
     name: str
-    kind: Literal["raw", "features", "scores", "truth"]
+    kind: Literal["raw", "features", "scores", "logs", "truth"]
     meaning: str
     columns: tuple[Column, ...]
     keys: tuple[str, ...] = ()
@@ -546,6 +546,25 @@ PURCHASE_PROPENSITY = Table(
     ),
     keys=("user_id",),
     identity=("user_id",),
+)
+REQUESTS = Table(
+    "requests",
+    "logs",
+    "what the API was asked and answered (SHOPGRAPH_REQUEST_LOG: a share of it); what was seen of a list is in the events that name it",
+    (
+        Column("request_id", "string", "name of the request, as the answer gives it", required=True),
+        Column("answered_at", "timestamp", "when, by the machine's clock", "UTC", True),
+        Column("as_of", "timestamp", "the shop's instant at which the answer was made", "UTC", True),
+        Column("product", "string", "recommend, forecast or sentiment", required=True),
+        Column("graph_version", "string", "the graph that answered", required=True),
+        Column("variant", "string", "stable or candidate", required=True),
+        Column("person", "string", "the user or visitor, as in user_id; null: nobody, or not to be personal", mark="pseudonym"),
+        Column("list_ids", "strings", "names of the lists of the answer", required=True),
+        Column("request", "string", "the body as JSON", required=True, mark="personal"),
+        Column("answer", "string", "the body as JSON", required=True, mark="personal"),
+        Column("degraded", "strings", "what the answer went without", required=True),
+        Column("seconds", "float", "from the whole body to the answer", "seconds", True),
+    ),
 )
 RECOMMENDATIONS = Table(
     "recommendations",

@@ -84,6 +84,9 @@ class Settings(BaseSettings):
     http_replicas: int = Field(1, ge=1, description="Gateway replicas.")
     http_max_body_bytes: int = Field(1_000_000, ge=1_000, description="Largest request body accepted, in bytes.")
 
+    request_log: float = Field(
+        1.0, ge=0, le=1, description="Share of requests that are logged with their answers, for `shopgraph explain`; 0: none."
+    )
     drain_s: float = Field(5.0, gt=0, le=3600, description="Seconds between two commits of what was posted to the tables.")
     spool_days: float = Field(
         7.0, ge=1, description="Days for which an event that was posted is known, so that it counts once when it is posted again."

@@ -27,6 +27,7 @@ def gateway(metrics_folder: str) -> Any:
     from serving.loading import Loader
     from serving.metrics import Metrics
     from serving.releases import Releases
+    from serving.request_log import RequestLog
 
     settings = Settings.load()
     log.set_up(settings.log_level, settings.log_json)
@@ -38,7 +39,8 @@ def gateway(metrics_folder: str) -> Any:
     inbox = Inbox(
         Intake(settings, shop, lake, open_rows(settings, shop.name), shop_clock.mode, shop_clock.now), shop_clock, metrics
     )
-    return Gateway(live, inbox, metrics, settings.http_max_body_bytes, echoes_request_id=False)
+    requests = RequestLog(settings, lake, metrics)
+    return Gateway(live, inbox, requests, metrics, settings.http_max_body_bytes, echoes_request_id=False)
 
 
 @serve.deployment(name=NAME, max_ongoing_requests=MAX_ONGOING_REQUESTS, max_surge_percent=100, ray_actor_options={"num_cpus": 0.1})

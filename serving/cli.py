@@ -186,6 +186,54 @@ def recommend(
         console.print(f"not used: {', '.join(answer['degraded'])}", style="yellow", highlight=False)
 
 
+@app.command()
+def explain(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="A request_id or list_id, as an answer gave it.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Report as JSON.")] = False,
+) -> None:
+    """Where an answer came from: graph version, models, their runs, feature rows with their times, table versions, source files.
+
+    shopgraph explain 0f3c9a...\n
+    shopgraph explain 0f3c9a... --json
+    """
+    from dataclasses import asdict
+
+    from serving.lineage import lineage
+
+    found = lineage(context.obj, name)
+    if as_json:
+        manifest = {"version": found.manifest.version, **found.manifest.model_dump(mode="json")}
+        typer.echo(json.dumps({**asdict(found), "manifest": manifest}, default=str))
+        return
+    from rich.console import Console
+    from rich.tree import Tree
+
+    row = found.request
+    took = f"answered {row['answered_at']} in {row['seconds'] * 1000:.1f} ms, as of {row['as_of']}"
+    tree = Tree(f"{row['product']} {row['request_id']}, {took}")
+    tree.add(f"asked {row['request']}")
+    tree.add(f"answered {row['answer'][:300]}")
+    graph = tree.add(f"graph {row['graph_version']}, {row['variant']}; went without: {', '.join(row['degraded']) or 'nothing'}")
+    for model in found.models:
+        branch = graph.add(f"{model.name} version {model.version}, {model.digest[:12]}")
+        began = f"{model.began:%Y-%m-%d %H:%M:%S}" if model.began else model.missing
+        branch.add(f"run {model.run_name} {model.run_id}, {began}, code {model.git_commit[:12]}")
+        branch.add(f"learned from {', '.join(f'{path} version {version}' for path, version in model.tables.items())}")
+    features = tree.add(f"features of {row['person'] or 'nobody'}")
+    for read in found.features:
+        told = f"true since {read.became_true}, known since {read.known_since}" if read.became_true else "none"
+        features.add(f"{read.view}: {told}")
+    tables = tree.add("tables")
+    for table in found.tables:
+        made = ", ".join(f"{path} version {version}" for path, version in table.inputs.items()) or ", ".join(table.sources)
+        tables.add(f"{table.path} version {table.version}, {table.committed_at}" + (f"; from {made}" if made else ""))
+    files = tree.add("files")
+    for file in found.files:
+        files.add(f"{file['source']}: {file['part']}, {file['num_rows']} rows, {file['digest'][:12]}")
+    Console().print(tree, highlight=False, soft_wrap=True)
+
+
 def _recommend_all(settings: Settings, to: str, k: int, model: str | None, as_json: bool) -> None:
     from dataclasses import asdict
 

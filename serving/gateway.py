@@ -7,6 +7,7 @@ import re
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 import orjson
@@ -23,10 +24,12 @@ from serving.inbox import KINDS, Inbox, Kind
 from serving.live import LiveGraphs, Served
 from serving.metrics import CONTENT_TYPE as METRICS_CONTENT_TYPE
 from serving.metrics import Metrics, Taken
+from serving.nodes.user_history import person_of
 from serving.problems import CONTENT_TYPE as PROBLEM_CONTENT_TYPE
 from serving.problems import Problem, from_validation
 from serving.pulse import Pulse, is_ready
-from serving.schemas import LISTS, REQUESTS
+from serving.request_log import Answered, RequestLog
+from serving.schemas import LISTS, REQUESTS, RecommendRequest
 
 Scope = Mapping[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -49,17 +52,25 @@ class Gateway:
     Args:
         live: the graphs that answer.
         inbox: takes what is posted.
+        requests: where requests are logged.
         metrics: where requests are counted.
         max_body_bytes: the largest body that is read.
         echoes_request_id: add `x-request-id` to answers; Ray Serve adds it by itself.
     """
 
     def __init__(
-        self, live: LiveGraphs, inbox: Inbox, metrics: Metrics, max_body_bytes: int, echoes_request_id: bool = True
+        self,
+        live: LiveGraphs,
+        inbox: Inbox,
+        requests: RequestLog,
+        metrics: Metrics,
+        max_body_bytes: int,
+        echoes_request_id: bool = True,
     ) -> None:
         self.live = live
         self.canaries = Canaries(live)
         self.inbox = inbox
+        self.requests = requests
         inbox.tell = self.canaries.tally.told
         self.metrics = metrics
         self.pulse = Pulse(live, inbox.intake.applied.rows, metrics)
@@ -114,6 +125,8 @@ class Gateway:
             took = time.perf_counter() - began
             self.metrics.seconds.labels(asked, taken.graph_version, taken.variant, status).observe(took)
             self.canaries.tally.answered(asked, taken.graph_version, taken.bucket, status, taken.is_degraded, took)
+            if taken.content and self.requests.is_drawn():
+                self.requests.keep(_answered(asked, taken, content, took))
         sent = [(b"content-type", content_type.encode()), (b"content-length", b"%d" % len(content))]
         sent += [(name.encode(), value.encode()) for name, value in more.items()]
         if self.echoes_request_id:
@@ -170,7 +183,8 @@ class Gateway:
         if "list_id" in content:
             _name(content, taken.bucket, served.version)
         about = {"as_of": self.live.clock.now(), "graph_version": served.version, "model_versions": served.model_versions}
-        return orjson.dumps({**content, **about, "request_id": request_id})
+        taken.request, taken.content = request, {**content, **about, "request_id": request_id}
+        return orjson.dumps(taken.content)
 
     async def _ask(self, served: Served, request: Any, budget_s: float, request_id: str) -> Content:
         try:
@@ -223,6 +237,7 @@ class Gateway:
                 self.live.start()
                 self.canaries.start()
                 self.inbox.start()
+                self.requests.start()
                 self.pulse.start()
                 await asyncio.to_thread(self.live.has_polled.wait, _STARTUP_S)
                 await send({"type": "lifespan.startup.complete"})
@@ -231,6 +246,7 @@ class Gateway:
                 self.live.stop()
                 await asyncio.to_thread(self.canaries.stop)
                 await asyncio.to_thread(self.inbox.stop)
+                await asyncio.to_thread(self.requests.stop)
                 await send({"type": "lifespan.shutdown.complete"})
                 return
 
@@ -242,6 +258,28 @@ def _key(request: Any, headers: Mapping[bytes, bytes], request_id: str) -> str:
             return f"{kind} {name}"
     session = headers.get(b"x-session-id")
     return f"session {session.decode('latin-1')}" if session else f"request {request_id}"
+
+
+def _answered(product: str, taken: Taken, answer: bytes, seconds: float) -> Answered:
+    """What is logged; of a request that is not to be personal nothing about the person."""
+    request, content = taken.request, taken.content
+    is_personal = getattr(request, "personalize", True)
+    unsaid = None if is_personal else {"user_id", "visitor_id", "session"}
+    person = person_of(request) if is_personal and isinstance(request, RecommendRequest) else None
+    return Answered(
+        request_id=content["request_id"],
+        answered_at=datetime.now(UTC),
+        as_of=content["as_of"],
+        product=product,
+        graph_version=taken.graph_version,
+        variant=taken.variant,
+        person=person,
+        list_ids=[one["list_id"] for one in content.get("lists") or [content] if "list_id" in one],
+        request=request.model_dump_json(exclude_unset=True, exclude=unsaid),
+        answer=answer.decode(),
+        degraded=content["degraded"],
+        seconds=seconds,
+    )
 
 
 def _name(content: Content, bucket: int, version: str) -> None:

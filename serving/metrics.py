@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psutil
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -28,6 +30,9 @@ class Taken:
     """The part of the people that asked."""
     is_degraded: bool = False
     """Whether something that was down or late was left out."""
+    request: Any = None
+    content: Mapping[str, Any] = field(default_factory=dict)
+    """What it was answered with."""
 
 
 class Metrics:
@@ -135,6 +140,7 @@ class Metrics:
             registry=registry,
         )
 
+        self.unlogged = Counter("shopgraph_unlogged_requests_total", "Requests that the log had no room for.", registry=registry)
         self.told = Counter(
             "shopgraph_told_rows_total", "Events and items posted, by what became of them.", ["kind", "fate"], registry=registry
         )

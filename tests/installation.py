@@ -57,7 +57,8 @@ class Installation:
 
     def post(self, path: str, body: Any) -> httpx.Response:
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
-        headers = {"content-type": "application/json"}
+        # a busy machine is no reason for an answer that leaves something out
+        headers = {"content-type": "application/json", "x-request-timeout-ms": "60000"}
         return httpx.post(f"http://127.0.0.1:{self.settings.http_port}{path}", content=content, headers=headers, timeout=60)
 
     @property

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import date, timedelta
@@ -146,6 +147,40 @@ def test_the_command_gives_the_list_of_the_endpoint_and_why(shop: Installation) 
     assert told["graph_version"] == asked["graph_version"]
     assert any(one["reasons"] for one in told["items"])
     assert "unknown_user" in shop.shopgraph("recommend", "--user", "nobody 知", "-k", "3")
+
+
+def test_an_answer_is_explained_down_to_the_files_it_came_from(shop: Installation) -> None:
+    user = a_user(shop)
+    answer = shop.post("/v1/recommend", {"user_id": user, "k": 5}).json()
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            told = json.loads(shop.shopgraph("explain", answer["list_id"], "--json"))
+            break
+        except AssertionError:
+            assert time.monotonic() < deadline
+            time.sleep(0.5)
+    assert told == json.loads(shop.shopgraph("explain", answer["request_id"], "--json"))
+    assert told["request"]["person"] == user
+    assert told["manifest"]["version"] == answer["graph_version"]
+    models = {model["name"]: model for model in told["models"]}
+    assert {name: str(model["version"]) for name, model in models.items()} == answer["model_versions"]
+    assert models["recommender"]["tables"]["features/interactions"] >= 0
+    assert len(models["recommender"]["git_commit"]) >= 7
+    history = next(read for read in told["features"] if read["view"] == "user_history")
+    assert history["became_true"] <= history["known_since"] <= told["request"]["as_of"]
+    tables = {(table["path"], table["version"]): table for table in told["tables"]}
+    for table in tables.values():  # every table stands on tables that are told as well, down to the raw ones
+        assert all((path, version) in tables for path, version in table["inputs"].items())
+        assert table["inputs"] or table["path"].startswith("raw/")
+    raw = [table for table in tables.values() if table["path"].startswith("raw/")]
+    assert raw
+    if any(table["sources"] for table in raw):
+        assert told["files"]
+    page = shop.shopgraph("explain", answer["request_id"])
+    assert user in page
+    assert "features/interactions version" in page
+    assert "is logged" in shop.shopgraph("explain", "nobody", code=1)
 
 
 def test_a_list_is_ranked_by_the_features_of_the_point_in_time_join(shop: Installation) -> None:

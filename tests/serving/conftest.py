@@ -33,6 +33,7 @@ from serving.live import LiveGraphs, ShopClock
 from serving.loading import Loader
 from serving.metrics import Metrics
 from serving.releases import Releases
+from serving.request_log import RequestLog
 from training.demand import encoder as demand_encoder
 from training.demand import model as demand
 from training.demand.panel import Panel
@@ -97,7 +98,11 @@ class ServedShop:
         live = self.live()
         live.poll()
         assert live.waiting == {}
-        return Gateway(live, self.inbox(live), live.metrics, max_body_bytes=100_000)
+        return Gateway(live, self.inbox(live), self.requests(), live.metrics, max_body_bytes=100_000)
+
+    def requests(self) -> RequestLog:
+        """What logs requests, not yet writing."""
+        return RequestLog(self.settings, self.lake)
 
     def inbox(self, live: LiveGraphs) -> Inbox:
         """What takes posted rows, not yet committing them to tables."""

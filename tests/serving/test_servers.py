@@ -191,7 +191,8 @@ def check_release(running: Settings, served: ServedShop, url: str) -> None:
 def test_the_real_servers(running: Settings, served: ServedShop, tmp_path: Path) -> None:
     url = f"http://127.0.0.1:{running.http_port}"
     body = {"user_id": "u1", "k": 5}
-    answer = httpx.post(f"{url}/v1/recommend", json=body, headers={"x-request-id": "mine"}, timeout=30)
+    headers = {"x-request-id": "mine", "x-request-timeout-ms": "30000"}
+    answer = httpx.post(f"{url}/v1/recommend", json=body, headers=headers, timeout=30)
     assert answer.status_code == 200, answer.text
     in_process = ask(served.gateway(), "/v1/recommend", body).json()
     assert answer.json()["items"] == in_process["items"]

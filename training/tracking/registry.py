@@ -12,6 +12,7 @@ from pathlib import Path
 
 from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts
+from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 
@@ -110,18 +111,20 @@ def fetch(client: MlflowClient, name: str, version: str | None, home: Home) -> S
                     raise
         finally:
             shutil.rmtree(draft, ignore_errors=True)
-    inputs, _ = _read_by(client, found.run_id)
+    inputs = _inputs_of(client.get_run(found.run_id))
     return Saved(target, name, int(found.version), digest, found.run_id, inputs)
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a registered version comes from: the table versions its run read (path -> version) and when the run began, UTC."""
+    """Where a registered version comes from: the table versions its run read (path -> version), when the run began, UTC, and its code."""
 
     name: str
     version: int
     inputs: dict[str, int]
     began: datetime
+    run_name: str
+    git_commit: str
 
 
 def origin(client: MlflowClient, name: str, version: str | None) -> Origin:
@@ -135,15 +138,15 @@ def origin(client: MlflowClient, name: str, version: str | None) -> Origin:
         MlflowException: the server refuses or does not answer.
     """
     found = _find(client, name, version)
-    inputs, began = _read_by(client, found.run_id)
-    return Origin(name, int(found.version), inputs, began)
+    run = client.get_run(found.run_id)
+    began = datetime.fromtimestamp(run.info.start_time / 1000, UTC)
+    commit = run.data.tags.get("git_commit", "unknown")
+    return Origin(name, int(found.version), _inputs_of(run), began, run.info.run_name or "", commit)
 
 
-def _read_by(client: MlflowClient, run_id: str) -> tuple[dict[str, int], datetime]:
-    """The table versions a run read, and when it began."""
-    run = client.get_run(run_id)
-    inputs = {item.dataset.name: int(item.dataset.digest.removeprefix("v")) for item in run.inputs.dataset_inputs}
-    return inputs, datetime.fromtimestamp(run.info.start_time / 1000, UTC)
+def _inputs_of(run: MlflowRun) -> dict[str, int]:
+    """The table versions a run read."""
+    return {item.dataset.name: int(item.dataset.digest.removeprefix("v")) for item in run.inputs.dataset_inputs}
 
 
 def folder_digest(folder: Path) -> str:
