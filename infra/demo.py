@@ -150,6 +150,7 @@ def show(costs: list[Cost], answers: list[tuple[str, str]], settings: Settings) 
         f"\n  MLflow UI   http://127.0.0.1:{settings.mlflow_port}   experiments {settings.shop}/recommender, ranker, demand, sentiment, "
         "propensity"
         f"\n  API docs    http://127.0.0.1:{settings.http_port}/docs"
+        "\n  where from  .venv/bin/shopgraph explain <request_id>        (of an answer above: models, runs, tables, files)"
         f"\n  state       {settings.home_path}"
         "\n  stop        .venv/bin/shopgraph down        (down --purge also deletes the state)",
         highlight=False,
