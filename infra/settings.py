@@ -84,6 +84,9 @@ class Settings(BaseSettings):
     http_replicas: int = Field(1, ge=1, description="Gateway replicas.")
     http_max_body_bytes: int = Field(1_000_000, ge=1_000, description="Largest request body accepted, in bytes.")
 
+    serve_memory_gb: float = Field(
+        4.0, gt=0, description="Memory for models in all replicas, in GB; `graph deploy` refuses a version beyond it."
+    )
     request_log: float = Field(
         1.0, ge=0, le=1, description="Share of requests that are logged with their answers, for `shopgraph explain`; 0: none."
     )

@@ -109,11 +109,36 @@ def release(context: typer.Context, version: Version, why: Why = "", as_json: Js
 def deploy(context: typer.Context, version: Version, why: Why = "", as_json: Json = False) -> None:
     """Make a version the candidate of its product: every replica loads it, and it answers nobody yet.
 
+    Before that it is tried in a process of its own: its models must fit beside those that are held (SHOPGRAPH_SERVE_MEMORY_GB), it is
+    loaded, warmed, and asked the last 200 recorded requests again, beside the stable version. What fails there is refused.
+
     shopgraph graph deploy 3f2a --why "more dropout"
     """
+    from dataclasses import asdict
+
+    from infra.progress import steps
+    from serving.releases import actor
+    from serving.trial import held_by, trial
+
     releases = _releases(context)
-    found = releases.find(version).version
-    _moved(lambda who: releases.deploy(found, who, why), as_json)
+    manifest = releases.find(version)
+    release = releases.current().get(manifest.product)
+    stable = releases.manifest(release.stable) if release else None
+    with steps("looking at what is released") as say:
+        found = trial(context.obj, manifest, stable, held_by(releases, release), say)
+    if not as_json:
+        asked = f"{found.replayed} recorded" if found.replayed else f"{found.asked} made up"
+        beside = f" (stable {found.stable_median_ms:.1f})" if found.stable_median_ms is not None else ""
+        typer.echo(f"{asked} requests: median {found.median_ms:.1f} ms{beside}, p99 {found.p99_ms:.1f} ms.")
+        if found.overlap is not None:
+            typer.echo(f"its lists hold {found.overlap:.0%} of the items of the stable version's.")
+        for name, part in found.differing.items():
+            typer.echo(f"{name} differs in {part:.0%} of the answers.")
+    move = releases.deploy(manifest.version, actor(), why)
+    if as_json:
+        typer.echo(json.dumps({**_content(move), "trial": asdict(found)}))
+    else:
+        _told(move)
 
 
 @app.command()
@@ -283,7 +308,11 @@ def _moved(move: Callable[[str], Move], as_json: bool) -> None:
     made = move(actor())
     if as_json:
         typer.echo(json.dumps(_content(made)))
-        return
+    else:
+        _told(made)
+
+
+def _told(made: Move) -> None:
     candidate = _candidate(made)
     told = f", candidate {candidate}" if candidate else ""
     told += ", all of it from the end of the ladder" if made.release.is_safe else ""

@@ -50,6 +50,9 @@ def retrieve(
     Args:
         items, events: per history, oldest first, what the recommender's encoder reads.
         allowed: (histories, items) of the catalogue, False: no candidate; None: all are.
+
+    Raises:
+        ValueError: what the recommender gives are no numbers.
     """
     shares = retrieval_shares(recommender, items, events)
     whole = shares[RETRIEVAL]
@@ -69,6 +72,8 @@ def retrieve(
         places[ranked] = len(ranked) - 1
     history = np.repeat(np.arange(len(best)), [len(chosen) for chosen in best])
     item, rank = (np.concatenate([np.empty(0, dtype=np.int64), *parts]) for parts in (best, ranks))
+    if np.isnan(whole[history, item]).any():
+        raise ValueError("the recommender gives shares that are no numbers; train it again.")
     logs = {name: log_shares(share[history, item]) for name, share in shares.items()}
     return Retrieved(history, item, rank, {name: logs.get(name, np.full(len(item), np.nan)) for name in SOURCES})
 
