@@ -43,6 +43,16 @@ _FAILURES = {
     500: "internal",
     503: "no-graph",
 }
+_HEADERS: tuple[tuple[str, Schema, str], ...] = (
+    (
+        "X-Request-Timeout-Ms",
+        {"type": "integer", "minimum": 1, "maximum": 600_000},
+        "What the request may take, in milliseconds; default: what its graph says (50 for recommend). Where it is over, what is there goes "
+        "out and `degraded` names the rest; a forecast or sentiment is refused by 504.",
+    ),
+    ("X-Request-Id", {"type": "string", "pattern": "^[A-Za-z0-9._~-]{1,128}$"}, "Name of the request; default: one made for it."),
+    ("X-Session-Id", {"type": "string"}, "Whoever names neither user nor visitor stays with one graph version by it."),
+)
 _TOLD_ABOUT: dict[str, tuple[str, dict[str, Any]]] = {
     "events": (
         "What people did; counts at once.",
@@ -78,13 +88,18 @@ def document() -> dict[str, Any]:
     paths: dict[str, Any] = {}
     for product in PRODUCTS:
         summary, answered = _ABOUT[product]
+        failures = _FAILURES if product == "recommend" else {**_FAILURES, 504: "too-late"}
         request, answer = names[REQUESTS[product], "validation"], names[ANSWERS[product], "serialization"]
         paths[f"/v1/{product}"] = {
             "post": {
                 "operationId": product,
                 "summary": summary,
+                "parameters": [
+                    {"name": name, "in": "header", "required": False, "schema": schema, "description": told}
+                    for name, schema, told in _HEADERS
+                ],
                 "requestBody": _body(request, _EXAMPLES[product]),
-                "responses": {"200": _content(answered, answer), **_problems(_FAILURES, problem)},
+                "responses": {"200": _content(answered, answer), **_problems(failures, problem)},
             }
         }
     for kind, model in TOLD.items():
