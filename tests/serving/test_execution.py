@@ -209,12 +209,25 @@ def test_a_stuck_node_holds_up_nobody_once_it_is_known() -> None:
         return list(values)
 
     graph, _ = graph_of(slow=(stuck, "instead", 0.2))
+    graph.manifest = graph.manifest.model_copy(update={"budget_ms": 400})
     for _ in range(breaker.FAILURES):
         assert ask(graph, "a", budget_s=0.5) == ["instead a"]
     began = time.monotonic()
     assert ask(graph, *range(20), budget_s=5.0) == [f"instead {number}" for number in range(20)]
     assert time.monotonic() - began < 1.0
     gate.set()
+
+
+def test_who_has_no_time_opens_no_breaker_for_the_others() -> None:
+    def takes_a_moment(values: Sequence[Any]) -> list[Any]:
+        time.sleep(0.02)
+        return list(values)
+
+    graph, _ = graph_of(slow=(takes_a_moment, "instead", 1.0))
+    for _ in range(2 * breaker.FAILURES):
+        assert ask(graph, "a", budget_s=0.003) == ["instead a"]
+    assert not graph.steps[0].breaker.is_open
+    assert ask(graph, "a") == ["a"]
 
 
 def test_a_request_whose_time_is_over_is_answered_from_what_is_there() -> None:
