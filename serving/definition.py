@@ -1,11 +1,11 @@
 """What a graph is made of, as a person writes it: one YAML of nodes, what each reads, and what an answer goes down to.
 
-A shop's own `graphs/<product>.yaml` stands in place of ours. `check` finds what cannot work before anything is pinned.
+A shop's own `graphs/<product>.yaml` stands in place of ours. What cannot work is found before anything is pinned.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Annotated, Any
@@ -64,7 +64,7 @@ class Definition(_Strict):
         """What a node is."""
         return KINDS[self.nodes[name].kind or name]
 
-    def without(self, missing: Mapping[str, Any] | set[str]) -> Definition:
+    def without(self, missing: Collection[str]) -> Definition:
         """The graph without some optional nodes: who reads one of them reads the node whose result passes through it."""
         nodes = {name: node for name, node in self.nodes.items() if name not in missing}
 

@@ -172,6 +172,8 @@ class Run:
         """The requests that no error ended yet."""
         self._place = 0
         self._began = time.monotonic()
+        self._took = 0.0
+        """Seconds that the node had before the batch was taken from it."""
         self._lock = threading.Lock()
 
     def go(self, turn: int) -> bool:
@@ -197,21 +199,23 @@ class Run:
         with self._lock:
             if self.is_done or self._place == len(self.graph.steps):
                 return None
-            due = self._began + self.graph.steps[self._place].pinned.share * self.limit_s
-        return max(0.0, due - time.monotonic())
+            return max(0.0, self._due_s())
 
-    def take(self) -> int:
-        """Take the batch out of the hands that have it; the new turn, to be given to `leave_out`."""
+    def take(self) -> int | None:
+        """Take the batch out of the hands of a node that had its share; the new turn, for `leave_out`. None: it went on just now."""
         with self._lock:
+            if self._due_s() > 0:
+                return None
+            now = time.monotonic()
+            self._took, self._began = now - self._began, now  # the stand-in has a share of its own
             self.turn += 1
             return self.turn
 
     def leave_out(self, turn: int) -> bool:
         """Go on without the node that took too long; as `go`."""
         step = self.graph.steps[self._place]
-        took = time.monotonic() - self._began
-        if took >= self.graph.usual_s(step):  # else the request had little time, which is no fault of the node
-            self.graph.missed(step, "timeout", f"more than {took:.3f} s")
+        if self._took >= self.graph.usual_s(step):  # else the request had little time, which is no fault of the node
+            self.graph.missed(step, "timeout", f"more than {self._took:.3f} s")
         requests, read = self._inputs(step)
         found = self._stand_in(step, requests, read, "timeout") if step.has_stand_in else [too_late() for _ in requests]
         return self._keep(turn, found) and self.go(turn)
@@ -308,6 +312,12 @@ class Run:
             self._left = left
             self._place += 1
             return True
+
+    def _due_s(self) -> float:
+        """Seconds until the node that is asked now has had its share; inf: none is."""
+        if self._place == len(self.graph.steps):
+            return float("inf")
+        return self._began + self.graph.steps[self._place].pinned.share * self.limit_s - time.monotonic()
 
     def _end(self) -> None:
         answers = self._values[self.graph.answers_by] or []

@@ -112,9 +112,8 @@ class RequestQueue:
         wait_s = run.wait_s()
         if wait_s is None:
             return
-        if wait_s == 0:
-            self._go(batch, run, run.leave_out, run.take())
-            wait_s = _WATCH_S
+        if wait_s == 0 and (turn := run.take()) is not None:
+            self._go(batch, run, run.leave_out, turn)
         asyncio.get_running_loop().call_later(max(wait_s, _WATCH_S), self._watch, batch, run)
 
     def _late(self, waiting: _Waiting) -> None:

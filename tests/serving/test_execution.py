@@ -199,6 +199,7 @@ def test_a_node_that_takes_more_than_its_share_is_left_out_and_the_batch_goes_on
     assert nodes["last"].sizes == [1]
     gate.set()
     assert failures(graph, "slow") == {"timeout": 1}
+    assert graph.steps[1].breaker._failures <= 1
 
 
 def test_a_stuck_node_holds_up_nobody_once_it_is_known() -> None:
