@@ -142,6 +142,48 @@ def deploy(context: typer.Context, version: Version, why: Why = "", as_json: Jso
 
 
 @app.command()
+def shadow(
+    context: typer.Context,
+    version: Version,
+    percent: Annotated[float, typer.Option(min=0, max=100, help="Percent of the requests that it is asked as well.")] = 100.0,
+    seconds: Annotated[float, typer.Option(min=1, help="How long.")] = 60.0,
+    as_json: Json = False,
+) -> None:
+    """Ask a version what the running API is asked, in this process, and tell what it answers differently. Nobody is answered by it.
+
+    It follows the request log of this home (SHOPGRAPH_REQUEST_LOG), a second behind, so no answer waits for it or can fail by it.
+
+    shopgraph graph shadow 91bc --percent 20 --seconds 600
+    """
+    import numpy as np
+    from rich.console import Console
+
+    from serving.shadow import shadow as follow
+
+    manifest = _releases(context).find(version)
+    with Console(stderr=True).status("loading") as status:
+        found, left_out = follow(
+            context.obj, manifest, percent, seconds, lambda so_far, _: status.update(f"{so_far.asked:,} requests asked as well")
+        )
+    median = float(np.median(found.taken_ms)) if found.taken_ms else None
+    if as_json:
+        about = {"version": manifest.version, "asked": found.asked, "left_out": left_out, "failed": dict(found.failed)}
+        typer.echo(json.dumps({**about, "median_ms": median, "overlap": found.overlap, "differing": found.differing}))
+        return
+    typer.echo(
+        f"{manifest.version} was asked {found.asked:,} requests as well, {left_out:,} came too fast; {found.failed.total():,} failed."
+    )
+    for error, count in found.failed.most_common(5):
+        typer.echo(f"{count:,} times: {error}")
+    if median is not None:
+        typer.echo(f"median {median:.1f} ms alone, where the API took {np.median(found.stable_ms):.1f}.")
+    if found.overlap is not None:
+        typer.echo(f"its lists hold {found.overlap:.0%} of the items that were answered.")
+    for name, part in found.differing.items():
+        typer.echo(f"{name} differs in {part:.0%} of the answers.")
+
+
+@app.command()
 def canary(
     context: typer.Context,
     product: Product,

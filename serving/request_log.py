@@ -181,6 +181,18 @@ class RequestLog:
             rows += logged.slice(0, count).to_pylist()
         return rows[:count]
 
+    def last(self) -> int:
+        """The number of the newest request in the spool; 0: none was ever there."""
+        found = self._connections.get().execute("SELECT seq FROM sqlite_sequence WHERE name = 'requests'").fetchone()
+        return int(found[0]) if found else 0
+
+    def after(self, number: int, count: int) -> list[tuple[int, dict[str, Any]]]:
+        """(number, request) of those in the spool beyond a number, the oldest first; they stay there for a minute."""
+        found = self._connections.get().execute(
+            "SELECT number, row FROM requests WHERE number > ? ORDER BY number LIMIT ?", (number, count)
+        )
+        return [(place, orjson.loads(row)) for place, row in found]
+
     def _write(self) -> None:
         drained = time.monotonic()
         while True:

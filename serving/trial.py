@@ -6,7 +6,6 @@ It runs in the process of whoever deploys, so that a model that takes all memory
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -23,6 +22,7 @@ from infra.errors import ReleaseError
 from infra.home import Home
 from infra.lake import Lake
 from infra.settings import Settings
+from serving.comparing import Comparison
 from serving.edges import Content
 from serving.execution import Graph, Run
 from serving.graph import Manifest, Product
@@ -89,33 +89,25 @@ def trial(
     recorded = list(_recorded(RequestLog(settings, lake), manifest.product, adapter))
     requests = recorded or [adapter.validate_python(body) for body in _made_up(manifest)]
     for request in requests[:_WARM]:
-        _answer(graph, request, at)
+        answer(graph, request, at)
     say(f"asking {len(requests)} requests again")
-    taken, others, overlaps, differing = [], [], [], Counter[str]()
+    compared = Comparison()
     for request in requests:
-        began = time.perf_counter()
-        content = _answer(graph, request, at)
-        taken.append(1000 * (time.perf_counter() - began))
+        content = _timed(graph, request, at, compared.taken_ms)
+        compared.asked += 1
         if reference:
-            began = time.perf_counter()
-            expected = _answer(reference, request, at)
-            others.append(1000 * (time.perf_counter() - began))
+            expected = _timed(reference, request, at, compared.stable_ms)
             _check(manifest, request, content, expected)
-            differing.update(
-                name for name in {**content, **expected} if name != "list_id" and content.get(name) != expected.get(name)
-            )
-            if expected.get("items"):
-                items, before = ({item["item_id"] for item in one["items"]} for one in (content, expected))
-                overlaps.append(len(items & before) / len(before))
+            compared.add(content, expected)
     return Trial(
         version=manifest.version,
         replayed=len(recorded),
         asked=len(requests),
-        median_ms=float(np.median(taken)),
-        p99_ms=float(np.quantile(taken, 0.99)),
-        stable_median_ms=float(np.median(others)) if others else None,
-        overlap=float(np.mean(overlaps)) if overlaps else None,
-        differing={name: count / len(requests) for name, count in differing.most_common()},
+        median_ms=float(np.median(compared.taken_ms)),
+        p99_ms=float(np.quantile(compared.taken_ms, 0.99)),
+        stable_median_ms=float(np.median(compared.stable_ms)) if reference else None,
+        overlap=compared.overlap,
+        differing=compared.differing,
         memory_bytes=memory,
     )
 
@@ -158,7 +150,7 @@ def _recorded(log: RequestLog, product: Product, adapter: TypeAdapter[Any]) -> I
             continue
 
 
-def _answer(graph: Graph, request: Any, at: datetime) -> Content:
+def answer(graph: Graph, request: Any, at: datetime) -> Content:
     """The whole answer; what a request of another contract is refused for is no fault of the version.
 
     Raises:
@@ -190,6 +182,13 @@ def _answer(graph: Graph, request: Any, at: datetime) -> Content:
     except ValidationError as error:
         first = error.errors()[0]
         raise ReleaseError(f"graph {version} breaks the contract: {'.'.join(map(str, first['loc']))}: {first['msg']}.") from None
+    return content
+
+
+def _timed(graph: Graph, request: Any, at: datetime, taken_ms: list[float]) -> Content:
+    began = time.perf_counter()
+    content = answer(graph, request, at)
+    taken_ms.append(1000 * (time.perf_counter() - began))
     return content
 
 

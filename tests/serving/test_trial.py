@@ -59,12 +59,12 @@ def test_what_was_asked_before_is_asked_again_beside_the_stable_version(told_sho
     assert (found["version"], found["replayed"], found["asked"]) == (version, 5, 5)
     assert 0 < found["median_ms"] <= found["p99_ms"]
     assert 0 <= found["overlap"] < 1
-    assert found["differing"] == {"items": 1.0}
+    assert found["differing"] == {"items.item_id": 1.0, "items.score": 1.0}
     assert found["memory_bytes"] > 0
     told_shop.releases.rollback("recommend", "test", "")
     page = graph(told_shop, "deploy", version).output
     assert "5 recorded requests: median" in page
-    assert "items differs in 100% of the answers." in page
+    assert "items.item_id differs in 100% of the answers." in page
 
 
 def test_where_nothing_was_recorded_requests_are_made_up(told_shop: ServedShop) -> None:
