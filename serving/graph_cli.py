@@ -39,6 +39,7 @@ def compile_(
     from features.shop import Shop
     from infra.errors import SettingsError
     from infra.home import Home
+    from serving import review
     from serving.compiling import compile_graph, newest
     from training.tracking import Tracking
 
@@ -51,6 +52,7 @@ def compile_(
         raise SettingsError(f"--model: expected {', '.join(models)}, got {', '.join(said)}.")
     manifest = compile_graph(home, shop, _product(product), models)
     version = _releases(context).store(manifest)
+    review.keep(tracking, manifest)
     typer.echo(json.dumps({"version": version, "product": product}) if as_json else f"{product} {version}")
 
 
@@ -102,7 +104,7 @@ def release(context: typer.Context, version: Version, why: Why = "", as_json: Js
     """
     releases = _releases(context)
     found = releases.find(version).version
-    _moved(lambda who: releases.release(found, who, why), as_json)
+    _moved(context, lambda who: releases.release(found, who, why), as_json)
 
 
 @app.command()
@@ -139,6 +141,7 @@ def deploy(context: typer.Context, version: Version, why: Why = "", as_json: Jso
         typer.echo(json.dumps({**_content(move), "trial": asdict(found)}))
     else:
         _told(move)
+    _mirror(context, move)
 
 
 @app.command()
@@ -207,7 +210,7 @@ def canary(
     """
     releases = _releases(context)
     bounds = _bounds(releases, _product(product), bound or [])
-    _moved(lambda who: releases.canary(_product(product), weight, who, why, bounds), as_json)
+    _moved(context, lambda who: releases.canary(_product(product), weight, who, why, bounds), as_json)
 
 
 @app.command()
@@ -265,7 +268,7 @@ def promote(context: typer.Context, product: Product, why: Why = "", as_json: Js
 
     shopgraph graph promote recommend --why "+2 % carts over a week"
     """
-    _moved(lambda who: _releases(context).promote(_product(product), who, why), as_json)
+    _moved(context, lambda who: _releases(context).promote(_product(product), who, why), as_json)
 
 
 @app.command()
@@ -274,7 +277,7 @@ def rollback(context: typer.Context, product: Product, why: Why = "", as_json: J
 
     shopgraph graph rollback recommend --why "empty lists"
     """
-    _moved(lambda who: _releases(context).rollback(_product(product), who, why), as_json)
+    _moved(context, lambda who: _releases(context).rollback(_product(product), who, why), as_json)
 
 
 @app.command()
@@ -294,7 +297,7 @@ def safe(
 
     if state not in ("on", "off"):
         raise SettingsError(f"safe: expected on or off, got {state!r}.")
-    _moved(lambda who: _releases(context).safe(_product(product), state == "on", who, why), as_json)
+    _moved(context, lambda who: _releases(context).safe(_product(product), state == "on", who, why), as_json)
 
 
 @app.command()
@@ -344,7 +347,7 @@ def history(
     _tell(rows, False, "nothing was released yet.")
 
 
-def _moved(move: Callable[[str], Move], as_json: bool) -> None:
+def _moved(context: typer.Context, move: Callable[[str], Move], as_json: bool) -> None:
     from serving.releases import actor
 
     made = move(actor())
@@ -352,6 +355,15 @@ def _moved(move: Callable[[str], Move], as_json: bool) -> None:
         typer.echo(json.dumps(_content(made)))
     else:
         _told(made)
+    _mirror(context, made)
+
+
+def _mirror(context: typer.Context, made: Move) -> None:
+    """Show the release in MLflow, once it is told: importing its client alone takes a second."""
+    from serving import review
+    from training.tracking import Tracking
+
+    review.mirror(Tracking(context.obj, context.obj.shop), made.product, made.release)
 
 
 def _told(made: Move) -> None:

@@ -24,9 +24,14 @@ def mermaid(manifest: Manifest) -> str:
 
 def differences(old: Manifest, new: Manifest) -> list[tuple[str, str, str]]:
     """(what, its value in the old one, in the new one) of everything that differs; empty where one has no such thing."""
-    before, after = (dict(_flat(_named(manifest))) for manifest in (old, new))
+    before, after = flat(old), flat(new)
     paths = [*before, *(path for path in after if path not in before)]
     return [(path, before.get(path, ""), after.get(path, "")) for path in paths if before.get(path) != after.get(path)]
+
+
+def flat(manifest: Manifest) -> dict[str, str]:
+    """All that a graph version says, by dotted names, as text."""
+    return dict(_flat(_named(manifest)))
 
 
 def _about(manifest: Manifest, node: PinnedNode) -> list[str]:

@@ -228,6 +228,7 @@ def release_newest(settings: Settings, shop: str, latest: bool) -> dict[str, str
         ReleaseError: what shop.yaml or an own graph says cannot work.
         SettingsError: there is no such shop.
     """
+    from serving import review
     from training.tracking import Tracking
 
     releases, tracking = Releases(settings, shop), Tracking(settings, shop)
@@ -241,7 +242,9 @@ def release_newest(settings: Settings, shop: str, latest: bool) -> dict[str, str
             manifest = compile_graph(home, rules, product, newest(rules, product, tracking.fetch))
             if product not in current or current[product].stable != manifest.version:
                 releases.store(manifest)
-                releases.release(manifest.version, who=actor(), why="shopgraph up --latest" if latest else "first release")
+                review.keep(tracking, manifest)
+                move = releases.release(manifest.version, who=actor(), why="shopgraph up --latest" if latest else "first release")
+                review.mirror(tracking, product, move.release)
                 moved[product] = manifest.version
     return moved
 

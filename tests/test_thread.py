@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+from mlflow.artifacts import load_text
 
 from features.columns import NO_TASTE, VISITOR_PREFIX
 from features.online.packing import to_microseconds
@@ -28,6 +29,7 @@ from infra.errors import EngineError
 from infra.home import Home
 from infra.processes import is_open
 from tests.installation import Installation, installation
+from training.tracking import Tracking
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
 
@@ -181,6 +183,23 @@ def test_an_answer_is_explained_down_to_the_files_it_came_from(shop: Installatio
     assert user in page
     assert "features/interactions version" in page
     assert "is logged" in shop.shopgraph("explain", "nobody", code=1)
+
+
+def test_graph_versions_are_shown_where_reviewers_look(shop: Installation) -> None:
+    client = Tracking(shop.settings, "sample").client
+    answers = {product: shop.post(f"/v1/{product}", body).json() for product, body in {
+        "recommend": {"k": 1}, "sentiment": {"texts": ["ok"]}, "forecast": {"series": [{"item_id": an_item(shop)}], "horizon": 1},
+    }.items()}  # fmt: skip
+    for product, answer in answers.items():
+        shown = client.get_model_version_by_alias(f"sample.graph_{product}", "stable")
+        assert (shown.tags["digest"], shown.tags["kind"]) == (answer["graph_version"], "graph")
+        run = client.get_run(shown.run_id)
+        assert client.get_experiment(run.info.experiment_id).name == "sample/graphs"
+        for name, version in answer["model_versions"].items():
+            assert run.data.params[f"models.{name}.version"] == version
+        manifest = json.loads(shop.shopgraph("graph", "show", answer["graph_version"], "--json"))
+        assert json.loads(load_text(f"runs:/{shown.run_id}/graph/manifest.json")) == manifest
+        assert {file.path for file in client.list_artifacts(shown.run_id, "graph")} == {"graph/manifest.json", "graph/graph.mmd"}
 
 
 def test_a_list_is_ranked_by_the_features_of_the_point_in_time_join(shop: Installation) -> None:

@@ -49,6 +49,11 @@ def ensure_server(home: Home) -> str:
     return server_uri(home)
 
 
+def is_running(home: Home) -> bool:
+    """Whether there is a server to speak to: one that the settings name, or ours, started already."""
+    return home.settings.mlflow_uri is not None or _is_up(home)
+
+
 def _is_up(home: Home, busy_s: float = 0) -> bool:
     """Whether our server runs and answers, at the latest after `busy_s`.
 

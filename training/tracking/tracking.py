@@ -22,10 +22,10 @@ from infra.home import Home
 from infra.lake import Lake, digest_of
 from infra.pins import pin, unpin
 from infra.settings import Settings
-from training.tracking import registry
+from training.tracking import graphs, registry
 from training.tracking.registry import Origin, Saved
 from training.tracking.runs import Run, answering
-from training.tracking.server import ensure_server, server_uri
+from training.tracking.server import ensure_server, is_running, server_uri
 
 Role = Literal["model", "baseline", "search", "trial"]
 """A model, a baseline it must beat, a search for a recipe's values, and each of its trials, whose parent the search is."""
@@ -198,6 +198,32 @@ class Tracking:
             EngineError: MLflow does not answer.
         """
         return registry.origin(self.client, f"{self.shop}.{task}", version)
+
+    @answering()
+    def keep_graph(self, product: str, version: str, files: Mapping[str, str], params: Mapping[str, str]) -> str:
+        """Show a graph version of a product to reviewers: its run in `<shop>/graphs`, a version of `<shop>.graph_<product>`; its number.
+
+        Args:
+            version: digest of the graph.
+            files: name -> text.
+            params: what a reviewer compares.
+
+        Raises:
+            EngineError: MLflow does not answer.
+        """
+        about = f"Graphs that answer {product}: what each version pins. The releases of the shop say which one answers."
+        name = f"{self.shop}.graph_{product}"
+        return graphs.keep(self.client, self._experiment(f"{self.shop}/graphs"), name, version, files, params, about)
+
+    @answering()
+    def mirror_graph(self, product: str, roles: Mapping[str, str | None]) -> None:
+        """Let the aliases of `<shop>.graph_<product>` say what answers: role -> digest; where MLflow runs, for it is but a copy.
+
+        Raises:
+            EngineError: MLflow does not answer.
+        """
+        if is_running(self.home):
+            graphs.mirror(self.client, f"{self.shop}.graph_{product}", roles)
 
     def _experiment(self, name: str) -> str:
         found = self.client.get_experiment_by_name(name)

@@ -12,6 +12,7 @@ import matplotlib.pyplot as plt
 import pyarrow as pa
 import pytest
 import torch
+from mlflow.artifacts import load_text
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from safetensors.torch import load_file, save_file
@@ -20,7 +21,7 @@ from infra.errors import EngineError, ModelNotFoundError
 from infra.home import Home
 from infra.lake import Lake
 from infra.pins import Pin, pins
-from infra.processes import free_ports, processes, running, start, stop
+from infra.processes import free_ports, is_open, processes, running, start, stop
 from infra.settings import Settings
 from training.tracking import Run, Tracking
 from training.tracking.registry import fetch, register
@@ -284,3 +285,30 @@ def test_a_foreign_server_that_does_not_answer_is_named(tmp_path: Path) -> None:
     silent = Tracking(Settings.load(home=tmp_path, mlflow_uri="http://127.0.0.1:9"))
     with pytest.raises(EngineError, match="127.0.0.1:9"):
         silent.fetch("recommender")
+
+
+def test_a_graph_version_is_shown_once_and_aliases_say_what_answers(tracking: Tracking) -> None:
+    files = {"manifest.json": '{"shop": "知"}', "graph.mmd": "flowchart LR\n"}
+    first = tracking.keep_graph("recommend", "aa" * 8, files, {"budget_ms": "50", "static": "x" * 10_000})
+    assert tracking.keep_graph("recommend", "aa" * 8, files, {"budget_ms": "50"}) == first
+    second = tracking.keep_graph("recommend", "bb" * 8, files, {"budget_ms": "60"})
+    assert first != second
+    client, name = tracking.client, f"{tracking.shop}.graph_recommend"
+    tracking.mirror_graph("recommend", {"stable": "aa" * 8, "candidate": "bb" * 8})
+    assert client.get_model_version_by_alias(name, "stable").version == first
+    assert client.get_model_version_by_alias(name, "candidate").version == second
+    tracking.mirror_graph("recommend", {"stable": "bb" * 8, "candidate": None})
+    tracking.mirror_graph("recommend", {"stable": "bb" * 8, "candidate": "of another home"})
+    assert dict(client.get_registered_model(name).aliases) == {"stable": second}
+    shown = client.get_model_version(name, second)
+    assert (shown.tags["kind"], shown.tags["digest"]) == ("graph", "bb" * 8)
+    run = client.get_run(shown.run_id)
+    assert (run.info.status, run.data.params["budget_ms"]) == ("FINISHED", "60")
+    assert load_text(f"runs:/{shown.run_id}/graph/manifest.json") == files["manifest.json"]
+
+
+def test_no_server_is_started_for_a_mirror(tmp_path: Path) -> None:
+    settings = Settings.load(home=tmp_path / "home", mlflow_port=free_ports(1)[0])
+    Home(settings).create()
+    Tracking(settings, "shop_a").mirror_graph("recommend", {"stable": "aa" * 8})
+    assert not is_open(settings.mlflow_port)
