@@ -42,7 +42,7 @@ def logged(requests: RequestLog) -> list[dict[str, Any]]:
 
 
 def test_a_request_is_found_by_its_id_and_by_its_lists_before_and_after_it_is_in_the_lake(requests: RequestLog) -> None:
-    listed = replace(ONE, list_ids=[list_ids.whole(list_ids.new(), 3, "ab" * 8)])
+    listed = replace(ONE, answered_at=datetime.now(UTC), list_ids=[list_ids.whole(list_ids.new(), 3, "ab" * 8)])
     assert requests.find("r1") is None
     requests.keep(listed)
     requests.flush()

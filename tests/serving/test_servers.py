@@ -150,9 +150,9 @@ def test_the_mlflow_of_another_home_is_not_ours(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def running(served: ServedShop) -> Iterator[Settings]:
-    """The served shop, up on ports of its own."""
-    settings = with_ports(served.settings)
+def running(told_shop: ServedShop) -> Iterator[Settings]:
+    """The served shop in a home of its own, which logs what it is asked, up on ports of its own."""
+    settings = with_ports(told_shop.settings)
     try:
         assert servers.up(settings, False, print)
         yield settings
