@@ -7,6 +7,7 @@ import re
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import ExitStack
 from typing import Any
 
 import orjson
@@ -15,6 +16,7 @@ from pydantic_core import from_json
 
 from infra import log
 from serving import openapi
+from serving.access import Access
 from serving.batching import QueueFullError
 from serving.graph import MODELS, PRODUCTS, Product
 from serving.inbox import KINDS, Inbox, Kind
@@ -24,6 +26,7 @@ from serving.metrics import Metrics
 from serving.problems import CONTENT_TYPE as PROBLEM_CONTENT_TYPE
 from serving.problems import Problem, from_validation
 from serving.schemas import LISTS, REQUESTS
+from serving.trace import Trace
 
 Scope = Mapping[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -46,16 +49,24 @@ class Gateway:
         live: the graphs that answer.
         inbox: takes what is posted.
         metrics: where requests are counted.
+        access: says who is let in.
         max_body_bytes: the largest body that is read.
         echoes_request_id: add `x-request-id` to answers; Ray Serve adds it by itself.
     """
 
     def __init__(
-        self, live: LiveGraphs, inbox: Inbox, metrics: Metrics, max_body_bytes: int, echoes_request_id: bool = True
+        self,
+        live: LiveGraphs,
+        inbox: Inbox,
+        metrics: Metrics,
+        access: Access,
+        max_body_bytes: int,
+        echoes_request_id: bool = True,
     ) -> None:
         self.live = live
         self.inbox = inbox
         self.metrics = metrics
+        self.access = access
         self.max_body_bytes = max_body_bytes
         self.echoes_request_id = echoes_request_id
         self._pages: dict[str, Callable[[], tuple[int, str, bytes]]] = {
@@ -70,17 +81,25 @@ class Gateway:
         if scope["type"] == "lifespan":
             await self._lifespan(receive, send)
         elif scope["type"] == "http":
-            await self._http(scope, receive, send)
+            with ExitStack() as about:
+                await self._http(scope, receive, send, about)
 
-    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _http(self, scope: Scope, receive: Receive, send: Send, about: ExitStack) -> None:
         path, headers = scope["path"], dict(scope["headers"])
         given = headers.get(b"x-request-id", b"")
         request_id = given.decode() if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         product, kind = _ROUTES.get(path), _INBOX_ROUTES.get(path)
         more: dict[str, str] = {}
+        trace = Trace.read(headers.get(b"traceparent"))
+        said = {"request_id": request_id, **(trace.context if trace else {})}
         began = time.perf_counter()
         try:
-            if product or kind:
+            caller = self.access.enter(scope, headers)
+            more = dict(caller.headers)
+            about.enter_context(log.about(**said, **caller.context))
+            if caller.is_preflight:
+                status, content_type, content = 204, JSON, b""
+            elif product or kind:
                 _check_method(scope, path, "POST")
                 _check_media_type(headers)
                 body = await self._body(headers, receive)
@@ -97,17 +116,19 @@ class Gateway:
                 raise Problem("not-found", f"there is no {path[:100]}; /docs lists what there is.")
         except Problem as problem:
             status, content_type, content = problem.status, PROBLEM_CONTENT_TYPE, problem.body(path[:100], request_id)
-            more = problem.headers
+            more |= problem.headers
         except Exception as error:  # the client learns nothing of it; the log has it all
             log.get(__name__).exception("request failed", path=path, request_id=request_id, error=str(error))
             ours = Problem("internal", "nothing is wrong with the request; try again, and report the request_id if it stays.")
             status, content_type, content = ours.status, PROBLEM_CONTENT_TYPE, ours.body(path[:100], request_id)
         if asked := product or kind:
             self.metrics.seconds.labels(asked, status).observe(time.perf_counter() - began)
-        sent = [(b"content-type", content_type.encode()), (b"content-length", b"%d" % len(content))]
+        sent = [(b"content-type", content_type.encode()), (b"content-length", b"%d" % len(content))] if status != 204 else []
         sent += [(name.encode(), value.encode()) for name, value in more.items()]
         if self.echoes_request_id:
             sent.append((b"x-request-id", request_id.encode()))
+        if trace:
+            sent.append((b"traceparent", trace.header.encode()))
         await send({"type": "http.response.start", "status": status, "headers": sent})
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else content})
 
@@ -193,11 +214,14 @@ class Gateway:
             if message["type"] == "lifespan.startup":
                 self.live.start()
                 self.inbox.start()
-                await asyncio.to_thread(self.live.has_polled.wait, _STARTUP_S)
+                self.access.start()
+                followed = (self.live.has_polled, self.access.has_polled)
+                await asyncio.gather(*(asyncio.to_thread(one.wait, _STARTUP_S) for one in followed))
                 await send({"type": "lifespan.startup.complete"})
             elif message["type"] == "lifespan.shutdown":
                 self.live.stop()
                 await asyncio.to_thread(self.inbox.stop)
+                await asyncio.to_thread(self.access.stop)
                 await send({"type": "lifespan.shutdown.complete"})
                 return
 

@@ -33,6 +33,12 @@ class Metrics:
         self.degraded = Counter(
             "shopgraph_degraded_total", "Answers that left something out.", ["product", "reason"], registry=registry
         )
+        self.refused = Counter(
+            "shopgraph_refused_total",
+            "Requests that were not let in, by why; clients are told less.",
+            ["reason"],
+            registry=registry,
+        )
         self.loaded = Gauge(
             "shopgraph_graph_loaded_timestamp_seconds",
             "When a replica last took up the graph version.",

@@ -25,9 +25,11 @@ from features.tables import FEATURE_TABLES
 from infra.home import Home
 from infra.lake import Lake
 from infra.settings import Settings
+from serving.access import Access
 from serving.gateway import Gateway
 from serving.graph import Manifest, compose
 from serving.inbox import Inbox
+from serving.keys import Keys
 from serving.live import LiveGraphs, ShopClock
 from serving.loading import Loader
 from serving.metrics import Metrics
@@ -92,7 +94,13 @@ class ServedShop:
         live = self.live()
         live.poll()
         assert live.waiting == {}
-        return Gateway(live, self.inbox(live), live.metrics, max_body_bytes=100_000)
+        access = self.access(live)
+        access.poll()
+        return Gateway(live, self.inbox(live), live.metrics, access, max_body_bytes=100_000)
+
+    def access(self, live: LiveGraphs) -> Access:
+        """What says who is let in, not yet following the keys."""
+        return Access(Keys(self.settings, self.shop.name), self.settings, live.metrics)
 
     def inbox(self, live: LiveGraphs) -> Inbox:
         """What takes posted rows, not yet committing them to tables."""
@@ -110,7 +118,7 @@ def ask(gateway: Gateway, path: str, body: Any = None, method: str | None = None
     async def send() -> httpx.Response:
         # As a server does, our own failures must become answers and not exceptions of the client.
         transport = httpx.ASGITransport(gateway, raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://shop") as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             content = {"json": body} if body is not None else {"headers": {"content-type": "application/json"}}
             return await client.request(
                 method or ("GET" if body is None and not more.get("content") else "POST"), path, **{**content, **more}
