@@ -98,6 +98,7 @@ class Key:
     created_by: str
     expires_at: datetime | None
     revoked_at: datetime | None
+    revoked_by: str | None
 
     def state(self, now: datetime) -> str:
         """live, expired or revoked."""
@@ -154,6 +155,7 @@ class Keys:
             "created_by": who,
             "expires_at": expires_at.isoformat() if expires_at else None,
             "revoked_at": None,
+            "revoked_by": None,
         }
         with self._transaction() as sql:
             if any(key.name == name and not key.revoked_at for key in self._all(sql)):
@@ -315,6 +317,7 @@ def _read(row: Mapping[str, Any]) -> Key:
         created_by=row["created_by"],
         expires_at=datetime.fromisoformat(row["expires_at"]).astimezone(UTC) if row["expires_at"] else None,
         revoked_at=datetime.fromisoformat(row["revoked_at"]).astimezone(UTC) if row["revoked_at"] else None,
+        revoked_by=row["revoked_by"],
     )
 
 

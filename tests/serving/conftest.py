@@ -112,15 +112,17 @@ class ServedShop:
 Ask = Callable[..., httpx.Response]
 
 
-def ask(gateway: Gateway, path: str, body: Any = None, method: str | None = None, **more: Any) -> httpx.Response:
-    """One request to the ASGI application; POST with JSON if there is a body."""
+def ask(
+    gateway: Gateway, path: str, body: Any = None, method: str | None = None, client: str = "127.0.0.1", **more: Any
+) -> httpx.Response:
+    """One request to the ASGI application; POST with JSON if there is a body. `client`: the address it comes from."""
 
     async def send() -> httpx.Response:
         # As a server does, our own failures must become answers and not exceptions of the client.
-        transport = httpx.ASGITransport(gateway, raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+        transport = httpx.ASGITransport(gateway, raise_app_exceptions=False, client=(client, 123))
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as sender:
             content = {"json": body} if body is not None else {"headers": {"content-type": "application/json"}}
-            return await client.request(
+            return await sender.request(
                 method or ("GET" if body is None and not more.get("content") else "POST"), path, **{**content, **more}
             )
 
