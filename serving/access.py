@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hmac
 import math
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -29,6 +30,7 @@ POLL_S = 1.0
 _NOBODY = bytes(32)
 """Compared with where there is no key of that id: the digest of no key that could be found."""
 _REALM = 'Bearer realm="shopgraph"'
+_HOST = re.compile(rb"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?")
 _PREFLIGHT_S = 600
 """How long a browser need not ask again what a page may send; a revoked key is refused all the same."""
 _READABLE = "retry-after, ratelimit, ratelimit-policy, traceparent, x-request-id"
@@ -299,9 +301,8 @@ def _is_here(host: str) -> bool:
 
 @lru_cache(1024)
 def _names_here(host: bytes) -> bool:
-    name = host.decode("latin-1")
-    bare = name.rpartition(":")[0] if not name.endswith("]") and ":" in name else name
-    return is_loopback(bare)
+    named = _HOST.fullmatch(host)
+    return named is not None and is_loopback(named[1].decode())
 
 
 def _day(now: float) -> int:

@@ -151,9 +151,7 @@ def test_the_end_of_a_key_is_a_time_or_a_while(said: str, at: datetime) -> None:
 
 @pytest.mark.parametrize("said", ["", "soon", "-1d", "90", "99999d", "2027-02-30"])
 def test_what_is_no_end_is_refused(said: str) -> None:
-    with pytest.raises(
-        AccessError, match=r"expires: expected a time such as 2027-01-31 or a while such as 90d, got " + re.escape(repr(said))
-    ):
+    with pytest.raises(AccessError, match="expires: expected a time such as 2027-01-31 or .*, got " + re.escape(repr(said))):
         expiry(said, NOW)
 
 
