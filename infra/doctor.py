@@ -161,7 +161,7 @@ def _ports(home: Home) -> Iterator[Finding]:
 
 
 def _listeners(home: Home) -> Iterator[Finding]:
-    """What our servers expose: Ray's daemons and HAProxy's replica ports bind all interfaces whatever they are told."""
+    """What our servers expose: Ray's daemons and HAProxy's pages of figures bind all interfaces whatever they are told."""
     wide = []
     for name in ("mlflow", "ray"):
         for process in processes(home, name):
@@ -176,8 +176,8 @@ def _listeners(home: Home) -> Iterator[Finding]:
         yield Finding(
             "listeners",
             "note",
-            f"on all interfaces: {', '.join(sorted(set(wide)))}. Ray's token locks its own daemons; the HAProxy and replica ports "
-            "answer whoever reaches this machine, the API as it says below of keys: keep a firewall in front",
+            f"on all interfaces: {', '.join(sorted(set(wide)))}. Ray's token locks its own daemons; HAProxy tells its figures to whoever "
+            "reaches this machine: keep a firewall in front",
         )
     else:
         yield Finding("listeners", "ok", "nothing beyond loopback")

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -206,13 +206,7 @@ class Keys:
 
     def _all(self, sql: sa.Connection) -> list[Key]:
         wanted = sa.select(_keys).where(_keys.c.shop == self.shop).order_by(_keys.c.created_at.desc(), _keys.c.id)
-        found = []
-        for row in sql.execute(wanted).mappings():
-            try:
-                found.append(_read(dict(row)))
-            except (ValueError, TypeError) as error:
-                log.get(__name__).error("key not read", key_id=row["id"], error=str(error))
-        return found
+        return [key for row in sql.execute(wanted) if (key := _known(tuple(row)))]
 
     def _used(self, sql: sa.Connection, day: int) -> dict[str, int]:
         mine = sa.select(_keys.c.id).where(_keys.c.shop == self.shop)
@@ -293,11 +287,22 @@ def _check(
         raise AccessError(f"expires: expected a time to come, got {expires_at.isoformat()}.")
 
 
+@lru_cache(10_000)
+def _known(values: tuple[Any, ...]) -> Key | None:
+    """A row, read once however often it is looked at; None, and a line in the log, where it says what no key can say."""
+    row = dict(zip(_keys.c.keys(), values, strict=True))
+    try:
+        return _read(row)
+    except (ValueError, TypeError, OverflowError) as error:
+        log.get(__name__).error("key not read", key_id=row["id"], error=str(error))
+        return None
+
+
 def _read(row: Mapping[str, Any]) -> Key:
     """A row as it is kept.
 
     Raises:
-        ValueError, TypeError: it says what no key can say.
+        ValueError, TypeError, OverflowError: it says what no key can say.
     """
     held = bytes.fromhex(row["digest"])
     scopes, origins = _strings(row["scopes"]), _strings(row["origins"])
