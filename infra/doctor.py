@@ -21,6 +21,7 @@ from packaging.requirements import Requirement
 from pydantic import SecretStr
 
 from infra.home import FORMAT, Home
+from infra.hosts import is_loopback
 from infra.processes import is_open, processes, running
 from infra.settings import Settings, foreign_variable, quiet_environment
 
@@ -42,7 +43,7 @@ def examine(settings: Settings) -> list[Finding]:
     """Look at everything; never raises for what it finds."""
     home = Home(settings)
     checks: tuple[Callable[[Home], Iterator[Finding]], ...] = (
-        _python, _packages, _java, _memory, _home, _secrets, _ports, _listeners, _telemetry, _engines, _kafka, _platform,
+        _python, _packages, _java, _memory, _home, _secrets, _ports, _listeners, _keys, _telemetry, _engines, _kafka, _platform,
     )  # fmt: skip
     return [finding for check in checks for finding in check(home)]
 
@@ -160,7 +161,7 @@ def _ports(home: Home) -> Iterator[Finding]:
 
 
 def _listeners(home: Home) -> Iterator[Finding]:
-    """What our servers expose: Ray's daemons and HAProxy's replica ports bind all interfaces whatever they are told."""
+    """What our servers expose: Ray's daemons and HAProxy's pages of figures bind all interfaces whatever they are told."""
     wide = []
     for name in ("mlflow", "ray"):
         for process in processes(home, name):
@@ -175,11 +176,33 @@ def _listeners(home: Home) -> Iterator[Finding]:
         yield Finding(
             "listeners",
             "note",
-            f"on all interfaces: {', '.join(sorted(set(wide)))}. Ray's token locks its own daemons; the HAProxy and replica ports "
-            "answer the API to whoever reaches this machine: keep a firewall in front",
+            f"on all interfaces: {', '.join(sorted(set(wide)))}. Ray's token locks its own daemons; HAProxy tells its figures to whoever "
+            "reaches this machine: keep a firewall in front",
         )
     else:
         yield Finding("listeners", "ok", "nothing beyond loopback")
+
+
+def _keys(home: Home) -> Iterator[Finding]:
+    """Who may ask the API without a key."""
+    settings = home.settings
+    is_here = is_loopback(settings.http_host)
+    always = "/livez, /readyz, /docs and /openapi.json need none"
+    if settings.http_keys == "optional":
+        told = (
+            f"none is needed, and the API binds {settings.http_host}: whoever reaches this machine asks, posts events and items, and reads "
+            "/metrics; unset SHOPGRAPH_HTTP_KEYS"
+        )
+        yield Finding("API keys", "note" if is_here else "fail", told)
+    elif is_here:
+        who = "whoever asks" if settings.http_keys == "required" else "whoever asks from another machine"
+        yield Finding("API keys", "ok", f"needed by {who}; {always}")
+    else:
+        told = (
+            f"needed by whoever asks; {always}. The API binds {settings.http_host} and speaks plain HTTP: put TLS in front, or keys are "
+            "read on the way"
+        )
+        yield Finding("API keys", "note", told)
 
 
 def _telemetry(_home: Home) -> Iterator[Finding]:

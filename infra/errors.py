@@ -64,6 +64,10 @@ class DivergedError(EngineError):
     """A fit whose loss or metric became NaN or infinite."""
 
 
+class AccessError(ShopgraphError):
+    """An API key cannot be made as it is asked for, or there is none of that name."""
+
+
 class ReleaseError(ShopgraphError):
     """A graph version cannot be composed, stored, found or run as it is pinned."""
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -63,7 +63,9 @@ class Settings(BaseSettings):
     read_log: float = Field(
         0, ge=0, le=1, description="Share of online reads that are logged, for `shopgraph features verify --logged`; 1: all."
     )
-    releases_db: SecretStr | None = Field(None, description="SQL of the release pointers; default: SQLite under the home.")
+    releases_db: SecretStr | None = Field(
+        None, description="SQL of the release pointers and the API keys; default: SQLite under the home."
+    )
 
     ray_address: str | None = Field(
         None, description="Ray cluster that `train` joins, `host:port`; default: one of our own. Unset it for `up`."
@@ -82,6 +84,11 @@ class Settings(BaseSettings):
     http_host: str = Field("127.0.0.1", description="Address that the HTTP API binds.")
     http_port: int = Field(8000, ge=1024, le=65535, description="Port of the HTTP API.")
     http_replicas: int = Field(1, ge=1, description="Gateway replicas.")
+    http_keys: Literal["auto", "required", "optional"] = Field(
+        "auto",
+        description="Whether requests need an API key (`shopgraph keys create`): `required`, `optional`, or `auto`: required, but for "
+        "requests from this machine while the API binds loopback.",
+    )
     http_max_body_bytes: int = Field(1_000_000, ge=1_000, description="Largest request body accepted, in bytes.")
 
     serve_memory_gb: float = Field(

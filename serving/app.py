@@ -21,8 +21,10 @@ def gateway(metrics_folder: str) -> Any:
     """The ASGI application of this replica, from the replica's own settings."""
     from features.fresh.intake import Intake
     from features.online.rows import open_rows
+    from serving.access import Access
     from serving.gateway import Gateway
     from serving.inbox import Inbox
+    from serving.keys import Keys
     from serving.live import LiveGraphs, ShopClock
     from serving.loading import Loader
     from serving.metrics import Metrics
@@ -40,7 +42,8 @@ def gateway(metrics_folder: str) -> Any:
         Intake(settings, shop, lake, open_rows(settings, shop.name), shop_clock.mode, shop_clock.now), shop_clock, metrics
     )
     requests = RequestLog(settings, lake, metrics)
-    return Gateway(live, inbox, requests, metrics, settings.http_max_body_bytes, echoes_request_id=False)
+    access = Access(Keys(settings, shop.name), settings, metrics)
+    return Gateway(live, inbox, requests, access, metrics, settings.http_max_body_bytes, echoes_request_id=False)
 
 
 @serve.deployment(name=NAME, max_ongoing_requests=MAX_ONGOING_REQUESTS, max_surge_percent=100, ray_actor_options={"num_cpus": 0.1})

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from infra.settings import Settings
-from serving import graph_cli
+from serving import graph_cli, keys_cli
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -21,6 +21,7 @@ app = typer.Typer()
 app.add_typer(
     graph_cli.app, name="graph", help="Versions of the inference graph: which one answers, canary, promote, rollback, history."
 )
+app.add_typer(keys_cli.app, name="keys", help="API keys: who may ask the HTTP API what, how often, and until when.")
 
 
 @app.command()

@@ -28,6 +28,9 @@ def _paths(old: Schema, new: Schema) -> Iterator[str]:
             for status in operation["responses"]:
                 if status not in new[path][method]["responses"]:
                     yield f"{method} {path}: status {status} is gone"
+            for way in operation.get("security", [{}]):
+                if way not in new[path][method].get("security", [{}]):
+                    yield f"{method} {path}: it no longer suffices to show {way or 'nothing'}"
 
 
 def _schemas(old: Schema, new: Schema) -> Iterator[str]:

@@ -7,6 +7,7 @@ import re
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,6 +17,7 @@ from pydantic_core import from_json
 
 from infra import log
 from serving import list_ids, openapi
+from serving.access import Access
 from serving.batching import QueueFullError
 from serving.canaries import Canaries
 from serving.edges import Content
@@ -30,6 +32,7 @@ from serving.problems import Problem, from_validation
 from serving.pulse import Pulse, is_ready
 from serving.request_log import Answered, RequestLog
 from serving.schemas import LISTS, REQUESTS, RecommendRequest
+from serving.trace import Trace
 
 Scope = Mapping[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -54,6 +57,7 @@ class Gateway:
         inbox: takes what is posted.
         requests: where requests are logged.
         metrics: where requests are counted.
+        access: says who is let in.
         max_body_bytes: the largest body that is read.
         echoes_request_id: add `x-request-id` to answers; Ray Serve adds it by itself.
     """
@@ -63,6 +67,7 @@ class Gateway:
         live: LiveGraphs,
         inbox: Inbox,
         requests: RequestLog,
+        access: Access,
         metrics: Metrics,
         max_body_bytes: int,
         echoes_request_id: bool = True,
@@ -74,6 +79,7 @@ class Gateway:
         inbox.tell = self.canaries.tally.told
         self.metrics = metrics
         self.pulse = Pulse(live, inbox.intake.applied.rows, metrics)
+        self.access = access
         self.max_body_bytes = max_body_bytes
         self.echoes_request_id = echoes_request_id
         self._pages: dict[str, Callable[[], tuple[int, str, bytes]]] = {
@@ -88,18 +94,26 @@ class Gateway:
         if scope["type"] == "lifespan":
             await self._lifespan(receive, send)
         elif scope["type"] == "http":
-            await self._http(scope, receive, send)
+            with ExitStack() as about:
+                await self._http(scope, receive, send, about)
 
-    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _http(self, scope: Scope, receive: Receive, send: Send, about: ExitStack) -> None:
         path, headers = scope["path"], dict(scope["headers"])
         given = headers.get(b"x-request-id", b"")
         request_id = given.decode() if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         product, kind = _ROUTES.get(path), _INBOX_ROUTES.get(path)
         more: dict[str, str] = {}
         taken = Taken()
+        trace = Trace.read(headers.get(b"traceparent"))
+        said = {"request_id": request_id, **(trace.context if trace else {})}
         began = time.perf_counter()
         try:
-            if product or kind:
+            caller = self.access.enter(scope, headers)
+            more = dict(caller.headers)
+            about.enter_context(log.about(**said, **caller.context))
+            if caller.is_preflight:
+                status, content_type, content = 204, JSON, b""
+            elif product or kind:
                 _check_method(scope, path, "POST")
                 _check_media_type(headers)
                 body = await self._body(headers, receive)
@@ -116,7 +130,7 @@ class Gateway:
                 raise Problem("not-found", f"there is no {path[:100]}; /docs lists what there is.")
         except Problem as problem:
             status, content_type, content = problem.status, PROBLEM_CONTENT_TYPE, problem.body(path[:100], request_id)
-            more = problem.headers
+            more |= problem.headers
         except Exception as error:  # the client learns nothing of it; the log has it all
             log.get(__name__).exception("request failed", path=path, request_id=request_id, error=str(error))
             ours = Problem("internal", "nothing is wrong with the request; try again, and report the request_id if it stays.")
@@ -127,10 +141,12 @@ class Gateway:
             self.canaries.tally.answered(asked, taken.graph_version, taken.bucket, status, taken.is_degraded, took)
             if taken.content and self.requests.is_drawn():
                 self.requests.keep(_answered(asked, taken, content, took))
-        sent = [(b"content-type", content_type.encode()), (b"content-length", b"%d" % len(content))]
+        sent = [(b"content-type", content_type.encode()), (b"content-length", b"%d" % len(content))] if status != 204 else []
         sent += [(name.encode(), value.encode()) for name, value in more.items()]
         if self.echoes_request_id:
             sent.append((b"x-request-id", request_id.encode()))
+        if trace:
+            sent.append((b"traceparent", trace.header.encode()))
         await send({"type": "http.response.start", "status": status, "headers": sent})
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else content})
 
@@ -239,7 +255,9 @@ class Gateway:
                 self.inbox.start()
                 self.requests.start()
                 self.pulse.start()
-                await asyncio.to_thread(self.live.has_polled.wait, _STARTUP_S)
+                self.access.start()
+                followed = (self.live.has_polled, self.access.has_polled)
+                await asyncio.gather(*(asyncio.to_thread(one.wait, _STARTUP_S) for one in followed))
                 await send({"type": "lifespan.startup.complete"})
             elif message["type"] == "lifespan.shutdown":
                 self.pulse.stop()
@@ -247,6 +265,7 @@ class Gateway:
                 await asyncio.to_thread(self.canaries.stop)
                 await asyncio.to_thread(self.inbox.stop)
                 await asyncio.to_thread(self.requests.stop)
+                await asyncio.to_thread(self.access.stop)
                 await send({"type": "lifespan.shutdown.complete"})
                 return
 

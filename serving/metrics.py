@@ -85,6 +85,12 @@ class Metrics:
             registry=registry,
         )
 
+        self.refused = Counter(
+            "shopgraph_refused_total",
+            "Requests that were not let in, by why; clients are told less.",
+            ["reason"],
+            registry=registry,
+        )
         self.loaded = Gauge(
             "shopgraph_graph_loaded_timestamp_seconds",
             "When a replica last took up the graph version.",

@@ -19,6 +19,7 @@ from pydantic.json_schema import models_json_schema
 from serving.graph import PRODUCTS, Product
 from serving.problems import CONTENT_TYPE, TITLES
 from serving.schemas import ANSWERS, REQUESTS, TOLD, ProblemDetails, Readiness, ToldAnswer
+from serving.scopes import NEEDS
 
 Schema = Mapping[str, Any]
 
@@ -34,7 +35,9 @@ _EXAMPLES: dict[Product, dict[str, Any]] = {
     "forecast": {"series": [{"item_id": "i000001"}], "horizon": 7},
     "sentiment": {"texts": ["很好，物流很快。", "It broke after a week."]},
 }
+_NOT_LET_IN = {401: "unauthorized", 403: "forbidden", 429: "rate-limited"}
 _FAILURES = {
+    **_NOT_LET_IN,
     400: "malformed-json",
     405: "method-not-allowed",
     413: "too-large",
@@ -53,6 +56,15 @@ _HEADERS: tuple[tuple[str, Schema, str], ...] = (
     ("X-Request-Id", {"type": "string", "pattern": "^[A-Za-z0-9._~-]{1,128}$"}, "Name of the request; default: one made for it."),
     ("X-Session-Id", {"type": "string"}, "Whoever names neither user nor visitor stays with one graph version by it."),
 )
+_TOLD_IN: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
+    "401": {"www-authenticate": ("How to show a key (RFC 6750).", {"type": "string"})},
+    "429": {"retry-after": ("Seconds to wait.", {"type": "integer"})},
+}
+"""Status -> headers beside its problem."""
+_SCHEMES = {
+    "bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "sg_<id>_<secret>"},
+    "key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+}
 _TOLD_ABOUT: dict[str, tuple[str, dict[str, Any]]] = {
     "events": (
         "What people did; counts at once.",
@@ -98,6 +110,7 @@ def document() -> dict[str, Any]:
                     {"name": name, "in": "header", "required": False, "schema": schema, "description": told}
                     for name, schema, told in _HEADERS
                 ],
+                "security": _security(f"/v1/{product}"),
                 "requestBody": _body(request, _EXAMPLES[product]),
                 "responses": {"200": _content(answered, answer), **_problems(failures, problem)},
             }
@@ -109,6 +122,7 @@ def document() -> dict[str, Any]:
             "post": {
                 "operationId": kind,
                 "summary": summary,
+                "security": _security(f"/v1/{kind}"),
                 "requestBody": _body(names[model, "validation"], example),
                 "responses": {"202": answer, **_problems({**_FAILURES, 503: "not-kept"}, problem)},
             }
@@ -119,17 +133,21 @@ def document() -> dict[str, Any]:
         "Every released graph answers.",
         {"200": {"description": "It does.", "content": ready}, "503": {"description": "Not yet.", "content": ready}},
     )
-    paths["/metrics"] = _page("Metrics for Prometheus.", {"200": {"description": "Text exposition format."}})
+    metrics = {"200": {"description": "Text exposition format."}, **_problems({**_NOT_LET_IN, 503: "keys-unknown"}, problem)}
+    paths["/metrics"] = _page("Metrics for Prometheus.", metrics)
+    paths["/metrics"]["get"]["security"] = _security("/metrics")
     return {
         "openapi": "3.1.0",
         "info": {
             "title": "shopgraph",
             "version": "1.0.0",
             "description": "Recommendations, demand forecasts and sentiment of one shop. Every answer names the graph version that "
-            "made it; errors are problem details (RFC 9457). Fields are only added.",
+            "made it; errors are problem details (RFC 9457). Fields are only added. A request from another machine "
+            "shows an API key that has the scope named beside the path; its limits are told in `RateLimit-Policy` and `RateLimit`. The "
+            "trace of a `traceparent` is in that of the answer.",
         },
         "paths": paths,
-        "components": {"schemas": definitions["$defs"]},
+        "components": {"schemas": definitions["$defs"], "securitySchemes": _SCHEMES},
     }
 
 
@@ -151,7 +169,8 @@ def page() -> bytes:
     parts = [f"<h1>{document()['info']['title']}</h1><p>{document()['info']['description']}</p>"]
     for path, operations in document()["paths"].items():
         for method, operation in operations.items():
-            parts.append(f"<h2><code>{method.upper()} {path}</code></h2><p>{operation['summary']}</p>")
+            scope = f" Scope of the key: <code>{NEEDS[path]}</code>." if path in NEEDS else ""
+            parts.append(f"<h2><code>{method.upper()} {path}</code></h2><p>{operation['summary']}{scope}</p>")
             content = operation.get("requestBody", {}).get("content", {}).get("application/json")
             if content:
                 example = html.escape(json.dumps(content["example"], ensure_ascii=False))
@@ -187,7 +206,20 @@ def _content(told: str, schema: Schema) -> dict[str, Any]:
 
 
 def _problems(kinds: Mapping[int, str], content: Schema) -> dict[str, Any]:
-    return {str(status): {"description": TITLES[kind][1], "content": content} for status, kind in kinds.items()}
+    problems: dict[str, Any] = {
+        str(status): {"description": TITLES[kind][1], "content": content} for status, kind in sorted(kinds.items())
+    }
+    for status, headers in _TOLD_IN.items():
+        if status in problems:
+            problems[status]["headers"] = {
+                name: {"description": told, "schema": schema} for name, (told, schema) in headers.items()
+            }
+    return problems
+
+
+def _security(path: str) -> list[dict[str, list[str]]]:
+    """A key that has the scope, shown in either way; or nothing, where the server asks for none."""
+    return [{scheme: [NEEDS[path]]} for scheme in _SCHEMES] + [{}]
 
 
 def _page(summary: str, responses: Mapping[str, Any]) -> dict[str, Any]:

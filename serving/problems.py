@@ -19,12 +19,17 @@ _PART_CHARS = 200
 
 TITLES: dict[str, tuple[int, str]] = {
     "malformed-json": (400, "The body is not JSON."),
+    "unauthorized": (401, "A valid API key is needed."),
+    "forbidden": (403, "The API key does not allow this."),
     "not-found": (404, "There is no such path."),
     "method-not-allowed": (405, "The path does not take this method."),
     "too-large": (413, "The body is too large."),
     "unsupported-media-type": (415, "The body is not said to be JSON."),
     "invalid-request": (422, "The body does not fit the schema."),
+    "rate-limited": (429, "The API key asks too often."),
+    "quota-exceeded": (429, "The API key has asked all that it may today."),
     "internal": (500, "An error of ours; it is in the server's log under this request_id."),
+    "keys-unknown": (503, "No API key can be checked yet."),
     "no-graph": (503, "No graph answers this yet."),
     "not-kept": (503, "What was posted cannot be kept now."),
     "malformed-header": (400, "A header does not say what it should."),

@@ -21,11 +21,11 @@ from typing import Annotated, Any, Literal
 import sqlalchemy as sa
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from infra.errors import EngineError, ReleaseError
-from infra.home import Home
+from infra.errors import ReleaseError
 from infra.lake import Lake
 from infra.pins import pin
 from infra.settings import Settings
+from serving import database
 from serving.graph import Manifest
 
 Verb = Literal["release", "deploy", "canary", "promote", "rollback", "safe"]
@@ -167,14 +167,7 @@ class Releases:
     @cached_property
     def engine(self) -> sa.Engine:
         """The SQL behind it, with our tables in it."""
-        configured = self.settings.releases_db
-        url = configured.get_secret_value() if configured else f"sqlite:///{Home(self.settings).sql / 'releases.db'}"
-        engine = sa.create_engine(url, pool_pre_ping=True)
-        if engine.dialect.name == "sqlite":
-            # WAL: the gateways' polls and a release never wait for each other.
-            sa.event.listen(engine, "connect", lambda connection, _: connection.execute("PRAGMA journal_mode=WAL"))
-        _schema.create_all(engine)
-        return engine
+        return database.connect(self.settings, _schema)
 
     def store(self, manifest: Manifest) -> str:
         """Keep a manifest; its version. The same manifest is stored once."""
@@ -440,16 +433,8 @@ class Releases:
     @contextmanager
     def transaction(self) -> Iterator[sa.Connection]:
         """Statements that are all done, or none."""
-        try:
-            with self.engine.begin() as connection:
-                yield connection
-        except sa.exc.IntegrityError:
-            raise
-        except sa.exc.SQLAlchemyError as error:
-            told: Any = getattr(error, "orig", None) or error
-            raise EngineError(
-                f"the release database does not answer: {str(told).splitlines()[0]}; see SHOPGRAPH_RELEASES_DB."
-            ) from None
+        with database.answering(), self.engine.begin() as connection:
+            yield connection
 
 
 def actor() -> str:

@@ -41,6 +41,8 @@ _DEPLOY_S = 60.0
 """How long a Ray that has just started may fail to start Serve; on a busy machine its first try can time out."""
 _LOOK_S = 1.0
 _PORTS = ("http_port", "ray_port", "ray_dashboard_port")
+_KEPT = (*_PORTS, "http_host", "http_keys")
+"""What servers that run keep to, whatever the settings of a later `up` say."""
 _REPLICA_PORTS = range(30_000, 31_000, 40)
 """First ports of the ranges that replicas behind HAProxy may listen in, one range for a home. Serve numbers ports per home, so the
 proxies of two homes with one range would send requests to each other's replicas."""
@@ -266,7 +268,7 @@ def _start_ray(home: Home) -> None:
     folder = processes.socket_folder(home, _RAY_SOCKET_BYTES)
     client, agent, metrics, stats = processes.free_ports(4)
     proxy, environment = choose_proxy(folder, metrics, stats)
-    kept = {"shop": settings.shop, "proxy": proxy, "sockets": str(folder), **{name: getattr(settings, name) for name in _PORTS}}
+    kept = {"shop": settings.shop, "proxy": proxy, "sockets": str(folder), **{name: getattr(settings, name) for name in _KEPT}}
     (home.run / "serve.json").write_text(json.dumps(kept))
     shared = _metrics_folder(home)
     shutil.rmtree(shared, ignore_errors=True)  # counters of replicas that are gone
@@ -468,7 +470,7 @@ def _check_same(settings: Settings, known: Mapping[str, Any]) -> None:
             f"this home is up with the shop {known.get('shop')}, not {settings.shop}; run `shopgraph down` first, or give the other shop "
             "a home of its own (SHOPGRAPH_HOME)."
         )
-    for name in _PORTS:
+    for name in _KEPT:
         if known.get(name) != getattr(settings, name):
             raise EngineError(
                 f"this home is up with SHOPGRAPH_{name.upper()}={known.get(name)}, not {getattr(settings, name)}; "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from pathlib import Path
 
@@ -42,6 +43,22 @@ def test_no_java_is_named_with_the_remedy(tmp_path: Path, monkeypatch: pytest.Mo
 def test_an_engine_that_is_away_is_named() -> None:
     finding = found(Settings.load(online_store="redis://127.0.0.1:9/0"), "online_store")
     assert (finding.verdict, finding.what) == ("fail", "online_store at 127.0.0.1:9")
+
+
+@pytest.mark.parametrize(
+    ("more", "verdict", "told"),
+    [
+        ({}, "ok", "needed by whoever asks from another machine; /livez"),
+        ({"http_keys": "required"}, "ok", "needed by whoever asks; /livez"),
+        ({"http_keys": "optional"}, "note", "none is needed, and the API binds 127.0.0.1: whoever reaches"),
+        ({"http_host": "0.0.0.0"}, "note", "needed by whoever asks.*put TLS in front"),
+        ({"http_host": "0.0.0.0", "http_keys": "optional"}, "fail", "unset SHOPGRAPH_HTTP_KEYS"),
+    ],
+)
+def test_who_needs_no_key_is_said(more: dict[str, str], verdict: str, told: str) -> None:
+    finding = found(Settings.load(**more), "API keys")
+    assert finding.verdict == verdict
+    assert re.search(told, finding.told)
 
 
 def test_a_loose_secret_is_found(settings: Settings) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from infra import log
 from infra.errors import SettingsError
 from infra.log import hide_secrets
 from infra.settings import Settings, variables
@@ -50,8 +51,24 @@ def test_a_child_reads_the_same_settings(monkeypatch: pytest.MonkeyPatch) -> Non
     [
         ("postgresql://me:hunter2@db/x", "postgresql://me:***@db/x"),
         ("password=hunter2 next", "password=*** next"),
+        (f"Bearer sg_abc123abc123_{'aB3' * 14}c refused", "Bearer sg_abc123abc123_*** refused"),
+        (f"['sgp_abc123abc123_{'aB3' * 14}c']", "['sgp_abc123abc123_***']"),
         ("no secret here", "no secret here"),
     ],
 )
 def test_logs_hide_secrets(text: str, hidden: str) -> None:
     assert hide_secrets(text) == hidden
+
+
+def test_what_a_traceback_tells_is_hidden_as_well(capsys: pytest.CaptureFixture[str]) -> None:
+    log.set_up(json=True)
+    try:
+        try:
+            raise ValueError("cannot reach postgresql://me:hunter2@db/x")
+        except ValueError:
+            log.get("test").exception("failed")
+    finally:
+        log.set_up()
+    told = capsys.readouterr().err
+    assert "ValueError: cannot reach postgresql://me:***@db/x" in told
+    assert "hunter2" not in told

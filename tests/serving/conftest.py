@@ -25,10 +25,12 @@ from features.tables import FEATURE_TABLES
 from infra.home import Home
 from infra.lake import Lake
 from infra.settings import Settings
+from serving.access import Access
 from serving.compiling import compile_graph
 from serving.gateway import Gateway
 from serving.graph import Manifest, Product
 from serving.inbox import Inbox
+from serving.keys import Keys
 from serving.live import LiveGraphs, ShopClock
 from serving.loading import Loader
 from serving.metrics import Metrics
@@ -98,11 +100,17 @@ class ServedShop:
         live = self.live()
         live.poll()
         assert live.waiting == {}
-        return Gateway(live, self.inbox(live), self.requests(), live.metrics, max_body_bytes=100_000)
+        access = self.access(live)
+        access.poll()
+        return Gateway(live, self.inbox(live), self.requests(), access, live.metrics, max_body_bytes=100_000)
 
     def requests(self) -> RequestLog:
         """What logs requests, not yet writing."""
         return RequestLog(self.settings, self.lake)
+
+    def access(self, live: LiveGraphs) -> Access:
+        """What says who is let in, not yet following the keys."""
+        return Access(Keys(self.settings, self.shop.name), self.settings, live.metrics)
 
     def inbox(self, live: LiveGraphs) -> Inbox:
         """What takes posted rows, not yet committing them to tables."""
@@ -114,18 +122,20 @@ class ServedShop:
 Ask = Callable[..., httpx.Response]
 
 
-def ask(gateway: Gateway, path: str, body: Any = None, method: str | None = None, **more: Any) -> httpx.Response:
-    """One request to the ASGI application; POST with JSON if there is a body."""
+def ask(
+    gateway: Gateway, path: str, body: Any = None, method: str | None = None, client: str = "127.0.0.1", **more: Any
+) -> httpx.Response:
+    """One request to the ASGI application; POST with JSON if there is a body. `client`: the address it comes from."""
 
     async def send() -> httpx.Response:
         # As a server does, our own failures must become answers and not exceptions of the client.
-        transport = httpx.ASGITransport(gateway, raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://shop") as client:
+        transport = httpx.ASGITransport(gateway, raise_app_exceptions=False, client=(client, 123))
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as sender:
             patient = {"x-request-timeout-ms": "60000"}  # a busy machine is no reason for another answer
             usual = {} if body is not None else {"content-type": "application/json"}
             headers = {**patient, **more.pop("headers", usual)}
             content = {"headers": headers} if body is None else {"headers": headers, "json": body}
-            return await client.request(
+            return await sender.request(
                 method or ("GET" if body is None and not more.get("content") else "POST"), path, **{**content, **more}
             )
 

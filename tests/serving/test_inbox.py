@@ -47,7 +47,7 @@ def shop(settings: Settings, served: ServedShop) -> ServedShop:
 
 @pytest.fixture
 def gateway(shop: ServedShop) -> Gateway:
-    return Gateway(live := shop.live(), shop.inbox(live), shop.requests(), live.metrics, 100_000)
+    return Gateway(live := shop.live(), shop.inbox(live), shop.requests(), shop.access(live), live.metrics, 100_000)
 
 
 def test_each_row_is_answered_for(gateway: Gateway, shop: ServedShop) -> None:

@@ -241,7 +241,7 @@ def test_a_locked_database_does_not_stop_the_thread(shop: ServedShop) -> None:
 
 def test_before_any_release_a_request_is_told_what_to_do(settings: Settings, served: ServedShop) -> None:
     empty = replace(served, settings=Settings.load(home=settings.home))
-    gateway = Gateway(live := empty.live(), empty.inbox(live), empty.requests(), live.metrics, 1000)
+    gateway = Gateway(live := empty.live(), empty.inbox(live), empty.requests(), empty.access(live), live.metrics, 1000)
     gateway.live.poll()
     answer = ask(gateway, "/v1/forecast", {"series": [{"item_id": "i0"}], "horizon": 2})
     assert answer.status_code == 503
@@ -255,7 +255,7 @@ def test_before_any_release_a_request_is_told_what_to_do(settings: Settings, ser
 
 
 def test_a_replica_takes_requests_only_once_it_has_looked_at_the_releases(shop: ServedShop) -> None:
-    gateway = Gateway(live := shop.live(), shop.inbox(live), shop.requests(), live.metrics, 1000)
+    gateway = Gateway(live := shop.live(), shop.inbox(live), shop.requests(), shop.access(live), live.metrics, 1000)
     seen: list[tuple[str, set[str]]] = []
 
     async def live() -> None:
@@ -273,7 +273,7 @@ def test_a_replica_takes_requests_only_once_it_has_looked_at_the_releases(shop: 
 
 
 def test_before_the_releases_are_read_none_is_said_to_be_missing(shop: ServedShop) -> None:
-    gateway = Gateway(live := shop.live(), shop.inbox(live), shop.requests(), live.metrics, 1000)
+    gateway = Gateway(live := shop.live(), shop.inbox(live), shop.requests(), shop.access(live), live.metrics, 1000)
     answer = ask(gateway, "/v1/recommend", BODY)
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
     assert "still takes up what is released" in answer.json()["detail"]

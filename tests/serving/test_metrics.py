@@ -183,7 +183,7 @@ def test_a_release_database_that_is_away_is_not_said_to_be_read(told_shop: Serve
 
 def test_before_the_releases_are_read_a_replica_is_not_ready_and_names_no_epoch(served: ServedShop) -> None:
     live = served.live()
-    gateway = Gateway(live, served.inbox(live), served.requests(), live.metrics, 1000)
+    gateway = Gateway(live, served.inbox(live), served.requests(), served.access(live), live.metrics, 1000)
     gateway.pulse.look()
     found = scraped(gateway)
     assert found["shopgraph_ready"] == 0
@@ -192,7 +192,7 @@ def test_before_the_releases_are_read_a_replica_is_not_ready_and_names_no_epoch(
 
 def test_a_loop_that_is_held_up_is_told(served: ServedShop) -> None:
     live = served.live()
-    gateway = Gateway(live, served.inbox(live), served.requests(), live.metrics, 1000)
+    gateway = Gateway(live, served.inbox(live), served.requests(), served.access(live), live.metrics, 1000)
 
     async def run() -> None:
         gateway.pulse.start()

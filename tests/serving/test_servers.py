@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
@@ -27,6 +28,7 @@ from infra.errors import EngineError, SettingsError
 from infra.home import Home
 from infra.settings import Settings
 from serving import servers
+from serving.keys import Keys
 from serving.releases import Releases
 from tests.serving.conftest import ServedShop, ask, compose, keep, save_recommender
 
@@ -186,6 +188,48 @@ def check_release(running: Settings, served: ServedShop, url: str) -> None:
     assert releases.verify() == []
 
 
+def check_keys(running: Settings, url: str) -> None:
+    """Whoever asks from another machine, past the proxy too, needs a key; a key is good until it is revoked."""
+    keys = Keys(running, "sample")
+    _, page = keys.create("web", ["events:write"], "test", origins=["https://shop.example"])
+    _, server = keys.create("server", ["recommend"], "test", rate=1000)
+
+    def ask_with(key: str, at: str = url, path: str = "/v1/recommend") -> httpx.Response:
+        headers = {
+            "authorization": f"Bearer {key}",
+            "origin": "https://shop.example",
+            "traceparent": f"00-{'a' * 32}-{'b' * 16}-01",
+        }
+        return httpx.post(f"{at}{path}", json={"user_id": "u1"}, headers=headers, timeout=30)
+
+    began = time.monotonic()
+    while (answer := ask_with(server)).status_code != 200:
+        assert time.monotonic() - began < 2, answer.text
+    assert answer.headers["traceparent"].startswith(f"00-{'a' * 32}-")
+    assert answer.headers["ratelimit-policy"] == '"rate";q=1000;w=1'
+    assert ask_with(page).status_code == 403
+    assert ask_with(page, path="/v1/events").headers["access-control-allow-origin"] == "https://shop.example"
+    asks = {"origin": "https://shop.example", "access-control-request-method": "POST"}
+    assert httpx.options(f"{url}/v1/events", headers=asks, timeout=30).status_code == 204
+
+    for headers in ({"x-forwarded-for": "203.0.113.9"}, {"host": "shop.example"}):  # what a proxy of this machine hands on
+        for path in ("/v1/recommend", "/metrics"):
+            method = "GET" if path == "/metrics" else "POST"
+            assert httpx.request(method, url + path, json={"user_id": "u1"}, headers=headers, timeout=30).status_code == 401
+    addresses = [one.address for those in psutil.net_if_addrs().values() for one in those if one.family == socket.AF_INET]
+    for address in addresses:
+        if not ip_address(address).is_loopback:  # by which this machine reaches itself as others do
+            for port in reachable_ports(running, "ray"):
+                with suppress(httpx.HTTPError):  # most speak no HTTP
+                    answer = httpx.post(f"http://{address}:{port}/v1/recommend", json={"user_id": "u1"}, timeout=2)
+                    assert answer.status_code >= 400, port
+    keys.revoke("server", "test")
+    began = time.monotonic()
+    while ask_with(server).status_code == 200:
+        assert time.monotonic() - began < 2
+    assert ask_with(server).status_code == 401
+
+
 @pytest.mark.e2e
 @pytest.mark.timeout(600)
 def test_the_real_servers(running: Settings, served: ServedShop, tmp_path: Path) -> None:
@@ -213,6 +257,7 @@ def test_the_real_servers(running: Settings, served: ServedShop, tmp_path: Path)
     assert "shopgraph_request_seconds_count" in httpx.get(f"{url}/metrics", timeout=30).text
 
     check_release(running, served, f"{url}/v1/recommend")
+    check_keys(running, url)
     found = servers.status(running)
     assert found.is_up
     assert found.graphs == {product: manifest.version for product, manifest in served.manifests.items()}
@@ -220,6 +265,8 @@ def test_the_real_servers(running: Settings, served: ServedShop, tmp_path: Path)
     assert not servers.up(running, False, print)
     with pytest.raises(EngineError, match=f"SHOPGRAPH_HTTP_PORT={running.http_port}"):
         servers.up(running.model_copy(update={"http_port": running.mlflow_port}), False, print)
+    with pytest.raises(EngineError, match="SHOPGRAPH_HTTP_KEYS=auto, not required"):
+        servers.up(running.model_copy(update={"http_keys": "required"}), False, print)
     assert servers.status(running.model_copy(update={"http_port": running.mlflow_port})).is_up
 
     # What an application or a user reaches is on loopback; Ray's own ports are not all, and the token locks them.
