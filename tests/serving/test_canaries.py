@@ -42,7 +42,7 @@ def ask_all(gateways: list[Gateway], count: int) -> list[dict[str, Any]]:
 
     async def load(gateway: Gateway, first: int) -> list[httpx.Response]:
         async with httpx.AsyncClient(
-            transport=httpx.ASGITransport(gateway, raise_app_exceptions=False), base_url="http://shop"
+            transport=httpx.ASGITransport(gateway, raise_app_exceptions=False), base_url="http://localhost"
         ) as http:
             bodies = [{"user_id": f"p{number}", "k": 3} for number in range(first, count, len(gateways))]
             return [await http.post("/v1/recommend", json=body, headers=PATIENT) for body in bodies]

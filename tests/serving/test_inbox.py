@@ -167,7 +167,7 @@ def test_requests_that_wait_share_a_flush_and_too_many_are_refused(gateway: Gate
     gateway.inbox._batcher.max_waiting = 50
 
     async def send() -> list[httpx.Response]:
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(gateway), base_url="http://shop") as http:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(gateway), base_url="http://localhost") as http:
             bodies = [{"events": [EVENT | {"event_id": f"e{number}"}]} for number in range(60)]
             asked = [asyncio.create_task(http.post("/v1/events", json=body)) for body in bodies]
             while sum(task.done() for task in asked) < 9:

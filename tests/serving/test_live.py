@@ -172,7 +172,7 @@ def test_requests_during_flips_all_succeed_and_name_one_version_each(shop: Serve
         answers: list[httpx.Response] = []
 
         async def client() -> None:
-            async with httpx.AsyncClient(transport=httpx.ASGITransport(gateway), base_url="http://shop") as http:
+            async with httpx.AsyncClient(transport=httpx.ASGITransport(gateway), base_url="http://localhost") as http:
                 while not done.is_set():
                     patient = {"x-request-timeout-ms": "60000"}  # another list is of another version, not of a busy machine
                     answers.append(await http.post("/v1/recommend", json=BODY, headers=patient))
